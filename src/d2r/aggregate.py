@@ -1,0 +1,256 @@
+"""The match kernels of the paper: from local descriptors to one aggregated descriptor a picture, and similarity.
+
+Notation, as in Teichmann et al., CVPR 2019, and Tolias et al., IJCV 2015. X_c are the descriptors of picture X that
+belong to word c, q(x) the word of x, and V(X_c) = sum of x - q(x) over X_c. Every kernel has the form
+
+    K(X, Y) = g(X) g(Y) sum_c w_c s(Phi(X_c) . Phi(Y_c)),     g(X) = (sum_c w_c s(Phi(X_c) . Phi(X_c)))^(-1/2)
+
+with an embedding Phi, a selectivity s and word weights w_c (1, or the inverse document frequency). :data:`KERNELS`
+names the choices. Regions may be on either side: with several on both it is the symmetric R-AMK (Eq. 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.codebook import Codebook
+
+Embedding = Literal["count", "sum", "mean-unit", "unit", "sign"]
+Weights = NDArray[np.float32]
+_Key = TypeVar("_Key", np.int32, np.int64)
+
+# Below this length a sum of residuals is rounding error of a sum that is zero: descriptors have length 1 and
+# float32 rounding is 6e-8, but sums are taken in float64 of float32 residuals, which cancel exactly.
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The descriptors of one picture with their words: N (descriptor, word) pairs over R regions.
+
+    Attributes:
+        words: int32 (N,).
+        residuals: float32 (N, D), descriptor less word.
+        regions: int32 (N,), the region (0 to R - 1) a descriptor was taken in; region 0 is the whole picture.
+        region_count: R, counting regions that have no descriptor.
+    """
+
+    words: NDArray[np.int32]
+    residuals: NDArray[np.float32]
+    regions: NDArray[np.int32]
+    region_count: int
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """One aggregated descriptor: W different visual words, each with its vector Phi(X_c), not yet scaled by g.
+
+    Attributes:
+        words: int32 (W,), ascending. A word whose vector is zero is absent; a picture without features has W = 0.
+        vectors: float32 (W, E), or for sign embeddings packed bits, uint64 (W, ceil(D / 64)), see :func:`pack_signs`.
+        dim: the length of the vector that a row stands for (E, or the number of bits D).
+    """
+
+    words: NDArray[np.int32]
+    vectors: NDArray[np.float32] | NDArray[np.uint64]
+    dim: int
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A match kernel: the embedding Phi, the selectivity s, and whether regions beside the whole picture count.
+
+    Attributes:
+        embedding: "count": |X_c|. "sum": the mean over regions of g(X^r) V(X^r_c), with g(X^r) that normalises the
+            region's whole VLAD (R-VLAD); of one region, V(X_c). "unit": "sum", normalised per word.
+            "sign": the signs of "sum". "mean-unit": the mean over regions of g(X^r) V^(X^r_c), with the g of ASMK.
+        regional: use all regions; otherwise only region 0.
+        alpha: exponent of the selectivity s(u) = sign(u) |u|^alpha.
+        tau: s(u) is 0 where u is not above it.
+    """
+
+    embedding: Embedding
+    regional: bool = False
+    alpha: float = 3.0
+    tau: float = 0.0
+
+
+KERNELS: dict[str, Kernel] = {
+    "bow": Kernel("count", alpha=1.0, tau=-np.inf),
+    "vlad": Kernel("sum", alpha=1.0, tau=-np.inf),
+    "asmk": Kernel("unit"),
+    "asmk*": Kernel("sign"),
+    "r-vlad": Kernel("sum", regional=True, alpha=1.0, tau=-np.inf),
+    "naive-r-asmk": Kernel("mean-unit", regional=True),
+    "r-asmk": Kernel("unit", regional=True),
+    "r-asmk*": Kernel("sign", regional=True),
+}
+"""The kernels of the paper by the names it gives them."""
+
+
+def assign(
+    codebook: Codebook,
+    descriptors: NDArray[np.float32],
+    regions: NDArray[np.int32] | None = None,
+    region_count: int = 1,
+    nearest: int = 1,
+) -> Assigned:
+    """Assign local descriptors to visual words.
+
+    Args:
+        codebook: C words of D dimensions.
+        descriptors: float32 (N, D).
+        regions: int32 (N,), the region of each; None puts all in region 0.
+        region_count: R.
+        nearest: words a descriptor is assigned to (multiple assignment, for queries); it gives that many pairs.
+
+    Raises:
+        d2r.codebook.CodebookError: the descriptors are of another dimension than the codebook.
+    """
+    words = codebook.assign(descriptors, nearest)
+    if regions is None:
+        regions = np.zeros(len(descriptors), np.int32)
+    if nearest > 1:
+        descriptors, regions = np.repeat(descriptors, nearest, axis=0), np.repeat(regions, nearest)
+    flat = words.reshape(-1)
+    return Assigned(flat, codebook.residuals(descriptors, flat), regions.astype(np.int32), region_count)
+
+
+def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
+    """Return Phi(X_c) of every word c that the picture has, for a kernel of :data:`KERNELS`."""
+    if not kernel.regional:
+        assigned = _region(assigned, 0)
+    if kernel.embedding == "count":
+        words, counts = np.unique(assigned.words, return_counts=True)
+        return Aggregated(words.astype(np.int32), counts[:, None].astype(np.float32), 1)
+    words, regions, sums = _region_sums(assigned)
+    lengths = np.linalg.norm(sums, axis=1)
+    if kernel.embedding == "mean-unit":
+        alive = lengths > _ZERO
+        words, regions, sums = words[alive], regions[alive], sums[alive] / lengths[alive, None]
+        squares = np.ones(len(words))
+    else:
+        squares = lengths**2
+    if assigned.region_count > 1:
+        norms = np.bincount(regions, weights=squares, minlength=assigned.region_count)
+        g = 1.0 / np.sqrt(np.maximum(norms, _ZERO**2))
+        sums = sums * (g[regions] / assigned.region_count)[:, None]
+    words, vectors = _sum_by(words, sums)
+    lengths = np.linalg.norm(vectors, axis=1)
+    alive = lengths > _ZERO
+    words, vectors = words[alive], vectors[alive]
+    dim = vectors.shape[1]
+    if kernel.embedding == "sign":
+        return Aggregated(words, pack_signs(vectors), dim)
+    if kernel.embedding == "unit":
+        vectors = vectors / lengths[alive, None]
+    return Aggregated(words, vectors.astype(np.float32), dim)
+
+
+def aggregate_regions(assigned: Assigned, kernel: Kernel) -> list[Aggregated]:
+    """Return one aggregated descriptor a region, for regional search (simMAX and simAVG)."""
+    return [aggregate(_region(assigned, region), kernel) for region in range(assigned.region_count)]
+
+
+def selectivity(u: NDArray[np.floating], kernel: Kernel) -> NDArray[np.float32]:
+    """Return s(u) = sign(u) |u|^alpha where u > tau, else 0; float32, of the shape of ``u``."""
+    value = np.sign(u) * np.abs(u) ** kernel.alpha
+    return np.asarray(np.where(u > kernel.tau, value, 0.0), np.float32)
+
+
+def match(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:
+    """Return sum_c w_c s(Phi(X_c) . Phi(Y_c)), without the g of either side; 0 where no word is shared.
+
+    ``weights`` is float32 (C,), such as :func:`inverse_document_frequency`; None is 1 for every word.
+    """
+    shared, rows, columns = np.intersect1d(x.words, y.words, assume_unique=True, return_indices=True)
+    values = selectivity(_inner(x.vectors[rows], y.vectors[columns], x.dim), kernel)
+    return float(values.sum() if weights is None else (values * weights[shared]).sum())
+
+
+def normalisation(x: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:
+    """Return g(X); 0 for an empty descriptor, so that its similarity to anything is 0."""
+    own = match(x, x, kernel, weights)
+    return own**-0.5 if own > 0 else 0.0
+
+
+def similarity(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:
+    """Return K(X, Y); 1 for a picture with itself."""
+    own = normalisation(x, kernel, weights) * normalisation(y, kernel, weights)
+    return own * match(x, y, kernel, weights)
+
+
+def regional_similarity(
+    x: Aggregated,
+    regions: Sequence[Aggregated],
+    kernel: Kernel,
+    pool: Literal["max", "avg"],
+    weights: Weights | None = None,
+) -> float:
+    """Return simMAX or simAVG: the largest or the mean K(X, Y^r) over the regions of Y, each stored on its own."""
+    values = [similarity(x, region, kernel, weights) for region in regions]
+    return max(values) if pool == "max" else sum(values) / len(values)
+
+
+def inverse_document_frequency(pictures: Sequence[Aggregated], words: int) -> Weights:
+    """Return w_c = log(M / M_c), M pictures of which M_c have word c, float32 (C,); 0 for a word that none has."""
+    counts = np.zeros(words, np.int64)
+    for picture in pictures:
+        counts[picture.words] += 1
+    ratio = np.divide(len(pictures), counts, out=np.ones(words), where=counts > 0)
+    return np.log(ratio).astype(np.float32)
+
+
+def pack_signs(vectors: NDArray[np.floating]) -> NDArray[np.uint64]:
+    """Return the bits ``v > 0`` of each row, packed: (W, D) -> uint64 (W, ceil(D / 64)), padded with zero bits."""
+    bits = np.packbits(vectors > 0, axis=1)
+    padding = -bits.shape[1] % 8
+    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, padding)))).view(np.uint64)
+
+
+def unpack_signs(codes: NDArray[np.uint64], dim: int) -> NDArray[np.float32]:
+    """Return the vectors of +1 and -1 that packed codes stand for: uint64 (W, B) -> float32 (W, dim)."""
+    bits = np.unpackbits(np.ascontiguousarray(codes).view(np.uint8), axis=1, count=dim)
+    return bits.astype(np.float32) * 2.0 - 1.0
+
+
+def _inner(
+    a: NDArray[np.float32] | NDArray[np.uint64], b: NDArray[np.float32] | NDArray[np.uint64], dim: int
+) -> NDArray[np.float32]:
+    """Return the inner product of each pair of rows; of packed signs ``1 - 2 h / D``, h the Hamming distance."""
+    if a.dtype == np.uint64:
+        hamming = np.bitwise_count(np.bitwise_xor(a, b)).sum(axis=1, dtype=np.int64)
+        return np.asarray(1.0 - 2.0 * hamming / dim, np.float32)
+    return np.asarray(np.einsum("we,we->w", a, b), np.float32)
+
+
+def _region(assigned: Assigned, region: int) -> Assigned:
+    rows = assigned.regions == region
+    words, residuals = assigned.words[rows], assigned.residuals[rows]
+    return Assigned(words, residuals, np.zeros(len(words), np.int32), 1)
+
+
+def _region_sums(assigned: Assigned) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Return word, region and V(X^r_c) of every pair of them that occurs: (P,), (P,), float64 (P, D)."""
+    key = assigned.words.astype(np.int64) * assigned.region_count + assigned.regions
+    keys, sums = _sum_by(key, assigned.residuals.astype(np.float64))
+    words, regions = np.divmod(keys, assigned.region_count)
+    return words.astype(np.int32), regions.astype(np.int32), sums
+
+
+def _sum_by(keys: NDArray[_Key], rows: NDArray[np.float64]) -> tuple[NDArray[_Key], NDArray[np.float64]]:
+    """Return the different keys, ascending, and the sum of the rows of each."""
+    if len(keys) == 0:
+        return keys, rows
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    return ordered[starts], np.add.reduceat(rows[order], starts, axis=0)

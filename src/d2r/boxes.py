@@ -1,0 +1,100 @@
+"""Box arithmetic, in one convention: x1, y1, x2, y2 in pixels, half-open (x2 and y2 are just outside).
+
+Boxes are float32 arrays of shape (N, 4); one box is any sequence of four numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Boxes: TypeAlias = NDArray[np.float32]
+Box: TypeAlias = Sequence[float] | NDArray[np.float32]
+
+
+class BoxError(ValueError):
+    """A box that is malformed, empty, or outside the picture; the message says which."""
+
+
+def as_boxes(boxes: ArrayLike) -> Boxes:
+    """Return ``boxes`` as a float32 array (N, 4); an empty list gives shape (0, 4)."""
+    array = np.asarray(boxes, dtype=np.float32)
+    return array.reshape(-1, 4)
+
+
+def area(boxes: ArrayLike) -> NDArray[np.float32]:
+    """Return the area of each box in square pixels, float32 (N,); zero where a box is empty."""
+    array = as_boxes(boxes)
+    sides = np.maximum(array[:, 2:] - array[:, :2], 0.0)
+    return np.asarray(sides[:, 0] * sides[:, 1], dtype=np.float32)
+
+
+def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    """Return the area that each pair of boxes shares: (N, 4), (M, 4) -> float32 (N, M)."""
+    first, second = as_boxes(a), as_boxes(b)
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    sides = np.maximum(high - low, 0.0)
+    return np.asarray(sides[..., 0] * sides[..., 1], dtype=np.float32)
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    """Return intersection over union of each pair: (N, 4), (M, 4) -> float32 (N, M), in [0, 1].
+
+    A pair whose union is empty has 0.
+    """
+    shared = intersection(a, b)
+    union = area(a)[:, None] + area(b)[None, :] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def clip(boxes: ArrayLike, width: float, height: float) -> Boxes:
+    """Return the parts of boxes inside a picture of the given size, float32 (N, 4)."""
+    array = as_boxes(boxes)
+    high = np.array([width, height, width, height], dtype=np.float32)
+    return as_boxes(np.clip(array, 0.0, high))
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Read ``"x1,y1,x2,y2"`` (pixels).
+
+    Raises:
+        BoxError: it is not four finite numbers separated by commas.
+    """
+    parts = text.split(",")
+    try:
+        values = tuple(float(part) for part in parts)
+    except ValueError:
+        values = ()
+    if len(values) != 4 or not np.isfinite(values).all():
+        raise BoxError(f"box {text!r}: expected four numbers x1,y1,x2,y2 in pixels, for instance 40,60,320,400")
+    return values
+
+
+def check_box(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return a box cut to a picture of the given size.
+
+    Raises:
+        BoxError: corners are swapped, the box is empty, or it lies outside the picture.
+    """
+    x1, y1, x2, y2 = (float(value) for value in box)
+    shown = f"box {x1:g},{y1:g},{x2:g},{y2:g}"
+    if not np.isfinite([x1, y1, x2, y2]).all():
+        raise BoxError(f"{shown}: the numbers must be finite")
+    if x2 < x1 or y2 < y1:
+        raise BoxError(f"{shown}: the corners are swapped; give left,top,right,bottom, so that x1 < x2 and y1 < y2")
+    if x2 == x1 or y2 == y1:
+        raise BoxError(f"{shown}: it is empty; x2 must be above x1 and y2 above y1")
+    cut = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if cut[2] - cut[0] < 1.0 or cut[3] - cut[1] < 1.0:
+        raise BoxError(f"{shown}: it lies outside the picture, which is {width} x {height} pixels")
+    return cut
+
+
+def pixel_slices(box: Box) -> tuple[slice, slice]:
+    """Return (rows, columns) slices of the whole pixels that a box touches."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return slice(int(np.floor(y1)), int(np.ceil(y2))), slice(int(np.floor(x1)), int(np.ceil(x2)))

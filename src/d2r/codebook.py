@@ -1,0 +1,189 @@
+"""Visual words: k-means, assignment of descriptors to words, and residuals (faiss does the heavy work)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from d2r.files import replacing
+
+Array = NDArray[np.float32]
+
+MAX_SAMPLES_PER_WORD = 64
+"""Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
+
+
+class CodebookError(ValueError):
+    """A codebook that cannot be trained, read or used with these descriptors; the message says why."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """C visual words of D dimensions.
+
+    Attributes:
+        centroids: float32 (C, D); a descriptor belongs to the nearest in Euclidean distance.
+        projection: float32 (D, D) with orthonormal rows, applied to descriptors before residuals are taken; None is
+            the identity. Part of the original ASMK*.
+        medians: float32 (C, D), what residuals are taken to in the projected space; None is the projected
+            centroids. Part of the original ASMK*.
+    """
+
+    centroids: Array
+    projection: Array | None = None
+    medians: Array | None = None
+
+    @property
+    def words(self) -> int:
+        """Number of words C."""
+        return len(self.centroids)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions D."""
+        return int(self.centroids.shape[1])
+
+    @cached_property
+    def _search(self) -> Any:
+        index = faiss.IndexFlatL2(self.dim)
+        index.add(self.centroids)
+        return index
+
+    @cached_property
+    def _origins(self) -> Array:
+        if self.medians is not None:
+            return self.medians
+        return self.project(self.centroids)
+
+    def check_dim(self, dim: int) -> None:
+        """Raise :class:`CodebookError` unless the words are of ``dim`` dimensions."""
+        if self.dim != dim:
+            raise CodebookError(f"the codebook has {self.dim} dimensions, but the features have {dim}")
+
+    def project(self, descriptors: Array) -> Array:
+        """Return descriptors in the space where residuals are taken, float32 (N, D)."""
+        return descriptors if self.projection is None else descriptors @ self.projection.T
+
+    def assign(self, descriptors: Array, nearest: int = 1) -> NDArray[np.int32]:
+        """Return the ``nearest`` closest words of each descriptor, closest first, int32 (N, nearest).
+
+        Of words at equal distance the lower-numbered comes first.
+
+        Raises:
+            CodebookError: the descriptors are not of the codebook's dimension.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.dim:
+            raise CodebookError(
+                f"descriptors of shape {descriptors.shape} do not fit a codebook of {self.dim} dimensions"
+            )
+        if not 1 <= nearest <= self.words:
+            raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.words}")
+        if len(descriptors) == 0:
+            return np.zeros((0, nearest), np.int32)
+        _, words = self._search.search(np.ascontiguousarray(descriptors, np.float32), nearest)
+        return np.asarray(words, np.int32)
+
+    def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
+        """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, D).
+
+        ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
+        """
+        return self.project(descriptors) - self._origins[words]
+
+    def save(self, path: Path) -> None:
+        """Write the codebook as one safetensors file; an old file is replaced all at once."""
+        tensors = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
+        with replacing(path) as part:
+            save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, part)
+
+    @staticmethod
+    def load(path: Path) -> Codebook:
+        """Read a codebook written by :meth:`save`, or a plain ``.npy`` array of centroids (C, D).
+
+        Raises:
+            CodebookError: the file is missing or holds something else.
+        """
+        try:
+            plain = path.suffix == ".npy"
+            tensors = {"centroids": np.load(path, allow_pickle=False)} if plain else load_file(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
+        if "centroids" not in tensors or set(tensors) - {"centroids", "projection", "medians"}:
+            raise CodebookError(f"{path}: not a codebook; it holds the tensors {sorted(tensors)}")
+        centroids = tensors["centroids"]
+        if centroids.ndim != 2 or 0 in centroids.shape or not np.issubdtype(centroids.dtype, np.floating):
+            raise CodebookError(f"{path}: centroids must be a float array (words, dimensions), not {centroids.shape}")
+        shapes = {"projection": (centroids.shape[1],) * 2, "medians": centroids.shape}
+        for name, shape in shapes.items():
+            if name in tensors and tensors[name].shape != shape:
+                raise CodebookError(f"{path}: {name} must have the shape {shape}, not {tensors[name].shape}")
+        arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise CodebookError(f"{path}: it holds values that are not finite")
+        return Codebook(**arrays)
+
+
+def train_codebook(
+    descriptors: Array, words: int, *, iterations: int = 10, seed: int = 0, projected: bool = False
+) -> Codebook:
+    """Learn a codebook by k-means.
+
+    Args:
+        descriptors: float32 (N, D), N at least ``words``; of more than 64 a word a random part is used.
+        words: number of words C.
+        iterations: of Lloyd's algorithm.
+        seed: of the random start; the same input and seed give the same codebook on the same machine.
+        projected: add the random rotation and the per-word medians of the original ASMK*.
+
+    Raises:
+        CodebookError: there are fewer descriptors than words.
+    """
+    if words < 1:
+        raise CodebookError("a codebook needs at least one word")
+    if len(descriptors) < words:
+        raise CodebookError(
+            f"{len(descriptors):,} descriptors are too few to learn {words:,} words; ask for fewer words"
+        )
+    clustering = faiss.Kmeans(
+        descriptors.shape[1],
+        words,
+        niter=iterations,
+        seed=seed + 1,
+        min_points_per_centroid=1,
+        max_points_per_centroid=MAX_SAMPLES_PER_WORD,
+    )
+    clustering.train(np.ascontiguousarray(descriptors, np.float32))
+    centroids = np.array(clustering.centroids, np.float32)
+    if not projected:
+        return Codebook(centroids)
+    projection = _random_rotation(descriptors.shape[1], seed)
+    plain = Codebook(centroids, projection)
+    return Codebook(centroids, projection, _medians(plain, descriptors))
+
+
+def _random_rotation(dim: int, seed: int) -> Array:
+    """Return a random orthogonal matrix: the Q of a Gaussian matrix, as in Hamming embedding."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))
+    return np.ascontiguousarray(q, np.float32)
+
+
+def _medians(codebook: Codebook, descriptors: Array) -> Array:
+    """Return the median of the projected descriptors of each word; an empty word keeps its projected centroid."""
+    words = codebook.assign(descriptors)[:, 0]
+    medians = codebook.project(codebook.centroids).copy()
+    order = np.argsort(words, kind="stable")
+    starts = np.searchsorted(words[order], np.arange(codebook.words + 1))
+    projected = codebook.project(descriptors)
+    for word in range(codebook.words):
+        rows = order[starts[word] : starts[word + 1]]
+        if len(rows):
+            medians[word] = np.median(projected[rows], axis=0)
+    return medians

@@ -1,0 +1,424 @@
+"""Fetch Revisited Oxford and Paris, and the million distractors, from the public addresses of their authors.
+
+A data set is laid out as ``folder/name/jpg/`` with its ground truth, ``gnd_name.pkl``, beside it (for the
+distractors ``revisitop1m.txt``, the list of pictures). What is under way is in ``folder/name/downloads/``,
+which goes when everything is there.
+
+Nothing gets its final name before it is whole: a file is fetched under ``.part`` and renamed, and the
+pictures of an archive are moved into place after all of it was unpacked and its checksum held.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from d2r.datasets.revisited import GroundTruthError, find_ground_truth, read_ground_truth
+from d2r.files import sync
+from d2r.images import SUFFIXES
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Called during a transfer: the file's name, the bytes that are there, the bytes in all where known."""
+
+BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
+    # since 2022 the pictures are given out with faces blurred, as "-v1"; the first archives are gone
+    "oxford": (
+        "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings",
+        "https://thor.robots.ox.ac.uk/datasets/oxford-buildings",
+    ),
+    "paris": (
+        "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings",
+        "https://thor.robots.ox.ac.uk/datasets/paris-buildings",
+    ),
+    "ground truth": (
+        "https://cmp.felk.cvut.cz/revisitop/data/datasets",
+        "http://cmp.felk.cvut.cz/revisitop/data/datasets",
+    ),
+    "distractors": ("http://ptak.felk.cvut.cz/revisitop/revisitop1m",),
+}
+"""Where the files are: for each source the addresses to try in turn, without a slash at the end."""
+
+_CHUNK = 1 << 20
+_TIMEOUT_S = 60.0
+_LONGEST_PAUSE_S = 60.0
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP answers that may be another one in a while."""
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """What a data set is made of: each file is a key of the addresses and a path below the address."""
+
+    listing: tuple[str, str]  # the ground truth, or the list of pictures
+    archives: tuple[tuple[str, str], ...]
+
+
+_DATASETS: Final[Mapping[str, _Dataset]] = {
+    "roxford5k": _Dataset(
+        listing=("ground truth", "roxford5k/gnd_roxford5k.pkl"),
+        archives=(("oxford", "oxbuild_images-v1.tgz"),),
+    ),
+    "rparis6k": _Dataset(
+        listing=("ground truth", "rparis6k/gnd_rparis6k.pkl"),
+        archives=(("paris", "paris_1-v1.tgz"), ("paris", "paris_2-v1.tgz")),
+    ),
+    "r1m": _Dataset(
+        listing=("distractors", "revisitop1m.txt"),
+        archives=tuple(("distractors", f"jpg/revisitop1m.{part}.tar.gz") for part in range(1, 101)),
+    ),
+}
+
+NAMES: Final = tuple(_DATASETS)
+"""The data sets that :func:`get_dataset` knows."""
+
+
+class DownloadError(Exception):
+    """A file or data set that could not be fetched; ``str(error)`` names it and says why.
+
+    Attributes:
+        name: the address, file or folder.
+        reason: what went wrong, without the name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class _InterruptedError(Exception):
+    """A transfer that broke off, or that the server would not begin: it may work if tried again."""
+
+
+def get_dataset(
+    name: str,
+    folder: Path,
+    *,
+    base_urls: Mapping[str, Sequence[str]] = BASE_URLS,
+    progress: Progress | None = None,
+    tries: int = 6,
+    pause_s: float = 1.0,
+) -> Path:
+    """Fetch a data set, or what is missing of it; nothing is fetched where all of it is there.
+
+    Only pictures that the ground truth names are kept: Oxford's 5,063, and Paris's 6,412 without the 20
+    broken ones that its authors list. A ground truth that is in the folder already, in any format, is used as
+    it is.
+
+    Args:
+        name: one of :data:`NAMES`: "roxford5k", "rparis6k" or "r1m".
+        folder: where data sets are kept; this one gets the folder ``name`` in it.
+        base_urls: the addresses of each source, as :data:`BASE_URLS` has them.
+        progress: is told how far a transfer is.
+        tries: see :func:`fetch`.
+        pause_s: see :func:`fetch`.
+
+    Returns:
+        The data set's folder.
+
+    Raises:
+        DownloadError: the data set is unknown; a file cannot be fetched, or is damaged or unsafe; the
+            archives lack pictures that the ground truth names; the folder cannot be written, or another
+            process fetches into it.
+    """
+    if name not in _DATASETS:
+        raise DownloadError(name, f"no such data set; there are {', '.join(NAMES)}")
+    dataset, root = _DATASETS[name], folder / name
+    downloads = root / "downloads"
+
+    def bring(source: tuple[str, str]) -> Path:
+        key, below = source
+        path = downloads / PurePosixPath(below).name
+        urls = [f"{base}/{below}" for base in base_urls[key]]
+        fetch(urls, path, progress=progress, tries=tries, pause_s=pause_s)
+        return path
+
+    listing = find_ground_truth(root) or root / PurePosixPath(dataset.listing[1]).name
+    try:
+        if not listing.exists() or _missing(root, _listed_pictures(listing)):
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{name}.lock", timeout=0):
+                if not listing.exists():
+                    _admit_listing(bring(dataset.listing), listing)
+                _fill(root, dataset.archives, _listed_pictures(listing), bring)
+        shutil.rmtree(downloads, ignore_errors=True)
+    except Timeout as error:
+        raise DownloadError(str(root), "another process is fetching it") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DownloadError(str(error.filename or root), f"cannot be read or written: {reason}") from error
+    return root
+
+
+def fetch(
+    urls: Sequence[str],
+    path: Path,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+    tries: int = 6,
+    pause_s: float = 1.0,
+) -> None:
+    """Fetch one file over HTTP, unless it is there.
+
+    A transfer that broke off, in this call or an earlier one, goes on where it stopped if the server can do
+    that and still has the same file; otherwise it begins again. Its length must be what the server announced.
+
+    Args:
+        urls: addresses of the same file; the next one is tried when one fails for good.
+        path: the file's final name. Until the file is whole, ``path.part`` has what has arrived.
+        sha256: the file's checksum in lower-case hexadecimal, where it is known.
+        progress: is told how far the transfer is.
+        tries: an address is given up after so many tries in a row that brought nothing new.
+        pause_s: seconds before the second try; twice as long before each further one, up to a minute.
+
+    Raises:
+        DownloadError: no address gives the file, or what they give has another checksum.
+        OSError: the file cannot be written.
+    """
+    if path.exists() and (sha256 is None or _sha256(path) == sha256):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, tag = _beside(path, ".part"), _beside(path, ".part.tag")
+    errors: list[DownloadError] = []
+    for url in urls:
+        try:
+            _persist(url, part, tag, _reporter(path.name, progress), tries, pause_s)
+            if sha256 is not None:
+                _check(url, part, sha256)
+        except DownloadError as error:
+            errors.append(error)
+        else:
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
+            tag.unlink(missing_ok=True)
+            return
+    if len(errors) == 1:
+        raise errors[0]
+    raise DownloadError(path.name, "no address gives it: " + "; ".join(str(error) for error in errors))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _reporter(name: str, progress: Progress | None) -> Callable[[int, int | None], None]:
+    return lambda done, total: progress(name, done, total) if progress else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(url: str, part: Path, sha256: str) -> None:
+    found = _sha256(part)
+    if found != sha256:
+        part.unlink()
+        raise DownloadError(url, f"its sha256 is {found}, and it should be {sha256}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _persist(
+    url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], tries: int, pause_s: float
+) -> None:
+    """Transfer ``url`` to ``part``, and try again as long as tries bring something or few in a row do not."""
+    furthest, vain = _size(part), 0
+    while True:
+        try:
+            _transfer(url, part, tag, report)
+        except _InterruptedError as error:
+            vain = 1 if _size(part) > furthest else vain + 1
+            furthest = max(furthest, _size(part))
+            if vain >= tries:
+                raise DownloadError(url, f"{error} (given up after {tries} tries)") from error
+            time.sleep(min(pause_s * 2 ** (vain - 1), _LONGEST_PAUSE_S))
+        else:
+            return
+
+
+def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None], None]) -> None:
+    """Transfer ``url`` to ``part`` once, or the rest of it.
+
+    ``tag`` keeps what the server calls the version that ``part`` is the beginning of; without it a beginning
+    is of no use, for the file may have changed.
+    """
+    known = tag.read_text() if tag.exists() else None
+    start = _size(part) if known else 0
+    headers = {"User-Agent": "detect-to-retrieve", "Accept-Encoding": "identity"}
+    if known and start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": known}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
+                return  # all of it had arrived
+            if error.code == 416:
+                part.unlink(missing_ok=True)
+            answer = f"the server answers {error.code} {error.reason}"
+            if error.code in _PASSING or error.code == 416:
+                raise _InterruptedError(answer) from error
+            raise DownloadError(url, answer) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _InterruptedError(f"no answer ({getattr(error, 'reason', error)})") from error
+
+    with response:
+        resumed = response.status == 206
+        version = _version(response.headers)
+        if resumed and not (
+            response.headers.get("Content-Range", "").startswith(f"bytes {start}-") and version in (None, known)
+        ):
+            part.unlink(missing_ok=True)
+            raise _InterruptedError("the server answers something else than the rest of the file")
+        done = start if resumed else 0
+        length = response.headers.get("Content-Length", "")
+        total = done + int(length) if length.isdigit() else None
+        with part.open("ab" if resumed else "wb") as file:
+            if not resumed and version:
+                tag.write_text(version)
+            elif not resumed:
+                tag.unlink(missing_ok=True)
+            while chunk := _read(response):
+                file.write(chunk)
+                done += len(chunk)
+                report(done, total)
+    if total is not None and done != total:
+        raise _InterruptedError(f"the transfer broke off after {done:,} of {total:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _InterruptedError(f"the transfer broke off ({error})") from error
+
+
+def _version(headers: http.client.HTTPMessage) -> str | None:
+    """Return what names a file's version to the byte; a weak ETag names its meaning only."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
+
+
+def _admit_listing(arrived: Path, listing: Path) -> None:
+    """Move a list that was fetched to its place if it is one; a server's page about an error is not."""
+    try:
+        _listed_pictures(arrived)
+    except DownloadError:
+        arrived.unlink()
+        raise
+    arrived.replace(listing)
+
+
+def _listed_pictures(listing: Path) -> frozenset[str]:
+    """Return the pictures of a data set, as paths below ``jpg/`` with forward slashes."""
+    if listing.suffix != ".txt":
+        try:
+            truth = read_ground_truth(listing)
+        except GroundTruthError as error:
+            raise DownloadError(error.name, error.reason) from error
+        return frozenset(f"{picture}.jpg" for picture in truth.images + truth.queries)
+    names = listing.read_text("utf-8", "surrogateescape").split("\n")
+    pictures = frozenset(stripped for name in names if (stripped := name.strip()))
+    for picture in pictures:
+        path = PurePosixPath(picture)
+        if path.suffix.lower() not in SUFFIXES or path.is_absolute() or ".." in path.parts or "\0" in picture:
+            raise DownloadError(str(listing), f"{picture[:80]!r} is not the name of a picture")
+    if not pictures:
+        raise DownloadError(str(listing), "it names no picture")
+    return pictures
+
+
+def _missing(root: Path, pictures: Collection[str]) -> list[str]:
+    return sorted(picture for picture in pictures if not (root / "jpg" / picture).is_file())
+
+
+def _fill(
+    root: Path,
+    archives: Sequence[tuple[str, str]],
+    pictures: frozenset[str],
+    bring: Callable[[tuple[str, str]], Path],
+) -> None:
+    """Fetch and unpack the archives that were not, one at a time: only one lies on the disk."""
+
+    def mark(archive: tuple[str, str]) -> Path:
+        return root / "downloads" / f"{PurePosixPath(archive[1]).name}.done"
+
+    if all(mark(archive).exists() for archive in archives):
+        for archive in archives:  # pictures were removed after they had been unpacked
+            mark(archive).unlink()
+    for archive in archives:
+        if not mark(archive).exists():
+            path = bring(archive)
+            _unpack(path, root / "jpg", pictures)
+            mark(archive).touch()
+            path.unlink()
+    if lacking := _missing(root, pictures):
+        share = f"{len(lacking):,} of {len(pictures):,} pictures"
+        raise DownloadError(str(root), f"the archives do not hold {share}, such as {lacking[0]}")
+
+
+def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
+    """Unpack the pictures of an archive that a data set names; they move to ``folder`` when all are out.
+
+    Raises:
+        DownloadError: the archive is damaged, or holds what would be written elsewhere. The archive is
+            removed.
+    """
+    staging = archive.parent / "unpacked"
+    shutil.rmtree(staging, ignore_errors=True)
+    unpacked: set[str] = set()
+    try:
+        with gzip.open(archive) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                for member in tar:
+                    name = _picture_name(tarfile.data_filter(member, str(staging)), pictures)
+                    source = tar.extractfile(member) if name else None
+                    if name and source:
+                        target = staging / name
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        with target.open("wb") as file:
+                            shutil.copyfileobj(source, file)
+                        sync(target)
+                        unpacked.add(name)
+            while stream.read(_CHUNK):  # the checksum comes last, and tarfile stops before it
+                pass
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        archive.unlink()
+        raise DownloadError(str(archive), f"damaged or unsafe ({error}); it was removed, to be fetched anew") from error
+    for name in unpacked:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).replace(folder / name)
+    for parent in {(folder / name).parent for name in unpacked}:
+        sync(parent)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _picture_name(member: tarfile.TarInfo, pictures: frozenset[str]) -> str | None:
+    """Return which picture of the data set a file in an archive is, or None.
+
+    The distractors are named with their folders. Oxford's and Paris's are not, whatever folder they are
+    packed in.
+    """
+    path = PurePosixPath(member.name)
+    return next((name for name in (str(path), path.name) if member.isreg() and name in pictures), None)

@@ -1,0 +1,353 @@
+"""The pipeline as one object: create or open an index, add and remove pictures, search.
+
+engine = Engine.create("holiday.index")
+engine.sync("holiday/")
+for result in engine.search("query.jpg", box=(40, 60, 320, 400)).results:
+    print(result.score, result.inliers, result.path)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.aggregate import KERNELS, Aggregated, aggregate, assign
+from d2r.boxes import Box, Boxes
+from d2r.build import Progress, Report, fill
+from d2r.codebook import Codebook
+from d2r.describe import Description, describe_query
+from d2r.features import make_extractor
+from d2r.features.base import Features
+from d2r.images import MAX_PIXELS, SUFFIXES, PathLike, Picture, display_path, read_image
+from d2r.index import Hit, Index, PictureRow, StoreError, Writer
+from d2r.ingest import Job, Recipe
+from d2r.regions import make_selector
+from d2r.verify import THRESHOLD, Verification, verify
+from d2r.walk import find_pictures, picture_job
+
+REGIONS = "rmac:levels=2"
+FEATURES = "rootsift"
+MAX_SIDE = 1024
+VERIFY_FEATURES = 1000
+VERIFY = 100
+
+
+@dataclass(frozen=True)
+class Result:
+    """One picture found.
+
+    Attributes:
+        path: of the file, absolute.
+        score: R-ASMK* similarity to the query, at most 1.
+        inliers: matched points that agree with one affine map; None when it was not verified.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        boxes: float32 (R, 4), the regions that were described, the whole picture first.
+        box_scores: float32 (R,).
+        transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
+        query_points: float32 (inliers, 2), in pixels of the query picture.
+        points: float32 (inliers, 2), the same points in this picture.
+    """
+
+    path: str
+    score: float
+    inliers: int | None
+    width: int
+    height: int
+    boxes: Boxes
+    box_scores: NDArray[np.float32]
+    transform: NDArray[np.float64] | None
+    query_points: NDArray[np.float32]
+    points: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a query.
+
+    Attributes:
+        query: the regions and features of the query.
+        results: best first.
+        seconds: wall-clock time of each stage: "describe", "search", "verify".
+    """
+
+    query: Description
+    results: list[Result]
+    seconds: dict[str, float]
+
+
+class Engine:
+    """An index and everything needed to fill and search it; safe to search from several threads.
+
+    Use it in a ``with`` block, or call :meth:`close`.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        settings = index.settings
+        try:
+            self.recipe = Recipe(**settings["recipe"])
+        except (KeyError, TypeError) as error:
+            raise StoreError(
+                f"{index.folder}: its settings are incomplete ({error}); index the photos again"
+            ) from error
+        self._extractor = make_extractor(self.recipe.features)
+
+    @staticmethod
+    def create(
+        folder: PathLike,
+        *,
+        regions: str = REGIONS,
+        features: str = FEATURES,
+        codebook: Codebook | None = None,
+        words: int | None = None,
+        max_side: int = MAX_SIDE,
+        verify_features: int = VERIFY_FEATURES,
+    ) -> Engine:
+        """Make an empty index.
+
+        Args:
+            folder: new or empty.
+            regions: specification of the region selector (:mod:`d2r.regions`).
+            features: specification of the feature extractor (:mod:`d2r.features`).
+            codebook: visual words to use; None learns them from the first pictures that are added.
+            words: how many to learn; None chooses from the number of pictures.
+            max_side: pictures and region crops are scaled down to this longer side, in pixels.
+            verify_features: at most this many features a picture are kept for verification.
+
+        Raises:
+            StoreError: the folder holds something else.
+            d2r.registry.SpecError: an unknown selector or extractor.
+            d2r.codebook.CodebookError: the codebook does not fit the features.
+        """
+        make_selector(regions)
+        dim = make_extractor(features).dim
+        if codebook is not None:
+            codebook.check_dim(dim)
+        if max_side < 32:
+            raise ValueError("max_side must be 32 pixels or more")
+        recipe = Recipe(regions, features, max_side, verify_features)
+        index = Index.create(Path(os.fsdecode(folder)), {"recipe": asdict(recipe), "words": words})
+        engine = Engine(index)
+        if codebook is not None:
+            with index.writing() as writer:
+                writer.set_codebook(codebook)
+        return engine
+
+    @staticmethod
+    def open(folder: PathLike) -> Engine:
+        """Open an index; :class:`StoreError` when there is none, or it is damaged or of another format."""
+        return Engine(Index(Path(os.fsdecode(folder))))
+
+    def close(self) -> None:
+        """Release the files."""
+        self.index.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def sync(
+        self,
+        folder: PathLike,
+        *,
+        workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Make the index hold exactly the pictures under a folder, as they are now.
+
+        New ones are added, gone ones are dropped, changed ones are described again, and the rest is left alone, as
+        is all that the index holds from outside the folder. What is committed on the way stays when this is stopped;
+        the next call goes on from there.
+
+        Args:
+            folder: walked to any depth.
+            workers: worker processes; None is one a processor, 0 does everything in this process.
+            max_pixels: larger pictures are skipped.
+            progress: told how far it is.
+
+        Raises:
+            NotADirectoryError: there is no such folder.
+            StoreError: the folder holds no picture (nothing is dropped then), or another process is writing.
+        """
+        root = _absolute(folder)
+        if not Path(root).is_dir():
+            raise NotADirectoryError(f"{display_path(root)}: not a folder")
+        hidden: list[tuple[str, str]] = []
+        jobs = list(find_pictures(Path(root), on_error=lambda error: hidden.append(_unreadable(error))))
+        if not jobs:
+            endings = ", ".join(sorted(SUFFIXES))
+            raise StoreError(f"{display_path(root)}: no pictures there ({endings}); the index is as it was")
+        with self.index.writing() as writer:
+            gone = self._gone(root, {job.path for job in jobs}, [path for path, _ in hidden])
+            writer.remove(gone)
+            report = self._fill(writer, jobs, workers, max_pixels, progress)
+        report.removed = sum(row.segment is not None for row in gone)
+        report.skipped += hidden
+        return report
+
+    def add(
+        self,
+        pictures: Iterable[PathLike],
+        *,
+        workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Add picture files, or describe those again that changed; see :meth:`sync` for the arguments."""
+        jobs, missing = [], []
+        for picture in pictures:
+            path = _absolute(picture)
+            try:
+                jobs.append(picture_job(Path(path)))
+            except OSError as error:
+                missing.append(_unreadable(error))
+        with self.index.writing() as writer:
+            report = self._fill(writer, jobs, workers, max_pixels, progress)
+        report.skipped += missing
+        return report
+
+    def remove(self, paths: Iterable[PathLike]) -> int:
+        """Remove pictures by path; a folder's path removes all that the index holds from under it.
+
+        Returns:
+            how many files were removed from the index.
+
+        Raises:
+            KeyError: a path that the index does not hold; then nothing is removed.
+        """
+        rows = self.index.pictures()
+        found: dict[int, PictureRow] = {}
+        for path in paths:
+            wanted = _absolute(path)
+            named = {row.id: row for row in rows if row.path == wanted or row.path.startswith(os.path.join(wanted, ""))}
+            if not named:
+                raise KeyError(wanted)
+            found |= named
+        with self.index.writing() as writer:
+            writer.remove(list(found.values()))
+        return len(found)
+
+    def search(
+        self,
+        image: PathLike | Picture,
+        *,
+        box: Box | None = None,
+        top: int = 10,
+        verify: int = VERIFY,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Answer:
+        """Find the pictures that show what a picture, or a box on it, shows.
+
+        Args:
+            image: a path, or uint8 (H, W, 3) RGB.
+            box: x1, y1, x2, y2 in pixels of the upright picture; None is the whole of it.
+            top: at most this many results.
+            verify: this many of the most similar are verified spatially and put first, by (inliers, score); 0 ranks by
+                score alone.
+            max_pixels: limit on the query's pixels.
+
+        Raises:
+            ImageError: the picture cannot be read.
+            BoxError: the box is malformed, empty or outside the picture.
+            StoreError: the index is damaged.
+        """
+        if top < 1 or verify < 0:
+            raise ValueError("top must be 1 or more, and verify 0 or more")
+        clock = [time.perf_counter()]
+        pixels = image if isinstance(image, np.ndarray) else read_image(image, max_pixels=max_pixels)
+        query = describe_query(pixels, box, self._extractor, max_side=self.recipe.max_side)
+        clock.append(time.perf_counter())
+        hits = self.index.search(self._aggregate(query), max(top, verify))
+        clock.append(time.perf_counter())
+        results = self._verified(query.features, hits, verify)[:top]
+        clock.append(time.perf_counter())
+        seconds = dict(zip(("describe", "search", "verify"), np.diff(clock).tolist(), strict=True))
+        return Answer(query, results, seconds)
+
+    def pairs(self, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
+        """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
+        for picture, aggregated in self.index.aggregated():
+            hits = self.index.search(aggregated, top + 1)
+            yield picture, [hit for hit in hits if hit.picture.id != picture.id][:top]
+
+    def _aggregate(self, query: Description) -> Aggregated:
+        codebook = self.index.codebook
+        if codebook is None:
+            raise StoreError(f"{self.index.folder}: it holds no pictures yet; add some before searching")
+        return aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
+
+    def _verified(self, query: Features, hits: list[Hit], most: int) -> list[Result]:
+        """Return results with the first ``most`` hits verified and sorted by (inliers, score), then the others."""
+        head = [self._verify(query, hit) for hit in hits[:most]]
+        head.sort(key=lambda result: (-(result.inliers or 0), -result.score))
+        return head + [self._result(hit, None, query, None) for hit in hits[most:]]
+
+    def _verify(self, query: Features, hit: Hit) -> Result:
+        other = self.index.features(hit.picture)
+        # The threshold is meant for pictures of the size that features are taken at.
+        scale = max(1.0, max(hit.picture.width or 0, hit.picture.height or 0) / self.recipe.max_side)
+        return self._result(hit, verify(query, other, threshold=THRESHOLD * scale), query, other)
+
+    def _result(self, hit: Hit, verification: Verification | None, query: Features, other: Features | None) -> Result:
+        boxes, scores = self.index.regions(hit.picture)
+        points = query_points = np.zeros((0, 2), np.float32)
+        if verification is not None and other is not None:
+            query_points = query.positions[verification.matches[:, 0]]
+            points = other.positions[verification.matches[:, 1]]
+        return Result(
+            path=hit.picture.path,
+            score=hit.score,
+            inliers=verification.inliers if verification is not None else None,
+            width=hit.picture.width or 0,
+            height=hit.picture.height or 0,
+            boxes=boxes,
+            box_scores=scores,
+            transform=verification.transform if verification is not None else None,
+            query_points=query_points,
+            points=points,
+        )
+
+    def _fill(
+        self, writer: Writer, jobs: list[Job], workers: int | None, max_pixels: int, progress: Progress | None
+    ) -> Report:
+        return fill(
+            self.index,
+            writer,
+            self.recipe,
+            jobs,
+            words=self.index.settings.get("words"),
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress or (lambda stage, done, total: None),
+        )
+
+    def _gone(self, root: str, listed: set[str], hidden: list[str]) -> list[PictureRow]:
+        """Return the pictures of a folder that are not there now; what lies under a hidden path may still be."""
+        under = os.path.join(root, "")
+        unknown = tuple(os.path.join(path, "") for path in hidden)
+        return [
+            row
+            for row in self.index.pictures()
+            if row.path.startswith(under) and row.path not in listed and not row.path.startswith(unknown)
+        ]
+
+
+def _absolute(path: PathLike) -> str:
+    return os.path.abspath(os.fsdecode(path))
+
+
+def _unreadable(error: OSError) -> tuple[str, str]:
+    return str(error.filename), f"cannot be read: {error.strerror}"

@@ -1,0 +1,1 @@
+"""Protocols and metrics: Revisited Oxford and Paris, Google Landmarks, detection."""

@@ -1,0 +1,79 @@
+"""The interface of local features: what an extractor gives for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.images import Picture
+
+
+@dataclass(frozen=True)
+class Features:
+    """N local features of one picture, strongest first.
+
+    Attributes:
+        positions: float32 (N, 2), x and y of each centre, in pixels of the picture described; pixel centres are
+            at half-integers, so that positions scale with the picture.
+        scales: float32 (N,), diameter of the patch described, in the same pixels.
+        descriptors: float32 (N, D), each of unit Euclidean length.
+        attention: float32 (N,), how much the extractor believes in each feature; larger is better.
+    """
+
+    positions: NDArray[np.float32]
+    scales: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    attention: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @staticmethod
+    def empty(dim: int) -> Features:
+        """Return no features, of descriptors with ``dim`` dimensions."""
+        zeros = np.zeros(0, np.float32)
+        return Features(np.zeros((0, 2), np.float32), zeros, np.zeros((0, dim), np.float32), zeros)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Features:
+        """Return the features at ``rows`` (indices or a mask), in that order."""
+        return Features(self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows])
+
+    def placed(self, scale: float, x: float, y: float) -> Features:
+        """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y)."""
+        positions = self.positions * np.float32(scale) + np.array([x, y], np.float32)
+        return Features(positions, self.scales * np.float32(scale), self.descriptors, self.attention)
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    """Return the features of several parts (at least one) one after another."""
+    return Features(
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate([part.descriptors for part in parts]),
+        np.concatenate([part.attention for part in parts]),
+    )
+
+
+class FeatureExtractor(Protocol):
+    """Describes pictures by local features. Implementations are frozen dataclasses, picklable and thread-safe."""
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions D of a descriptor."""
+        ...
+
+    def extract(self, images: Sequence[Picture]) -> list[Features]:
+        """Return the features of each picture, in order.
+
+        Args:
+            images: uint8 (H, W, 3) each, of any sizes: the picture and the crops of its regions come together, so
+                that a network may batch them.
+
+        Returns:
+            one :class:`Features` a picture, strongest first; a picture without texture has none.
+        """
+        ...

@@ -1,0 +1,175 @@
+"""Read any picture safely: orientation, size and pixel limits, one clear error type.
+
+A picture is a ``uint8`` array of shape (height, width, 3), RGB, upright, C-contiguous.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Picture: TypeAlias = NDArray[np.uint8]
+PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+"""File endings, in lower case, of the pictures a folder walk takes."""
+
+MAX_PIXELS = 150_000_000
+"""Default limit on width x height; a picture above it is refused before it is decoded."""
+
+# Decoders that are tried, whatever the file is called. GIF is here because cameras and web sites label
+# one as .jpg often enough; the many other formats that Pillow knows only widen the surface of attack.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+_open_lock = threading.Lock()
+
+
+class ImageError(Exception):
+    """A picture that cannot be used; ``str(error)`` names the file and says why.
+
+    Attributes:
+        name: the file's path, or what the caller called the picture.
+        reason: why it cannot be used, without the name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def display_path(path: PathLike) -> str:
+    r"""Return a path as printable text; bytes that are not UTF-8 appear as ``\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a picture file into an upright RGB array.
+
+    The content decides the format, not the file's ending. EXIF orientation is applied, transparency is laid
+    over white, 16-bit and floating-point samples are scaled to 8 bits, the first frame of an animation is used.
+
+    Args:
+        source: path of the file.
+        max_pixels: refuse a picture of more pixels (width x height) before decoding it.
+
+    Returns:
+        uint8 array (height, width, 3).
+
+    Raises:
+        ImageError: the file is missing, empty, damaged, not a picture, or has too many pixels.
+    """
+    name = display_path(source)
+    path = Path(os.fsdecode(source))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
+    return decode_image(data, name=name, max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode an encoded picture held in memory; the same rules and errors as :func:`read_image`."""
+    if not data:
+        raise ImageError(name, "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata is common and harmless here
+            return _decode(data, name, max_pixels)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(name, "not a picture in a format that is read (JPEG, PNG, WebP, BMP, TIFF)") from error
+    except MemoryError as error:
+        raise ImageError(name, "not enough memory to decode it") from error
+    except Exception as error:  # decoders raise anything at all on a hostile or damaged file
+        raise ImageError(name, f"damaged or truncated ({error})") from error
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
+    with _open(data) as image:
+        width, height = image.size
+        if width < 1 or height < 1:
+            raise ImageError(name, "it has no pixels")
+        if width * height > max_pixels:
+            raise ImageError(
+                name,
+                f"{width} x {height} pixels is above the limit of {max_pixels:,} (raise it with --max-pixels)",
+            )
+        image.seek(0)
+        image.load()
+        return np.ascontiguousarray(_to_rgb(_upright(image)))
+
+
+def _open(data: bytes) -> Image.Image:
+    # Pillow's own limit is one global for the whole process; ours is checked in _decode, on every picture.
+    with _open_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF must not cost the picture
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Picture:
+    if image.mode.startswith("I"):  # 16 bits a sample, also where Pillow holds them in 32
+        samples = np.asarray(image).astype(np.float32) / 257.0
+        return _gray_to_rgb(samples)
+    if image.mode == "F":
+        samples = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        low, high = float(samples.min()), float(samples.max())
+        return _gray_to_rgb((samples - low) * (255.0 / (high - low) if high > low else 0.0))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(image.convert("RGB"))
+
+
+def _gray_to_rgb(samples: NDArray[np.float32]) -> Picture:
+    gray = np.clip(np.rint(samples), 0, 255).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def shrink(image: Picture, max_side: int) -> Picture:
+    """Scale a picture down so that its longer side is at most ``max_side`` pixels; never up.
+
+    Args:
+        image: uint8 (height, width, 3).
+        max_side: pixels.
+
+    Returns:
+        uint8 (h, w, 3); the picture itself when it is small enough.
+    """
+    height, width = image.shape[:2]
+    scale = max_side / max(height, width)
+    if scale >= 1.0:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def encode_jpeg(image: Picture, quality: int = 80) -> bytes:
+    """Encode a picture as JPEG; ``image`` is uint8 (height, width, 3) RGB, ``quality`` 1 to 100."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()

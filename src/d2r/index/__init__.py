@@ -1,0 +1,20 @@
+"""The inverted file: a catalogue of pictures, segments of descriptors on disk, and the search over them."""
+
+from __future__ import annotations
+
+from d2r.index.catalogue import FORMAT, PictureRow, StoreError
+from d2r.index.segment import Entry, Segment
+from d2r.index.store import Hit, Index, IndexSize, PictureState, Writer
+
+__all__ = [
+    "FORMAT",
+    "Entry",
+    "Hit",
+    "Index",
+    "IndexSize",
+    "PictureRow",
+    "PictureState",
+    "Segment",
+    "StoreError",
+    "Writer",
+]

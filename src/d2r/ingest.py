@@ -1,0 +1,179 @@
+"""From a picture file to its index entry, as one function that worker processes run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from d2r.aggregate import KERNELS, aggregate, assign
+from d2r.codebook import Codebook
+from d2r.describe import Description, describe
+from d2r.features import make_extractor
+from d2r.features.base import Features
+from d2r.files import replacing
+from d2r.images import ImageError, decode_image, display_path
+from d2r.index import Entry, PictureState
+from d2r.regions import make_selector
+
+NO_FEATURES = "no features found: the picture has no texture"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pictures of an index are described; the same for all of them, and kept in its settings.
+
+    Attributes:
+        regions: specification of the region selector.
+        features: specification of the feature extractor.
+        max_side: pictures and crops are scaled down to this longer side, in pixels, before features are taken.
+        verify_features: at most this many features a picture are kept for verification.
+    """
+
+    regions: str
+    features: str
+    max_side: int
+    verify_features: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture file to describe: its path, its size and time when it was listed, and the digest known of it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The file's content is what the index has; only its time or place on the disk differ."""
+
+
+def prepare_worker() -> None:
+    """Keep the libraries of a worker process to one thread: there is a process a core already."""
+    cv2.setNumThreads(1)
+    faiss.omp_set_num_threads(1)
+
+
+def sample_file(
+    recipe: Recipe, max_pixels: int, staging: Path, quota: int, job: Job
+) -> tuple[PictureState, NDArray[np.float32] | None]:
+    """Describe a picture, stage the description on disk, and return a random part of its descriptors.
+
+    Args:
+        recipe: how to describe it.
+        max_pixels: see :func:`d2r.images.read_image`.
+        staging: folder that :func:`enter_file` looks in later.
+        quota: return at most this many descriptors.
+        job: the picture.
+
+    Returns:
+        the state, and float32 (at most quota, D); None when the file cannot be used.
+    """
+    state, description = _describe_file(recipe, max_pixels, staging, job, keep=True)
+    if description is None:
+        return state, None
+    descriptors = description.features.descriptors
+    seed = int.from_bytes((state.digest or b"")[:8], "little")
+    rows = np.random.default_rng(seed).permutation(len(descriptors))[:quota]
+    return state, descriptors[rows]
+
+
+def enter_file(
+    recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, job: Job
+) -> tuple[PictureState, Entry | None] | Unchanged:
+    """Describe a picture (or take its staged description) and aggregate it.
+
+    Returns:
+        what to record of the file, and its entry, None when it cannot be used; or that it has not changed.
+    """
+    state, description = _describe_file(recipe, max_pixels, staging, job, keep=False)
+    if job.digest is not None and state.digest == job.digest:
+        return Unchanged()
+    if description is None:
+        return state, None
+    return state, make_entry(description, _codebook(codebook), recipe.verify_features)
+
+
+def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
+    """Aggregate a description with R-ASMK*, and choose the features that verification will match."""
+    assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
+    aggregated = aggregate(assigned, KERNELS["r-asmk*"])
+    features = _verification_features(description, verify_features)
+    return Entry(aggregated, description.boxes, description.box_scores, features)
+
+
+def _verification_features(description: Description, most: int) -> Features:
+    """Return the features of the whole picture; they are the strongest first already."""
+    whole = description.features.take(description.regions == 0)
+    return whole.take(np.arange(min(most, len(whole))))
+
+
+@lru_cache(maxsize=1)
+def _codebook(path: Path) -> Codebook:
+    return Codebook.load(path)
+
+
+def _describe_file(
+    recipe: Recipe, max_pixels: int, staging: Path, job: Job, *, keep: bool
+) -> tuple[PictureState, Description | None]:
+    state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
+    try:
+        data = Path(job.path).read_bytes()
+    except OSError as error:
+        return replace(state, problem=f"cannot be read: {error.strerror or error}"), None
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    state = replace(state, digest=digest)
+    if digest == job.digest:
+        return state, None
+    staged = staging / f"{digest.hex()}.safetensors"
+    description = _staged(staged)
+    if description is None:
+        try:
+            image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
+        except ImageError as error:
+            return replace(state, problem=error.reason), None
+        selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
+        description = describe(image, selector, extractor, max_side=recipe.max_side)
+        if keep:
+            _stage(description, staged)
+    problem = None if len(description.features) else NO_FEATURES
+    return replace(state, width=description.width, height=description.height, problem=problem), description
+
+
+def _stage(description: Description, path: Path) -> None:
+    features = description.features
+    with replacing(path) as part:
+        tensors = {
+            "size": np.array([description.width, description.height]),
+            "boxes": description.boxes,
+            "box_scores": description.box_scores,
+            "positions": features.positions,
+            "scales": features.scales,
+            "descriptors": features.descriptors,
+            "attention": features.attention,
+            "regions": description.regions,
+        }
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, part)
+
+
+def _staged(path: Path) -> Description | None:
+    if not path.exists():
+        return None
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    features = Features(*(tensors[name] for name in ("positions", "scales", "descriptors", "attention")))
+    width, height = (int(value) for value in tensors["size"])
+    return Description(width, height, tensors["boxes"], tensors["box_scores"], features, tensors["regions"])

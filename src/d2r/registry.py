@@ -1,0 +1,62 @@
+"""Parts chosen by name: ``NAME[:option=value,...]`` to an object, and back to the same text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar, get_type_hints
+
+Part = TypeVar("Part")
+
+
+class SpecError(ValueError):
+    """A specification that names no part or sets an option wrongly; the message lists what there is."""
+
+
+class Registry(Generic[Part]):
+    """Named parts of one kind, each a frozen dataclass whose fields are its options.
+
+    Args:
+        kind: what the parts are, as the command line calls them ("regions", "features").
+        parts: name to dataclass. Fields are ``int``, ``float`` or ``str`` and have defaults; a dataclass checks its
+            own values in ``__post_init__`` and raises ``ValueError``.
+    """
+
+    def __init__(self, kind: str, parts: Mapping[str, type[Part]]) -> None:
+        self.kind = kind
+        self.parts = dict(parts)
+
+    def make(self, spec: str) -> Part:
+        """Return the part that ``spec`` describes; :class:`SpecError` when it describes none."""
+        name, _, options = spec.strip().partition(":")
+        if name not in self.parts:
+            raise SpecError(f"{self.kind} {name!r} is not known; there are: {', '.join(sorted(self.parts))}")
+        part = self.parts[name]
+        hints = get_type_hints(part)
+        fields = {field.name: hints[field.name] for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+        values: dict[str, Any] = {}
+        for option in filter(None, options.split(",")):
+            key, equals, text = option.partition("=")
+            key = key.strip()
+            if not equals or key not in fields:
+                known = ", ".join(f"{field}=..." for field in fields) or "none"
+                raise SpecError(f"{self.kind} {name!r} has no option {option!r}; its options: {known}")
+            try:
+                values[key] = fields[key](text.strip())
+            except ValueError as error:
+                wanted = fields[key].__name__
+                raise SpecError(f"{self.kind} {spec!r}: {key} must be of type {wanted}, not {text!r}") from error
+        try:
+            return part(**values)
+        except ValueError as error:
+            raise SpecError(f"{self.kind} {spec!r}: {error}") from error
+
+    def spec(self, part: Part) -> str:
+        """Return the specification that makes an equal part: its name and the options that differ from the default."""
+        name = next(name for name, kind in self.parts.items() if type(part) is kind)
+        options = [
+            f"{field.name}={getattr(part, field.name)}"
+            for field in dataclasses.fields(part)  # type: ignore[arg-type]
+            if getattr(part, field.name) != field.default
+        ]
+        return f"{name}:{','.join(options)}" if options else name

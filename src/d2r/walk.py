@@ -1,0 +1,38 @@
+"""Find the pictures under a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from d2r.images import SUFFIXES
+from d2r.ingest import Job
+
+
+def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:
+    """Yield every picture file under a folder, in order of path, with its size and time.
+
+    A picture is a file whose name ends in one of :data:`d2r.images.SUFFIXES`, in any case. Names that begin with a
+    dot are passed over: they are thumbnails and litter of other programs.
+
+    Args:
+        folder: walked to any depth; links to folders are not followed.
+        on_error: told of each folder or file that cannot be read.
+    """
+    for parent, folders, files in os.walk(folder.absolute(), onerror=on_error):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith(".") or Path(name).suffix.lower() not in SUFFIXES:
+                continue
+            try:
+                yield picture_job(Path(parent, name))
+            except OSError as error:  # a dangling link, or gone since the folder was listed
+                on_error(error)
+
+
+def picture_job(path: Path) -> Job:
+    """Return the job of one file; ``OSError`` when there is none."""
+    path = path.absolute()
+    status = path.stat()
+    return Job(os.fspath(path), status.st_size, status.st_mtime_ns)
