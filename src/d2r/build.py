@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from d2r.codebook import train_codebook
-from d2r.images import display_path
+from d2r.files import display_path
 from d2r.index import Entry, Index, PictureRow, PictureState, StoreError, Writer
 from d2r.ingest import NO_FEATURES, Job, Recipe, Unchanged, enter_file, prepare_worker, sample_file
 from d2r.workers import WorkerDied, default_workers, map_in_processes

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +15,23 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+
+from d2r.files import display_path
 
 if TYPE_CHECKING:
     from d2r.build import Report
     from d2r.engine import Answer, Engine
+    from d2r.index import IndexSize
 
 # The engine is imported inside the commands: its libraries take a second, which --help should not cost.
 
@@ -34,6 +44,8 @@ app = typer.Typer(
 )
 out = Console()
 err = Console(stderr=True)
+
+_MAX_PIXELS = 150_000_000
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
 MaxPixels = Annotated[
@@ -49,7 +61,7 @@ def main() -> None:
     from d2r.boxes import BoxError
     from d2r.codebook import CodebookError
     from d2r.images import ImageError
-    from d2r.index.catalogue import StoreError
+    from d2r.index import StoreError
     from d2r.registry import SpecError
 
     try:
@@ -72,5 +84,348 @@ def main() -> None:
 
 
 def _fail(message: str, *, status: int = 1) -> NoReturn:
-    err.print(f"[bold red]error:[/] {escape(_printable(message))}", soft_wrap=True, highlight=False)
+    err.print(f"[bold red]error:[/] {escape(display_path(message))}", soft_wrap=True, highlight=False)
     raise SystemExit(status)
+
+
+@app.command("index")
+def index_photos(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures, searched to any depth.")],
+    index: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Folder of the index; made when it is new.")],
+    regions: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3, or"
+            " selective-search:top=N. Fixed when the index is made.",
+            show_default="rmac:levels=2",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Local features: rootsift, or rootsift:top=N. Fixed when the index is made.", show_default="rootsift"
+        ),
+    ] = None,
+    codebook: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Visual words to use when the index is made: a codebook (.safetensors, .npy) or another index.",
+        ),
+    ] = None,
+    words: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Visual words to learn when the index is made.",
+            show_default="by the number of pictures",
+        ),
+    ] = None,
+    workers: Workers = None,
+    max_pixels: MaxPixels = _MAX_PIXELS,
+) -> None:
+    """Index a folder of photos, or bring its index up to date.
+
+    New pictures are added, changed ones described again, and those that are gone dropped; the rest is not touched.
+    It can be stopped at any time: the same command goes on where it was.
+    """
+    from d2r.engine import FEATURES, REGIONS, Engine, codebook_from
+    from d2r.index import Index
+
+    if not photos.is_dir():
+        raise NotADirectoryError(f"{photos}: not a folder")
+    if Index.exists(index):
+        engine = Engine.open(index)
+        _check_fixed(engine, regions=regions, features=features, words=words, codebook=codebook)
+    else:
+        if codebook is not None and words is not None:
+            raise typer.BadParameter("--codebook brings its own words: give one of --codebook and --words")
+        engine = Engine.create(
+            index,
+            regions=regions or REGIONS,
+            features=features or FEATURES,
+            words=words,
+            codebook=codebook_from(codebook) if codebook is not None else None,
+        )
+    with engine, _progress() as progress:
+        report = engine.sync(photos, workers=workers, max_pixels=max_pixels, progress=progress)
+    with Engine.open(index) as engine:
+        _print_report(engine, report)
+
+
+def _check_fixed(engine: Engine, *, codebook: Path | None, words: int | None, **recipe: str | None) -> None:
+    """Refuse options that contradict what an index was made with."""
+    from d2r.engine import codebook_from
+
+    for option, wanted in recipe.items():
+        given = getattr(engine.recipe, option)
+        if wanted is not None and wanted != given:
+            raise typer.BadParameter(f"--{option}: this index was made with {given}; make another index for {wanted}")
+    book = engine.index.codebook
+    if book is None:
+        return
+    if words is not None and words != book.words:
+        raise typer.BadParameter(f"--words: this index has {book.words} words; make another index for {words}")
+    if codebook is not None and (codebook_from(codebook).centroids != book.centroids).any():
+        raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
+
+
+def _print_report(engine: Engine, report: Report) -> None:
+    size = engine.index.size()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    changes = [
+        f"{count:,} {what}"
+        for count, what in (
+            (report.added, "added"),
+            (report.changed, "changed"),
+            (report.removed, "removed"),
+            (report.unchanged, "unchanged"),
+            (len(report.skipped), "skipped"),
+        )
+        if count
+    ]
+    table.add_row("pictures", f"{size.pictures:,}  ({', '.join(changes)})")
+    learned = f"  (learned now, chosen for {size.pictures:,} pictures)" if report.words_learned else ""
+    if report.words_learned and engine.index.settings.get("words"):
+        learned = "  (learned now)"
+    table.add_row("visual words", f"{size.words:,}{learned}")
+    _add_sizes(table, size)
+    table.add_row("time", f"{report.seconds:.1f} s")
+    out.print(table)
+    for title, rows in (
+        ("skipped", report.skipped),
+        ("without features, so they cannot be found", [(path, "") for path in report.empty]),
+    ):
+        if rows:
+            out.print(f"\n[bold]{len(rows):,} {title}[/]")
+        for path, reason in rows:
+            shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
+            out.print(escape(shown), soft_wrap=True, highlight=False)
+
+
+def _add_sizes(table: Table, size: IndexSize) -> None:
+    each = max(1, size.pictures + size.dead)
+    table.add_row(
+        "bytes a picture",
+        f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify"
+        f"  ({size.postings / each:,.0f} words a picture)",
+    )
+
+
+@app.command()
+def search(
+    index: IndexArgument,
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="Picture that shows what to look for.")],
+    box: Annotated[
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Look for what this box on the query shows, in pixels.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Results to give.")] = 10,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
+    ] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
+    max_pixels: MaxPixels = _MAX_PIXELS,
+) -> None:
+    """Find the pictures that show what a picture, or a box on it, shows."""
+    from d2r.boxes import parse_box
+    from d2r.engine import Engine
+    from d2r.images import read_image
+    from d2r.report.page import search_page, write_page
+
+    region = parse_box(box) if box is not None else None
+    with Engine.open(index) as engine:
+        picture = read_image(query, max_pixels=max_pixels)
+        answer = engine.search(picture, box=region, top=top, verify=verify)
+        if html is not None:
+            page = search_page(
+                picture,
+                answer,
+                query_name=display_path(query),
+                index_name=display_path(index),
+                collection=engine.index.size().pictures,
+                box=region,
+                max_pixels=max_pixels,
+            )
+            write_page(html, page)
+    if as_json:
+        print(json.dumps(_as_json(answer, query), indent=2))
+    else:
+        _print_results(answer)
+        if html is not None:
+            out.print(f"page: {escape(display_path(html))}", soft_wrap=True, highlight=False)
+
+
+def _print_results(answer: Answer) -> None:
+    if not answer.results:
+        hint = "" if len(answer.query.features) else ": the query has no texture to describe"
+        out.print(f"nothing found{hint}")
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("inliers", justify="right")
+    table.add_column("path", overflow="fold")
+    for rank, result in enumerate(answer.results, start=1):
+        inliers = "-" if result.inliers is None else str(result.inliers)
+        table.add_row(str(rank), f"{result.score:.4f}", inliers, escape(display_path(result.path)))
+    out.print(table)
+    seconds = ", ".join(f"{stage} {1000 * value:,.0f} ms" for stage, value in answer.seconds.items())
+    out.print(f"[dim]{seconds}[/]", highlight=False)
+
+
+def _as_json(answer: Answer, query: Path) -> dict[str, object]:
+    """Return an answer for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+    return {
+        "query": {"path": os.fspath(query), "box": [round(float(value), 2) for value in answer.query.boxes[0]]},
+        "seconds": answer.seconds,
+        "results": [
+            {
+                "rank": rank,
+                "score": result.score,
+                "inliers": result.inliers,
+                "path": result.path,
+                "width": result.width,
+                "height": result.height,
+                "regions": [[round(float(value), 2) for value in region] for region in result.boxes],
+                "transform": None if result.transform is None else result.transform.tolist(),
+            }
+            for rank, result in enumerate(answer.results, start=1)
+        ],
+    }
+
+
+@app.command()
+def info(index: IndexArgument) -> None:
+    """Say what an index holds and how it was made."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine:
+        size = engine.index.size()
+        recipe = engine.recipe
+        skipped = [row for row in engine.index.pictures() if row.segment is None]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("pictures", f"{size.pictures:,}")
+    table.add_row("skipped", f"{size.skipped:,}")
+    table.add_row("visual words", f"{size.words:,}" if size.words else "none yet")
+    table.add_row("regions", recipe.regions)
+    table.add_row("features", recipe.features)
+    table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
+    _add_sizes(table, size)
+    table.add_row("on disk", f"{(size.search_bytes + size.verify_bytes) / 1e6:,.1f} MB in {size.segments:,} segments")
+    if size.dead:
+        table.add_row("dead", f"{size.dead:,} descriptors of removed or replaced pictures")
+    out.print(table)
+    for row in skipped:
+        out.print(escape(f"  {display_path(row.path)}: {row.problem}"), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def remove(
+    index: IndexArgument,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders for all under them.")],
+) -> None:
+    """Remove pictures from an index; the files themselves are not touched."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine:
+        count = engine.remove(paths)
+    out.print(f"removed {count:,} from the index")
+
+
+@app.command()
+def pairs(
+    index: IndexArgument,
+    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Text file to write, one pair a line.")],
+    top: Annotated[int, typer.Option(min=1, help="Most similar pictures to pair each picture with.")] = 20,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Write names relative to this folder.", show_default="the folder that holds all pictures"),
+    ] = None,
+) -> None:
+    """Write the pairs of pictures worth matching, as hloc and COLMAP read them: two names a line.
+
+    Each pair appears once. Names are relative to the folder that holds all the pictures, which is what those programs
+    call the image folder.
+    """
+    from d2r.engine import Engine
+    from d2r.pairs import write_pairs
+
+    with Engine.open(index) as engine, _progress() as progress:
+        count, folder = write_pairs(engine, file, top=top, root=root, progress=progress)
+    out.print(
+        escape(f"{count:,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def demo(
+    photos: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PHOTOS]", help="Folder of pictures.", show_default="a small collection of its own"),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the collection, its index and the page.")] = Path(
+        "d2r-demo"
+    ),
+    workers: Workers = None,
+) -> None:
+    """Do the whole job once, with no network: index pictures, search them, verify, write a page.
+
+    Without a folder it composes a small collection from photographs that installed libraries bring along: six things,
+    each planted in five cluttered pictures from five viewpoints. With a folder it takes a query from that.
+    """
+    from d2r.demo import run_demo
+    from d2r.engine import Engine
+
+    if photos is not None and not photos.is_dir():
+        raise NotADirectoryError(f"{photos}: not a folder")
+    with _progress() as progress:
+        done = run_demo(photos, folder, workers=workers, progress=progress)
+    with Engine.open(done.index) as engine:
+        _print_report(engine, done.report)
+    box = "" if done.box is None else " --box " + ",".join(f"{value:g}" for value in done.box)
+    query = f"d2r search {done.index} {display_path(done.query)}{box}"
+    out.print(f"\n[bold]{escape(query)}[/]", soft_wrap=True, highlight=False)
+    _print_results(done.answer)
+    if done.right is not None:
+        out.print(f"\n{done.right_on_top} of the {len(done.right)} pictures that show it are on top", highlight=False)
+    out.print(escape(f"page: {display_path(done.page)}"), soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar with rate and time left for each stage; nothing but its end where the output is not a terminal."""
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+        started: dict[str, float] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            now = time.monotonic()
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(_STAGES[stage], total=total, rate="")
+                started[stage] = now
+            elapsed = now - started[stage]
+            rate = f"{done / elapsed:,.1f}/s" if elapsed > 0.5 else ""
+            bar.update(tasks[stage], completed=done, total=total, rate=rate)
+
+        yield update
+
+
+_STAGES = {
+    "describe": "describing a sample",
+    "words": "learning words",
+    "index": "indexing",
+    "pairs": "finding pairs",
+    "compose": "composing photos",
+}

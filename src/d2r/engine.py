@@ -25,7 +25,8 @@ from d2r.codebook import Codebook
 from d2r.describe import Description, describe_query
 from d2r.features import make_extractor
 from d2r.features.base import Features
-from d2r.images import MAX_PIXELS, SUFFIXES, PathLike, Picture, display_path, read_image
+from d2r.files import PathLike, display_path
+from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
 from d2r.index import Hit, Index, PictureRow, StoreError, Writer
 from d2r.ingest import Job, Recipe
 from d2r.regions import make_selector
@@ -226,7 +227,7 @@ class Engine:
             how many files were removed from the index.
 
         Raises:
-            KeyError: a path that the index does not hold; then nothing is removed.
+            StoreError: a path that the index does not hold; then nothing is removed.
         """
         rows = self.index.pictures()
         found: dict[int, PictureRow] = {}
@@ -234,7 +235,7 @@ class Engine:
             wanted = _absolute(path)
             named = {row.id: row for row in rows if row.path == wanted or row.path.startswith(os.path.join(wanted, ""))}
             if not named:
-                raise KeyError(wanted)
+                raise StoreError(f"{display_path(wanted)}: not in the index; nothing was removed")
             found |= named
         with self.index.writing() as writer:
             writer.remove(list(found.values()))
@@ -343,6 +344,22 @@ class Engine:
             for row in self.index.pictures()
             if row.path.startswith(under) and row.path not in listed and not row.path.startswith(unknown)
         ]
+
+
+def codebook_from(path: PathLike) -> Codebook:
+    """Read the visual words of a codebook file or of an index folder.
+
+    Raises:
+        CodebookError: the file is missing or no codebook.
+        StoreError: the folder is no index, or has no words yet.
+    """
+    source = Path(os.fsdecode(path))
+    if not source.is_dir():
+        return Codebook.load(source)
+    with Engine.open(source) as engine:
+        if engine.index.codebook is None:
+            raise StoreError(f"{source}: this index has no visual words yet")
+        return engine.index.codebook
 
 
 def _absolute(path: PathLike) -> str:

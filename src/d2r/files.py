@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and paths as people can read them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
+
+PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def display_path(path: PathLike) -> str:
+    r"""Return a path as printable text; bytes that are not UTF-8 appear as ``\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from d2r.files import PathLike, display_path
+
 Picture: TypeAlias = NDArray[np.uint8]
-PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """File endings, in lower case, of the pictures a folder walk takes."""
@@ -28,7 +29,7 @@ MAX_PIXELS = 150_000_000
 
 # Decoders that are tried, whatever the file is called. GIF is here because cameras and web sites label
 # one as .jpg often enough; the many other formats that Pillow knows only widen the surface of attack.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 _open_lock = threading.Lock()
 
@@ -48,11 +49,6 @@ class ImageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
-
-
-def display_path(path: PathLike) -> str:
-    r"""Return a path as printable text; bytes that are not UTF-8 appear as ``\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:

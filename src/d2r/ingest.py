@@ -19,8 +19,8 @@ from d2r.codebook import Codebook
 from d2r.describe import Description, describe
 from d2r.features import make_extractor
 from d2r.features.base import Features
-from d2r.files import replacing
-from d2r.images import ImageError, decode_image, display_path
+from d2r.files import display_path, replacing
+from d2r.images import ImageError, decode_image
 from d2r.index import Entry, PictureState
 from d2r.regions import make_selector
 

@@ -106,6 +106,11 @@ class Index:
         Catalogue.create(folder, settings)
         return Index(folder)
 
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Say whether there is an index in a folder."""
+        return Catalogue.exists(folder)
+
     def close(self) -> None:
         """Release the catalogue and the mapped files."""
         self._catalogue.close()

@@ -1,0 +1,101 @@
+"""The main job from end to end on a small collection, or on a folder of one's own: index, search, verify."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2r.boxes import Box
+from d2r.build import Progress, Report
+from d2r.datasets.bundled import demo_collection
+from d2r.engine import Answer, Engine
+from d2r.images import read_image
+from d2r.index import Index
+from d2r.report.page import search_page, write_page
+
+_CANDIDATES = 1000  # pictures of a folder that are tried as the query
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo did.
+
+    Attributes:
+        photos: the collection's folder.
+        index: the index that was made of it.
+        page: the HTML page that was written.
+        query: the picture that was searched for.
+        box: the box on it; None is the whole picture.
+        report: what indexing did.
+        answer: what searching found.
+        right: paths of the pictures that are known to show the same thing; None for a folder of one's own.
+    """
+
+    photos: Path
+    index: Path
+    page: Path
+    query: Path
+    box: Box | None
+    report: Report
+    answer: Answer
+    right: frozenset[str] | None
+
+    @property
+    def right_on_top(self) -> int:
+        """How many of the right answers are among as many first results."""
+        right = self.right or frozenset()
+        return sum(result.path in right for result in self.answer.results[: len(right)])
+
+
+def run_demo(photos: Path | None, folder: Path, *, workers: int | None, progress: Progress) -> Demo:
+    """Index a collection, search it, verify, and write the page.
+
+    Args:
+        photos: folder of pictures; None composes a small collection of photographs that installed libraries bring,
+            six things each planted in five cluttered pictures, from five viewpoints.
+        folder: for the collection, its index and the page.
+        workers: see :meth:`d2r.engine.Engine.sync`.
+        progress: told how far it is.
+
+    Raises:
+        d2r.datasets.bundled.BundledError: the libraries with the photographs are not installed.
+        d2r.index.StoreError: the folder holds no pictures.
+    """
+    box: Box | None = None
+    query: Path | None = None
+    right: frozenset[str] | None = None
+    if photos is None:
+        collection = demo_collection(folder, progress=lambda done, total: progress("compose", done, total))
+        photos, query, box = collection.photos, collection.query, collection.box
+        right = frozenset(os.path.abspath(path) for path in collection.answers)
+    index = folder / "index"
+    with Engine.open(index) if Index.exists(index) else Engine.create(index) as engine:
+        report = engine.sync(photos, workers=workers, progress=progress)
+        if query is None:
+            query = _telling_query(engine)
+        picture = read_image(query)
+        answer = engine.search(picture, box=box, top=12)
+        page = folder / "results.html"
+        html = search_page(
+            picture,
+            answer,
+            query_name=query.name,
+            index_name=os.fspath(index),
+            collection=engine.index.size().pictures,
+            box=box,
+        )
+        write_page(page, html)
+    return Demo(photos, index, page, query, box, report, answer, right)
+
+
+def _telling_query(engine: Engine) -> Path:
+    """Return the picture that has the most to find: the largest similarity to its third most similar picture."""
+    best, query = -1.0, ""
+    for tried, (picture, hits) in enumerate(engine.pairs(top=3)):
+        if tried == _CANDIDATES:
+            break
+        score = hits[-1].score if len(hits) == 3 else 0.0
+        if score > best:
+            best, query = score, picture.path
+    return Path(query)
