@@ -40,6 +40,7 @@ app = typer.Typer(
     help="Find the same building, monument or object in a large collection of pictures.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 out = Console()
@@ -58,29 +59,35 @@ Workers = Annotated[
 
 def main() -> None:
     """Run the command line; every expected failure becomes one line that says what to do."""
+    try:
+        app(prog_name="d2r")
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os._exit(1)
+    except KeyboardInterrupt:
+        _fail("stopped; what was committed stays, run the same command again to go on", status=130)
+    except Exception as error:
+        _explain(error)
+        raise
+
+
+def _explain(error: Exception) -> None:
+    """Print an expected error and exit; return when it is not one, which makes it a defect to be seen whole."""
     from d2r.boxes import BoxError
     from d2r.codebook import CodebookError
+    from d2r.datasets.bundled import BundledError
+    from d2r.datasets.clutter import ClutterError
     from d2r.images import ImageError
     from d2r.index import StoreError
     from d2r.registry import SpecError
 
-    try:
-        app()
-    except (BoxError, SpecError) as error:
+    if isinstance(error, BoxError | SpecError | NotADirectoryError):
         _fail(str(error), status=2)
-    except (CodebookError, ImageError, StoreError) as error:
+    if isinstance(error, BundledError | ClutterError | CodebookError | ImageError | StoreError):
         _fail(str(error))
-    except NotADirectoryError as error:
-        _fail(str(error), status=2)
-    except (OSError, sqlite3.OperationalError) as error:
-        if isinstance(error, BrokenPipeError):
-            os._exit(1)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error)
-        if full:
+    if isinstance(error, OSError | sqlite3.OperationalError):
+        if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
             _fail("the disk is full; make room and run the same command again, it goes on where it stopped")
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped; what was committed stays, run the same command again to go on", status=130)
 
 
 def _fail(message: str, *, status: int = 1) -> NoReturn:
@@ -231,13 +238,14 @@ def search(
     from d2r.boxes import parse_box
     from d2r.engine import Engine
     from d2r.images import read_image
-    from d2r.report.page import search_page, write_page
 
     region = parse_box(box) if box is not None else None
     with Engine.open(index) as engine:
         picture = read_image(query, max_pixels=max_pixels)
         answer = engine.search(picture, box=region, top=top, verify=verify)
         if html is not None:
+            from d2r.report.page import search_page, write_page
+
             page = search_page(
                 picture,
                 answer,

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from d2r.files import replacing
 
@@ -102,7 +102,7 @@ class Codebook:
         """Write the codebook as one safetensors file; an old file is replaced all at once."""
         tensors = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
         with replacing(path) as part:
-            save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, part)
+            part.write_bytes(save({name: tensor for name, tensor in tensors.items() if tensor is not None}))
 
     @staticmethod
     def load(path: Path) -> Codebook:

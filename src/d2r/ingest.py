@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from d2r.aggregate import KERNELS, aggregate, assign
 from d2r.codebook import Codebook
@@ -164,7 +164,7 @@ def _stage(description: Description, path: Path) -> None:
             "attention": features.attention,
             "regions": description.regions,
         }
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, part)
+        part.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
 def _staged(path: Path) -> Description | None:

@@ -180,9 +180,10 @@ def test_photographs_of_instances_are_left_out_of_the_backgrounds(sources):
 
 
 def test_objects_in_one_picture_do_not_overlap(sources):
-    config = dataclasses.replace(DIFFICULTIES["hard"], views=4, decoys=(3, 3), side=320)
+    config = dataclasses.replace(DIFFICULTIES["hard"], views=4, decoys=(3, 3), decoy_pictures=0, distractors=0)
     plan = plan_set(config, *sources, 3)
-    shown = [compose_picture(plan, k).truth.planted for k in range(16)]
+    shown = [compose_picture(plan, k).truth.planted for k in range(len(plan))]
+    assert len(shown) == 16
     assert max(map(len, shown)) == 4
     for planted in shown:
         boxes = [thing.box for thing in planted]
@@ -211,7 +212,7 @@ def test_progress_counts_instances_and_pictures(sources, tmp_path):
 def test_the_visible_box_covers_a_share_within_the_configured_range(name):
     config, photo, host = DIFFICULTIES[name], texture(1), texture(2, 400, 300)
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(40):
         planting = plant(host, photo, textured_box(photo), config, rng, occluder=texture(3))
         x1, y1, x2, y2 = planting.box
         assert config.share[0] <= (x2 - x1) * (y2 - y1) / (400 * 300) <= config.share[1]
@@ -262,9 +263,9 @@ def test_the_planted_object_is_where_box_and_homography_say():
     """SIFT matches of a mildly warped object lie in its box, at the places that its homography predicts."""
     photo, host = texture(1, 400, 300), texture(2, 640, 480)
     rng = np.random.default_rng(5)
-    for _ in range(4):
+    for _ in range(2):
         planting = plant(host, photo, (60, 50, 340, 250), MILD, rng)
-        before, after = RootSIFT(top=800).extract([photo, planting.picture])
+        before, after = RootSIFT(top=2500).extract([photo, planting.picture])
         likeness = before.descriptors @ after.descriptors.T
         nearest = likeness.argmax(axis=1)
         ranked = np.sort(likeness, axis=1)

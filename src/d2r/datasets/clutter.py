@@ -36,7 +36,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from d2r.boxes import Box, intersection, pixel_slices
 from d2r.features import Features, RootSIFT
-from d2r.images import SUFFIXES, ImageError, Picture, display_path, encode_jpeg, read_image, shrink
+from d2r.files import display_path, replacing
+from d2r.images import SUFFIXES, ImageError, Picture, encode_jpeg, read_image, shrink
 
 Floats: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = NDArray[np.float64]
@@ -569,7 +570,8 @@ def _warp(photo: Picture, homography: Matrix, extent: tuple[int, int]) -> Pictur
         scale = [photo.shape[1] / source.shape[1], photo.shape[0] / source.shape[0], 1]
         photo, homography = source, homography @ np.diag(scale)
     on_centres = _shift(-0.5, -0.5) @ homography @ _shift(0.5, 0.5)
-    warped = cv2.warpPerspective(photo, on_centres, extent, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    # Not a mirrored border: OpenCV finds its way back one reflection at a time, for ever in a photo two pixels wide.
+    warped = cv2.warpPerspective(photo, on_centres, extent, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, dtype=np.uint8)
 
 
@@ -998,6 +1000,7 @@ def compose_set(
 
     Raises:
         ClutterError: nothing can be composed, the folder holds pictures of another set, or it cannot be written.
+        d2r.images.ImageError: a photograph of an instance, read when planning, cannot be read any more.
     """
     plan = plan_set(config, instances, backgrounds, seed, progress)
     names = [_query_path(k, target.name) for k, target in enumerate(plan.targets)]
@@ -1065,10 +1068,8 @@ def _prepare(folder: Path, paths: set[str]) -> None:
 def _write_ground_truth(whole: ClutterSet) -> None:
     document = {"format": _FORMAT, **dataclasses.asdict(whole)}
     del document["folder"]
-    text = json.dumps(document, default=os.fspath, indent=1)
-    part = whole.folder / f"{GROUND_TRUTH}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(whole.folder / GROUND_TRUTH)
+    with replacing(whole.folder / GROUND_TRUTH) as part:
+        part.write_text(json.dumps(document, default=os.fspath, indent=1), encoding="utf-8")
 
 
 def load_set(folder: Path) -> ClutterSet:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,14 @@ class Index:
         """Release the catalogue and the mapped files."""
         self._catalogue.close()
         self._snapshot = _Snapshot(-1, {}, {})
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def codebook(self) -> Codebook | None:

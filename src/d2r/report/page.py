@@ -1,0 +1,298 @@
+"""A search answer as one self-contained web page: the query, the pictures found and where, the matched points.
+
+html = search_page(read_image("query.jpg"), answer, query_name="query.jpg", index_name="holiday.index", ...)
+write_page("results.html", html)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import ArrayLike, NDArray
+
+from d2r.boxes import Box
+from d2r.engine import Answer, Result
+from d2r.files import PathLike, replacing
+from d2r.images import MAX_PIXELS, ImageError, Picture, display_path, encode_jpeg, read_image, shrink
+
+LARGE_SIDE = 720
+"""Longer side of the pictures on the page, in pixels. One copy serves the card and the match view: that takes fewer
+bytes than a small one and a large one, and the cards are sharp on a fine screen."""
+
+SMALL_SIDE = 360
+"""Longer side when there are more results than :data:`MANY`, so that the page stays of a size to open and send."""
+
+MANY = 60
+
+MOST_LINES = 150
+"""Matched points that the match view joins by lines; more would hide the pictures."""
+
+COLOURS = 6
+"""Colours of the lines, ``.line-0`` and up in the template."""
+
+_QUALITY = 80
+_UNKNOWN_SIZE = (400, 300)  # of a picture that was never read, for its empty frame
+_VIEW_SIDE = 600.0  # longer side of each picture in the match view, in units of its drawing
+_VIEW_GAP = 28.0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one picture is put in a drawing."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class _MatchView:
+    """Query and result, beside or below each other, and the lines between their matched points.
+
+    Attributes:
+        lines: SVG path data of every line, one list a colour.
+        ends: SVG path data of the dots at the ends of the lines of each colour.
+    """
+
+    width: float
+    height: float
+    query: _Place
+    result: _Place
+    lines: list[list[str]]
+    ends: list[str]
+
+
+@dataclass(frozen=True)
+class _Card:
+    """One result as the template shows it; places are in pixels of its picture."""
+
+    rank: int
+    folder: str
+    name: str
+    score: float
+    inliers: int | None
+    width: int
+    height: int
+    known_size: bool
+    image: str | None
+    problem: str | None
+    regions: list[_Place]
+    found: str | None
+    points: str
+    drawn: int
+    views: dict[str, _MatchView]
+
+    @property
+    def path(self) -> str:
+        return self.folder + self.name
+
+    @property
+    def verdict(self) -> str:
+        """What the spatial verification says: "confirmed", "unconfirmed" or "unverified"."""
+        if self.inliers is None:
+            return "unverified"
+        return "confirmed" if self.inliers else "unconfirmed"
+
+
+def search_page(
+    query: Picture,
+    answer: Answer,
+    *,
+    query_name: str,
+    index_name: str,
+    collection: int,
+    box: Box | None,
+    max_pixels: int = MAX_PIXELS,
+) -> str:
+    """Return an HTML document that shows an answer; it holds its pictures and asks the network for nothing.
+
+    A picture that is gone or broken by now has an empty frame with the reason.
+
+    Args:
+        query: uint8 (H, W, 3) RGB, the picture that was searched with.
+        answer: to that query.
+        query_name: what to call the query, for instance its file name.
+        index_name: what to call the index.
+        collection: number of pictures that were searched.
+        box: on the query, in pixels; None when the whole of it was searched for.
+        max_pixels: larger results are not decoded.
+    """
+    height, width = query.shape[:2]
+    side = LARGE_SIDE if len(answer.results) <= MANY else SMALL_SIDE
+    # The description holds the box as it was used: cut to the picture.
+    region = np.asarray(answer.query.boxes[0], np.float64)
+    cards = [
+        _card(rank, result, (width, height), region, side, max_pixels)
+        for rank, result in enumerate(answer.results, start=1)
+    ]
+    return _TEMPLATE.render(
+        query_name=_printable(query_name),
+        query_image=_data_uri(shrink(query, LARGE_SIDE)),
+        query_width=width,
+        query_height=height,
+        query_region=_polygon(_corners(region)) if box is not None else None,
+        query_features=_dots(answer.query.features.positions),
+        feature_count=len(answer.query.features),
+        index_name=_printable(index_name),
+        collection=collection,
+        stages=list(answer.seconds.items()),
+        cards=cards,
+    )
+
+
+def write_page(path: PathLike, html: str) -> None:
+    """Write a page; a file that was there is replaced once all is written, and kept when writing fails."""
+    with replacing(Path(os.fsdecode(path))) as part:
+        part.write_bytes(html.encode())
+
+
+def _card(
+    rank: int, result: Result, query_size: tuple[int, int], region: NDArray[np.float64], side: int, max_pixels: int
+) -> _Card:
+    image, problem = None, None
+    size = (result.width, result.height)
+    known_size = min(size) > 0
+    try:
+        picture = read_image(result.path, max_pixels=max_pixels)
+    except ImageError as error:
+        problem = error.reason
+    else:
+        image = _data_uri(shrink(picture, side))
+        now = (picture.shape[1], picture.shape[0])
+        if known_size and size != now:
+            problem = "it was changed after it was indexed, so the marks may be in the wrong places"
+        elif not known_size:
+            size, known_size = now, True
+    if not known_size:
+        size = _UNKNOWN_SIZE
+    folder, name = os.path.split(result.path)
+    chosen = _evenly_chosen(result.query_points, MOST_LINES)
+    query_points, points = result.query_points[chosen], result.points[chosen]
+    return _Card(
+        rank=rank,
+        folder=_printable(os.path.join(folder, "")) if folder else "",
+        name=_printable(name),
+        score=result.score,
+        inliers=result.inliers,
+        width=size[0],
+        height=size[1],
+        known_size=known_size,
+        image=image,
+        problem=problem,
+        regions=[_Place(*_rounded([x1, y1, x2 - x1, y2 - y1])) for x1, y1, x2, y2 in result.boxes[1:].tolist()],
+        found=_polygon(_mapped(_corners(region), result.transform)) if result.transform is not None else None,
+        points=_dots(result.points),
+        drawn=len(chosen),
+        views={
+            "beside": _match_view(query_size, size, query_points, points, axis=0),
+            "below": _match_view(query_size, size, query_points, points, axis=1),
+        },
+    )
+
+
+def _match_view(
+    query_size: tuple[int, int],
+    result_size: tuple[int, int],
+    query_points: NDArray[np.float32],
+    points: NDArray[np.float32],
+    *,
+    axis: int,
+) -> _MatchView:
+    """Arrange the two pictures along an axis (0: side by side, 1: one below the other) and join their points."""
+    scales = [_VIEW_SIDE / max(size) for size in (query_size, result_size)]
+    sizes = np.array([query_size, result_size]) * np.array(scales)[:, None]
+    total = sizes.max(axis=0)
+    total[axis] = sizes[:, axis].sum() + _VIEW_GAP
+    origins = (total - sizes) / 2  # centred across the axis
+    origins[:, axis] = [0.0, sizes[0, axis] + _VIEW_GAP]
+    starts = query_points * scales[0] + origins[0]
+    ends = points * scales[1] + origins[1]
+    # Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
+    order = np.argsort(starts[:, 1 - axis], kind="stable")
+    bands = np.array_split(order, COLOURS)
+    places = [_Place(*_rounded([*origin, *size])) for origin, size in zip(origins, sizes, strict=True)]
+    return _MatchView(
+        *_rounded(total),
+        query=places[0],
+        result=places[1],
+        lines=[[_line(starts[row], ends[row]) for row in band] for band in bands],
+        ends=[_dots(np.concatenate([starts[band], ends[band]])) for band in bands],
+    )
+
+
+def _evenly_chosen(points: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+    """Return the rows of at most ``most`` points, spread evenly from the top of the picture to its bottom."""
+    order = np.argsort(points[:, 1], kind="stable")
+    if len(order) <= most:
+        return order
+    return order[np.linspace(0, len(order) - 1, most).round().astype(np.intp)]
+
+
+def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    x1, y1, x2, y2 = box
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+
+
+def _mapped(points: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    return points @ transform[:, :2].T + transform[:, 2]
+
+
+def _rounded(values: ArrayLike) -> list[float]:
+    """Return numbers to a tenth, enough for a drawing, whole ones as integers so that they print short."""
+    tenths = np.round(np.asarray(values, np.float64), 1) + 0.0  # -0.0 becomes 0.0
+    return [int(value) if value == int(value) else value for value in tenths.tolist()]
+
+
+def _polygon(corners: NDArray[np.float64]) -> str:
+    """Return SVG path data of a closed polygon."""
+    return "M" + "L".join("{} {}".format(*_rounded(corner)) for corner in corners) + "Z"
+
+
+def _line(start: NDArray[np.floating], end: NDArray[np.floating]) -> str:
+    return "M{} {}L{} {}".format(*_rounded(start), *_rounded(end))
+
+
+def _dots(points: NDArray[np.floating]) -> str:
+    """Return SVG path data that a round line cap draws as one dot a point, far shorter than as many circles."""
+    return "".join("M{} {}h.1".format(*_rounded(point)) for point in points)
+
+
+def _data_uri(picture: Picture) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture, _QUALITY)).decode()
+
+
+def _printable(path: str) -> str:
+    """Return a path without anything that a page cannot show or that would reorder its text, such as newlines."""
+    shown = display_path(path)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else "under 10 ms"
+
+
+def _csp_hash(text: str) -> str:
+    """Return what a content security policy calls an inline style or script by, to allow that one and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("d2r.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"csp_hash": _csp_hash, "duration": _duration}
+    return environment
+
+
+_TEMPLATE = _environment().get_template("page.html.j2")

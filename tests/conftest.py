@@ -1,0 +1,71 @@
+"""Fixtures that several tests share: a few real photographs, small, and an index of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2r.datasets.bundled import bundled_photos
+from d2r.engine import Engine
+from d2r.images import read_image, shrink
+
+
+def view_of(image: np.ndarray, angle: float, scale: float) -> np.ndarray:
+    """Return a picture turned about its centre, as another photographer would have taken it."""
+    height, width = image.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    return cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten small photographs: three of the pagoda from different views, and seven other things, two folders deep."""
+    folder = tmp_path_factory.mktemp("collection") / "photos"
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    bundled = bundled_photos()
+    pagoda = shrink(read_image(bundled.instances[0].photos[0]), 360)
+    for number, (angle, scale) in enumerate([(0, 1.0), (6, 1.1), (-8, 1.25)]):
+        Image.fromarray(view_of(pagoda, angle, scale)).save(folder / f"pagoda-{number}.jpg", quality=92)
+    for number, path in enumerate(bundled.backgrounds[:7]):
+        place = folder / "deep" / ("deeper" if number % 2 else "")
+        Image.fromarray(shrink(read_image(path), 320)).save(place / f"other-{number}.PNG")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_index(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the ten photographs; not to be changed."""
+    folder = tmp_path_factory.mktemp("built") / "photos.index"
+    with Engine.create(folder, words=128) as engine:
+        engine.sync(photo_folder, workers=0)
+    return folder
+
+
+@pytest.fixture
+def collection(photo_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the photographs, with the times of the originals, that a test may change."""
+    return Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+
+
+@pytest.fixture
+def engine(collection: Path, tmp_path: Path) -> Iterator[Engine]:
+    """An index of ``collection`` that a test may change."""
+    with Engine.create(tmp_path / "photos.index", words=128, regions="whole") as engine:
+        engine.sync(collection, workers=0)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real scenes and ground truth, from D2R_DATA or beside the repository."""
+    folder = Path(os.environ.get("D2R_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data: set D2R_DATA (there is no {folder})")
+    return folder

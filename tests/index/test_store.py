@@ -1,0 +1,333 @@
+import os
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2r.aggregate import KERNELS, Aggregated, pack_signs, similarity
+from d2r.codebook import Codebook
+from d2r.features.base import Features
+from d2r.index import Entry, Index, PictureState, StoreError
+from d2r.index.catalogue import FORMAT
+
+WORDS, DIM = 50, 128
+
+
+def entry(seed, words=20):
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(WORDS, words, replace=False)).astype(np.int32)
+    codes = pack_signs(rng.normal(size=(words, DIM)))
+    descriptors = rng.normal(size=(3, DIM)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    features = Features(np.full((3, 2), seed, np.float32), np.ones(3, np.float32), descriptors, np.ones(3, np.float32))
+    return Entry(Aggregated(chosen, codes, DIM), np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), features)
+
+
+def state(name):
+    return PictureState(f"/photos/{name}.jpg", 1, 1, b"digest", 9, 9)
+
+
+def put(index, seeds):
+    with index.writing() as writer:
+        writer.put([(state(seed), entry(seed)) for seed in seeds])
+
+
+def found(index):
+    return {Path(row.path).stem for row in index.pictures() if row.segment is not None}
+
+
+@pytest.fixture
+def index(tmp_path):
+    index = Index.create(tmp_path / "x.index", {"made": "for tests"})
+    with index.writing() as writer:
+        writer.set_codebook(Codebook(np.random.default_rng(0).normal(size=(WORDS, DIM)).astype(np.float32)))
+    yield index
+    index.close()
+
+
+def test_search_equals_brute_force_over_several_segments_and_removals(index):
+    for start in (0, 10, 20):
+        put(index, range(start, start + 10))
+    with index.writing() as writer:
+        writer.remove([index.picture(f"/photos/{seed}.jpg") for seed in (3, 12, 29)])
+        writer.put([(state(5), entry(500))])
+    kernel = KERNELS["r-asmk*"]
+    stored = {str(seed): entry(500 if seed == 5 else seed) for seed in range(30) if seed not in (3, 12, 29)}
+    query = entry(7, words=30).aggregated
+    expected = {name: similarity(query, one.aggregated, kernel) for name, one in stored.items()}
+    hits = index.search(query, top=100)
+    scores = {Path(hit.picture.path).stem: hit.score for hit in hits}
+    assert scores.keys() == {name for name, score in expected.items() if score > 0}
+    assert scores == pytest.approx({name: expected[name] for name in scores}, rel=1e-5, abs=1e-7)
+    assert [hit.score for hit in hits] == sorted(scores.values(), reverse=True)
+    assert [hit.picture.path for hit in index.search(query, top=5)] == [hit.picture.path for hit in hits[:5]]
+
+
+def test_features_and_regions_come_back(index):
+    put(index, range(5))
+    row = index.picture("/photos/3.jpg")
+    features = index.features(row)
+    np.testing.assert_array_equal(features.positions, entry(3).features.positions)
+    np.testing.assert_allclose(features.descriptors, entry(3).features.descriptors, atol=0.01)
+    boxes, scores = index.regions(row)
+    assert boxes.tolist() == [[0, 0, 9, 9]]
+    assert scores.tolist() == [1]
+
+
+def test_an_empty_descriptor_is_kept_and_never_found(index):
+    empty = Entry(
+        Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), DIM),
+        np.array([[0, 0, 9, 9]], np.float32),
+        np.ones(1, np.float32),
+        Features.empty(DIM),
+    )
+    with index.writing() as writer:
+        writer.put([(state("blank"), empty), (state(1), entry(1))])
+    assert found(index) == {"blank", "1"}
+    assert [Path(hit.picture.path).stem for hit in index.search(entry(1).aggregated, 10)] == ["1"]
+    assert index.search(empty.aggregated, 10) == []
+    assert len(index.features(index.picture("/photos/blank.jpg"))) == 0
+
+
+def test_a_picture_keeps_its_number_when_it_is_described_again(index):
+    put(index, [1, 2])
+    before = index.picture("/photos/1.jpg")
+    put(index, [1])
+    after = index.picture("/photos/1.jpg")
+    assert after.id == before.id
+    assert after.segment != before.segment
+
+
+def test_segments_whose_pictures_are_all_gone_leave_the_disk(index):
+    put(index, [1, 2])
+    put(index, [3])
+    with index.writing() as writer:
+        writer.remove([index.picture("/photos/1.jpg"), index.picture("/photos/2.jpg")])
+    assert len(list((index.folder / "segments").iterdir())) == 1
+    assert index.size().dead == 0
+    assert found(index) == {"3"}
+
+
+def test_two_writers_cannot_both_write(index):
+    with index.writing(), pytest.raises(StoreError, match="another process"), Index(index.folder).writing():
+        pass
+    put(index, [1])
+
+
+def test_readers_are_not_blocked_while_a_writer_holds_the_index(index):
+    put(index, range(5))
+    with index.writing() as writer, Index(index.folder) as reader:
+        assert len(reader.search(entry(1).aggregated, 10)) >= 1
+        writer.put([(state(9), entry(9))])
+        assert found(reader) == {"0", "1", "2", "3", "4", "9"}
+
+
+def test_an_error_in_the_middle_of_a_commit_leaves_the_last_good_state(index, monkeypatch):
+    put(index, [1, 2])
+    with index.writing() as writer:
+        monkeypatch.setattr(writer._catalogue, "put_picture", lambda row: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            writer.put([(state(3), entry(3))])
+    assert found(index) == {"1", "2"}
+    monkeypatch.undo()
+    put(index, [4])
+    assert found(index) == {"1", "2", "4"}
+    assert len(list((index.folder / "segments").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("version", "word"), [(FORMAT + 1, "newer"), (FORMAT - 1, "older")])
+def test_an_index_of_another_format_is_refused_with_what_to_do(index, version, word):
+    with sqlite3.connect(index.folder / "catalogue.sqlite") as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(StoreError, match=rf"{word} d2r \(format {version}, this one is {FORMAT}\)"):
+        Index(index.folder)
+
+
+def test_a_folder_that_is_no_index_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"nothing: not an index"):
+        Index(tmp_path / "nothing")
+
+
+def test_a_database_of_another_program_is_refused(tmp_path):
+    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
+        connection.execute("CREATE TABLE settings (x)")
+    with pytest.raises(StoreError, match="another program"):
+        Index(tmp_path)
+
+
+def test_a_damaged_catalogue_is_named(index):
+    put(index, [1])
+    index.close()
+    for file in index.folder.glob("catalogue.sqlite*"):
+        file.write_bytes(b"damaged" * 1000)
+    with pytest.raises(StoreError, match="damaged"):
+        Index(index.folder)
+
+
+def test_a_missing_segment_file_is_named(index):
+    put(index, [1])
+    (index.folder / "segments" / "000001" / "g.npy").unlink()
+    with Index(index.folder) as reader, pytest.raises(StoreError, match=r"g\.npy"):
+        reader.search(entry(1).aggregated, 1)
+
+
+def test_a_truncated_segment_file_is_named(index):
+    put(index, [1])
+    file = index.folder / "segments" / "000001" / "posting_codes.npy"
+    file.write_bytes(file.read_bytes()[:100])
+    with Index(index.folder) as reader, pytest.raises(StoreError, match="damaged"):
+        reader.search(entry(1).aggregated, 1)
+
+
+def test_a_read_only_index_can_be_searched(index, tmp_path):
+    put(index, [1, 2])
+    index.close()
+    frozen = Path(shutil.copytree(index.folder, tmp_path / "frozen.index"))
+    for path in [frozen, *frozen.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    with Index(frozen) as reader:
+        assert len(reader.search(entry(1).aggregated, 10)) == 2
+
+
+_WRITER = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[2])
+    from test_store import entry, state
+    from d2r.index import Index
+
+    index = Index(Path(sys.argv[1]))
+    with index.writing() as writer:
+        print("ready", flush=True)
+        for number in range(int(sys.argv[3]), 100_000):
+            writer.put([(state(f"{number}-{part}"), entry(part)) for part in range(3)])
+            print(number, flush=True)  # acknowledged: must survive from here on
+            if number % 5 == 4:
+                writer.remove([index.picture(f"/photos/{number - 4}-{part}.jpg") for part in range(3)])
+                print(-(number - 4) - 1, flush=True)
+"""
+
+
+def test_killing_a_writer_at_random_moments_loses_nothing_that_was_acknowledged(index):
+    rng = random.Random(0)
+    expected: set[int] = set()
+    start = 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(_WRITER), index.folder, Path(__file__).parent, str(start)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        acknowledged = [int(line) for line in process.stdout.read().split("\n") if line]
+        process.wait()
+        for number in acknowledged:
+            if number >= 0:
+                expected.add(number)
+            else:
+                expected.discard(-number - 1)
+        with Index(index.folder) as reader:
+            names = found(reader)
+            numbers = {int(name.split("-")[0]) for name in names}
+            # Whole batches only; at most the change that was under way may be there beyond what was acknowledged.
+            assert all({f"{number}-{part}" for part in range(3)} <= names for number in numbers)
+            assert len(numbers ^ expected) <= 1
+            for row in reader.pictures():
+                reader.features(row)
+            assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
+            expected, start = numbers, max(numbers, default=start) + 1
+    assert expected
+
+
+def test_searches_during_changes_always_see_one_whole_state(index):
+    """A writer replaces all pictures again and again; every search finds each of them exactly once."""
+    put(index, range(10))
+    stop = threading.Event()
+    errors = []
+
+    def read():
+        with Index(index.folder) as reader:
+            while not stop.is_set():
+                names = [Path(hit.picture.path).stem for hit in reader.search(query, 100)]
+                if sorted(names) != sorted(reachable):
+                    errors.append(names)
+
+    query = entry(3, words=WORDS).aggregated
+    reachable = [Path(hit.picture.path).stem for hit in index.search(query, 100)]
+    assert len(reachable) == 10
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(15):
+        put(index, range(10))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_disk_that_fills_loses_nothing_and_the_index_can_be_used_on(index):
+    put(index, range(5))
+
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    code = textwrap.dedent(_WRITER)
+    done = subprocess.run(
+        [sys.executable, "-c", code, index.folder, Path(__file__).parent, "100"],
+        preexec_fn=limit_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert found(index) == {"0", "1", "2", "3", "4"}
+    assert [path for path in index.folder.rglob("*") if path.name.endswith(".part")] == []
+    put(index, [7])
+    assert found(index) == {"0", "1", "2", "3", "4", "7"}
+    assert len(index.search(entry(7).aggregated, 1)) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs the superuser")
+def test_a_full_file_system_keeps_the_last_good_state(tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        index = Index.create(place / "x.index", {})
+        with index.writing() as writer:
+            writer.set_codebook(Codebook(np.random.default_rng(0).normal(size=(WORDS, DIM)).astype(np.float32)))
+        done = 0
+
+        def fill():
+            nonlocal done
+            for number in range(1000):
+                put(index, range(number * 20, number * 20 + 20))
+                done += 20
+
+        with pytest.raises((OSError, sqlite3.OperationalError), match=r"[Nn]o space|full"):
+            fill()
+        assert found(index) == {str(seed) for seed in range(done)}
+        assert len(index.search(entry(1).aggregated, 1)) == 1
+        with index.writing() as writer:
+            writer.remove([row for row in index.pictures() if int(Path(row.path).stem) < done - 20])
+        assert len(index.search(entry(1).aggregated, 100)) <= 20  # lets go of the files of removed pictures
+        put(index, [1_000_000])
+        assert len(found(index)) == 21
+        index.close()
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

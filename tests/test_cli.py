@@ -1,0 +1,291 @@
+import json
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2r.cli import main
+from d2r.codebook import train_codebook
+from d2r.engine import Engine
+
+
+@pytest.fixture
+def d2r(monkeypatch, capsys):
+    """Run the command line in this process; returns exit status, output and error output."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["d2r", *map(os.fspath, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def start(*arguments, **options):
+    command = [sys.executable, "-c", "from d2r.cli import main; main()", *map(os.fspath, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_help_explains_every_command(d2r):
+    status, out, _ = d2r("--help")
+    assert status == 0
+    for command in ("index", "search", "info", "remove", "pairs", "demo"):
+        assert command in out
+        status, text, _ = d2r(command, "--help")
+        assert status == 0
+        assert "Usage: d2r" in text
+        assert len(text) > 400
+
+
+def test_indexing_then_searching_from_the_command_line_with_worker_processes(collection, tmp_path):
+    (collection / "empty.jpg").touch()
+    index = tmp_path / "new.index"
+    options = ["--words", "64", "--workers", "2", "--regions", "rmac:levels=1"]
+    process = start("index", collection, "--out", index, *options)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    text = out.decode()
+    assert "10  (10 added, 1 skipped)" in text
+    assert "64  (learned now)" in text
+    assert "to search" in text
+    assert "empty.jpg: the file is empty" in text
+    process = start("search", index, collection / "pagoda-1.jpg", "--json", "--top", "3")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    answer = json.loads(out)
+    assert {Path(result["path"]).name for result in answer["results"]} == {f"pagoda-{n}.jpg" for n in range(3)}
+    assert all(result["inliers"] >= 8 for result in answer["results"])
+    assert [result["rank"] for result in answer["results"]] == [1, 2, 3]
+
+
+def test_the_number_of_words_that_was_chosen_is_said(d2r, collection, tmp_path):
+    status, out, err = d2r("index", collection, "--out", tmp_path / "x.index", "--workers", "0", "--regions", "whole")
+    assert status == 0, err
+    assert "256  (learned now, chosen for 10 pictures)" in out
+
+
+def test_a_search_prints_a_ranked_table(d2r, built_index, photo_folder):
+    status, out, _ = d2r("search", built_index, photo_folder / "pagoda-0.jpg", "--top", "2")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0].split() == ["rank", "score", "inliers", "path"]
+    rank, score, inliers, path = lines[1].split()
+    assert (rank, path) == ("1", str(photo_folder / "pagoda-0.jpg"))
+    assert 0 < float(score) <= 1
+    assert int(inliers) >= 8
+    assert lines[2].split()[0] == "2"
+
+
+def test_a_box_is_searched_in_the_picture_and_reported(d2r, built_index, photo_folder):
+    _, out, _ = d2r("search", built_index, photo_folder / "pagoda-0.jpg", "--box", "60,40,300,900", "--json")
+    answer = json.loads(out)
+    assert answer["query"]["box"] == [60, 40, 300, Image.open(photo_folder / "pagoda-0.jpg").height]
+
+
+def test_a_page_is_written_beside_the_table(d2r, built_index, photo_folder, tmp_path):
+    status, out, _ = d2r("search", built_index, photo_folder / "pagoda-0.jpg", "--html", tmp_path / "page.html")
+    assert status == 0
+    assert "page.html" in out
+    page = (tmp_path / "page.html").read_text()
+    assert "pagoda-2.jpg" in page
+    assert "data:image/jpeg;base64," in page
+
+
+@pytest.mark.parametrize("box", ["5,5,1,1", "1,2,3", "a,b,c,d", "5,5,5,9", "9000,9000,9100,9100"])
+def test_a_bad_box_is_a_usage_error_that_shows_the_box(d2r, built_index, photo_folder, box):
+    status, _, err = d2r("search", built_index, photo_folder / "pagoda-0.jpg", "--box", box)
+    assert status == 2
+    assert err.startswith("error: box")
+    assert box in err or box.replace(",", ", ") in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search"],
+        ["search", "INDEX", "QUERY", "--top", "0"],
+        ["search", "INDEX", "QUERY", "--top", "many"],
+        ["index", "PHOTOS"],
+        ["index", "PHOTOS", "--out", "NEW", "--regions", "nowhere"],
+        ["index", "PHOTOS", "--out", "NEW", "--features", "rootsift:top=0"],
+        ["index", "PHOTOS", "--out", "NEW", "--words", "0"],
+        ["index", "PHOTOS", "--out", "NEW", "--words", "5", "--codebook", "INDEX"],
+        ["index", "MISSING", "--out", "NEW"],
+        ["index", "PHOTOS", "--out", "INDEX", "--regions", "whole"],
+        ["index", "PHOTOS", "--out", "INDEX", "--words", "5"],
+        ["demo", "MISSING"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_exits_with_2_and_makes_nothing(d2r, built_index, photo_folder, tmp_path, arguments):
+    names = {
+        "INDEX": built_index,
+        "PHOTOS": photo_folder,
+        "QUERY": photo_folder / "pagoda-0.jpg",
+        "NEW": tmp_path / "new.index",
+        "MISSING": tmp_path / "missing",
+    }
+    status, out, err = d2r(*(names.get(argument, argument) for argument in arguments))
+    assert status == 2
+    assert out == ""
+    assert len(err) > 10
+    assert not (tmp_path / "new.index").exists()
+
+
+def test_failures_exit_with_1_and_name_what_failed(d2r, built_index, photo_folder, tmp_path):
+    note = tmp_path / "note.jpg"
+    note.write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    small = train_codebook(np.random.default_rng(0).normal(size=(99, 64)).astype(np.float32), 8)
+    small.save(tmp_path / "small.safetensors")
+    cases = [
+        (["search", tmp_path, note], "not an index"),
+        (["search", built_index, note], "note.jpg: not a picture"),
+        (["search", built_index, tmp_path / "gone.jpg"], "gone.jpg: cannot be read"),
+        (["info", tmp_path], "not an index"),
+        (["remove", built_index, tmp_path / "gone.jpg"], "gone.jpg: not in the index"),
+        (["index", tmp_path / "empty", "--out", tmp_path / "a.index"], "no pictures there"),
+        (["index", photo_folder, "--out", photo_folder], "it exists and is not an index"),
+        (["index", photo_folder, "--out", tmp_path / "b.index", "--codebook", note], "note.jpg: cannot be read as"),
+        (
+            ["index", photo_folder, "--out", tmp_path / "c.index", "--codebook", tmp_path / "small.safetensors"],
+            "64 dimensions, but the features have 128",
+        ),
+        (["pairs", built_index, "--out", tmp_path / "p.txt", "--root", tmp_path / "empty"], "outside"),
+    ]
+    for arguments, message in cases:
+        status, _, err = d2r(*arguments)
+        assert status == 1, arguments
+        assert message in err.replace("\n", " "), arguments
+        assert "Traceback" not in err
+
+
+def test_an_index_of_a_newer_format_says_to_upgrade(d2r, built_index, photo_folder, tmp_path):
+    index = shutil.copytree(built_index, tmp_path / "newer.index")
+    with sqlite3.connect(index / "catalogue.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    status, _, err = d2r("search", index, photo_folder / "pagoda-0.jpg")
+    assert status == 1
+    assert "upgrade d2r" in err
+
+
+def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
+    status, out, _ = d2r("info", built_index)
+    assert status == 0
+    facts = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert facts["pictures"].strip() == "10"
+    assert facts["regions"].strip() == "rmac:levels=2"
+    assert facts["features"].strip() == "rootsift"
+
+
+def test_removing_from_the_command_line(d2r, engine, collection, tmp_path):
+    index = tmp_path / "photos.index"
+    status, out, _ = d2r("remove", index, collection / "deep")
+    assert (status, out) == (0, "removed 7 from the index\n")
+    assert engine.index.size().pictures == 3
+    assert (collection / "deep").exists()
+
+
+def test_pairs_are_two_names_a_line_relative_to_the_image_folder(d2r, built_index, photo_folder, tmp_path):
+    status, out, _ = d2r("pairs", built_index, "--top", "2", "--out", tmp_path / "pairs.txt")
+    assert status == 0
+    lines = [line.split() for line in (tmp_path / "pairs.txt").read_text().splitlines()]
+    assert f"{len(lines)} pairs" in out
+    assert all(len(line) == 2 and line[0] < line[1] for line in lines)
+    assert ["pagoda-0.jpg", "pagoda-1.jpg"] in lines
+    assert len({tuple(line) for line in lines}) == len(lines)
+    assert all((photo_folder / name).is_file() for line in lines for name in line)
+
+
+def test_a_name_with_white_space_cannot_go_into_a_pairs_file(d2r, engine, collection, tmp_path):
+    (collection / "pagoda-0.jpg").rename(collection / "my pagoda.jpg")
+    engine.sync(collection, workers=0)
+    status, _, err = d2r("pairs", tmp_path / "photos.index", "--out", tmp_path / "pairs.txt")
+    assert status == 1
+    assert "my pagoda.jpg" in err
+    assert not (tmp_path / "pairs.txt").exists()
+
+
+def test_odd_file_names_are_printed_and_survive_json(d2r, engine, collection, tmp_path):
+    odd = os.fsdecode(os.fsencode(collection) + b"/[bold]\xff.jpg")
+    shutil.copy(collection / "pagoda-1.jpg", odd)
+    engine.sync(collection, workers=0)
+    _, out, _ = d2r("search", tmp_path / "photos.index", odd, "--top", "2")
+    assert r"[bold]\xff.jpg" in out
+    _, out, _ = d2r("search", tmp_path / "photos.index", odd, "--top", "2", "--json")
+    assert odd in [result["path"] for result in json.loads(out)["results"]]
+    assert Path(json.loads(out)["results"][0]["path"]).exists()
+
+
+def test_a_run_that_is_interrupted_goes_on_where_it_was(collection, tmp_path):
+    index = tmp_path / "x.index"
+    process = start("index", collection, "--out", index, "--words", "64", "--workers", "1", start_new_session=True)
+    staging = index / "staging"
+    deadline = time.monotonic() + 60
+    while not (staging.is_dir() and len(list(staging.glob("*.safetensors"))) >= 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    described = {path: path.stat().st_mtime_ns for path in staging.glob("*.safetensors")}
+    assert described
+    with Engine.open(index) as engine:
+        report = engine.sync(collection, workers=0)
+        assert report.added == 10
+        assert set(engine.index.folder.iterdir()) >= {index / "catalogue.sqlite", index / "segments"}
+    assert not staging.exists()
+
+
+def test_a_disk_that_fills_while_indexing_is_said_and_the_next_run_goes_on(collection, tmp_path):
+    index = tmp_path / "x.index"
+    with Engine.create(index, words=64, regions="whole") as engine:
+        engine.add([collection / "pagoda-0.jpg"], workers=0)
+
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    process = start("index", collection, "--out", index, "--workers", "0", preexec_fn=limit_files)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert b"error:" in err
+    assert b"Traceback" not in err
+    with Engine.open(index) as engine:
+        assert engine.index.size().pictures == 1
+        assert engine.sync(collection, workers=0).added == 9
+
+
+def test_a_folder_of_ones_own_can_be_shown_as_the_demo(d2r, photo_folder, tmp_path):
+    status, out, err = d2r("demo", photo_folder, "--out", tmp_path / "demo", "--workers", "0")
+    assert status == 0, err
+    assert "d2r search" in out
+    assert "pagoda" in (tmp_path / "demo" / "results.html").read_text()
+    assert not (tmp_path / "demo" / "photos").exists()
+
+
+def test_the_demo_composes_a_collection_and_finds_what_it_planted(tmp_path):
+    process = start("demo", "--out", tmp_path / "demo", env={**os.environ, "COLUMNS": "200"})
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    text = out.decode()
+    right, of = text.split(" pictures that show it are on top")[0].splitlines()[-1].split(" of the ")
+    assert (int(right), int(of)) == (5, 5)
+    page = (tmp_path / "demo" / "results.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") or page.startswith("<!doctype html>")

@@ -1,0 +1,375 @@
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2r.boxes import BoxError
+from d2r.codebook import CodebookError, train_codebook
+from d2r.engine import Engine, codebook_from
+from d2r.images import ImageError, read_image
+from d2r.index import StoreError
+from d2r.registry import SpecError
+
+
+def names(answer):
+    return [Path(result.path).name for result in answer.results]
+
+
+def paths(engine):
+    return {row.path for row in engine.index.pictures() if row.segment is not None}
+
+
+def touch_later(path):
+    """Give a file another time, as an editor that saves it would."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10_000_000_000))
+
+
+def flat(path):
+    Image.new("RGB", (80, 60), (120, 130, 140)).save(path)
+    return path
+
+
+def test_the_views_of_one_building_are_found_first(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        answer = engine.search(photo_folder / "pagoda-1.jpg", top=3)
+    assert names(answer)[0] == "pagoda-1.jpg"
+    assert set(names(answer)) == {"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"}
+    assert all(result.inliers >= 8 for result in answer.results)
+    assert set(answer.seconds) == {"describe", "search", "verify"}
+
+
+def test_a_picture_itself_has_the_highest_score_and_all_its_points_agree(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        best = engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0]
+    assert Path(best.path).name == "pagoda-0.jpg"
+    np.testing.assert_allclose(best.transform, [[1, 0, 0], [0, 1, 0]], atol=0.02)
+    np.testing.assert_allclose(best.query_points, best.points, atol=0.5)
+
+
+def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, photo_folder):
+    picture = read_image(photo_folder / "pagoda-0.jpg")
+    box = (60, 40, 300, 220)
+    with Engine.open(built_index) as engine:
+        answer = engine.search(picture, box=box, top=3)
+    for result in answer.results:
+        assert (result.query_points >= [60, 40]).all()
+        assert (result.query_points <= [300, 220]).all()
+        mapped = result.query_points @ result.transform[:, :2].T + result.transform[:, 2]
+        assert np.linalg.norm(mapped - result.points, axis=1).max() <= 10.5
+        assert (result.points <= [result.width, result.height]).all()
+
+
+def test_without_verification_results_are_ranked_by_score_and_have_no_inliers(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=0)
+    scores = [result.score for result in answer.results]
+    assert scores == sorted(scores, reverse=True)
+    assert {result.inliers for result in answer.results} == {None}
+
+
+def test_verified_results_come_first_sorted_by_inliers_then_score(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=4)
+    keys = [(result.inliers, result.score) for result in answer.results[:4]]
+    assert keys == sorted(keys, reverse=True)
+    assert all(result.inliers is None for result in answer.results[4:])
+
+
+def test_results_carry_the_regions_that_were_described(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        result = engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0]
+    assert result.boxes[0].tolist() == [0, 0, result.width, result.height]
+    assert len(result.boxes) == len(result.box_scores) > 4
+
+
+@pytest.mark.parametrize("box", [(50, 50, 20, 80), (50, 50, 50, 80), (9000, 9000, 9100, 9100), (0, 0, np.nan, 5)])
+def test_a_bad_box_is_refused(built_index, photo_folder, box):
+    with Engine.open(built_index) as engine, pytest.raises(BoxError):
+        engine.search(photo_folder / "pagoda-0.jpg", box=box)
+
+
+def test_a_query_without_texture_finds_nothing(built_index, tmp_path):
+    with Engine.open(built_index) as engine:
+        answer = engine.search(flat(tmp_path / "flat.png"))
+    assert answer.results == []
+    assert len(answer.query.features) == 0
+
+
+def test_a_query_that_is_no_picture_is_refused_by_name(built_index, tmp_path):
+    (tmp_path / "note.jpg").write_text("not a picture")
+    with Engine.open(built_index) as engine, pytest.raises(ImageError, match=r"note\.jpg"):
+        engine.search(tmp_path / "note.jpg")
+
+
+def test_syncing_again_touches_nothing(engine, collection, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "photos.index" / "segments").rglob("*")}
+    rows = engine.index.pictures()
+    report = engine.sync(collection, workers=0)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (0, 0, 0, 10)
+    assert engine.index.pictures() == rows
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_syncing_adds_what_is_new_drops_what_is_gone_and_describes_what_changed_again(engine, collection):
+    (collection / "pagoda-0.jpg").unlink()
+    shutil.copy(collection / "pagoda-1.jpg", collection / "new.JPEG")
+    Image.open(collection / "pagoda-1.jpg").rotate(180).save(collection / "pagoda-2.jpg")
+    touch_later(collection / "pagoda-2.jpg")
+    kept = {row.path: row for row in engine.index.pictures() if "other" in row.path}
+    report = engine.sync(collection, workers=0)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (1, 1, 1, 8)
+    assert {Path(path).name for path in paths(engine)} >= {"new.JPEG", "pagoda-1.jpg", "pagoda-2.jpg"}
+    assert {row.path: row for row in engine.index.pictures() if "other" in row.path} == kept
+    answer = engine.search(collection / "pagoda-1.jpg", top=10)
+    assert len(answer.results) == len(set(names(answer)))
+    assert set(names(answer)[:2]) == {"new.JPEG", "pagoda-1.jpg"}
+
+
+def test_a_file_whose_time_alone_changed_is_not_described_again(engine, collection):
+    touch_later(collection / "pagoda-1.jpg")
+    before = engine.index.picture(str(collection / "pagoda-1.jpg"))
+    report = engine.sync(collection, workers=0)
+    after = engine.index.picture(str(collection / "pagoda-1.jpg"))
+    assert (report.changed, report.unchanged) == (0, 10)
+    assert (after.segment, after.slot) == (before.segment, before.slot)
+    assert after.mtime_ns > before.mtime_ns
+
+
+def test_an_updated_index_answers_as_a_fresh_one_with_the_same_words(engine, collection, tmp_path):
+    (collection / "pagoda-0.jpg").unlink()
+    shutil.copy(collection / "pagoda-1.jpg", collection / "new.jpg")
+    engine.sync(collection, workers=0)
+    with Engine.create(tmp_path / "fresh.index", codebook=engine.index.codebook, regions="whole") as fresh:
+        fresh.sync(collection, workers=0)
+        for query in ("new.jpg", "pagoda-2.jpg"):
+            one, other = (each.search(collection / query, top=20, verify=0) for each in (engine, fresh))
+            assert {(r.path, r.score) for r in one.results} == {(r.path, r.score) for r in other.results}
+
+
+def test_bad_pictures_are_skipped_with_their_reason_and_the_others_indexed(engine, collection):
+    (collection / "empty.jpg").touch()
+    (collection / "text.png").write_text("hello")
+    whole = (collection / "pagoda-0.jpg").read_bytes()
+    (collection / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    report = engine.sync(collection, workers=0)
+    reasons = {Path(path).name: reason for path, reason in report.skipped}
+    assert set(reasons) == {"empty.jpg", "text.png", "cut.jpg"}
+    assert "empty" in reasons["empty.jpg"]
+    assert "truncated" in reasons["cut.jpg"]
+    assert engine.index.size().pictures == 10
+
+
+def test_a_skipped_picture_that_is_mended_is_indexed(engine, collection):
+    (collection / "late.jpg").touch()
+    assert len(engine.sync(collection, workers=0).skipped) == 1
+    shutil.copy(collection / "pagoda-0.jpg", collection / "late.jpg")
+    report = engine.sync(collection, workers=0)
+    assert (report.added, report.skipped) == (1, [])
+
+
+def test_a_picture_that_breaks_later_is_skipped_and_no_longer_found(engine, collection):
+    (collection / "pagoda-2.jpg").write_bytes(b"\xff\xd8\xff broken")
+    report = engine.sync(collection, workers=0)
+    assert [Path(path).name for path, _ in report.skipped] == ["pagoda-2.jpg"]
+    assert "pagoda-2.jpg" not in names(engine.search(collection / "pagoda-1.jpg", top=10))
+
+
+def test_a_picture_above_the_pixel_limit_is_skipped_until_the_limit_is_raised(engine, collection):
+    Image.effect_noise((400, 300), 80).convert("RGB").save(collection / "large.png")
+    report = engine.sync(collection, workers=0, max_pixels=119_999)
+    assert [(Path(path).name, "--max-pixels" in reason) for path, reason in report.skipped] == [("large.png", True)]
+    assert engine.sync(collection, workers=0, max_pixels=120_000).added == 1
+
+
+def test_a_picture_without_texture_is_reported_and_harmless(engine, collection):
+    flat(collection / "flat.png")
+    report = engine.sync(collection, workers=0)
+    assert report.empty == [str(collection / "flat.png")]
+    assert report.added == 1
+    assert engine.index.picture(str(collection / "flat.png")).words == 0
+    assert "flat.png" not in names(engine.search(collection / "pagoda-1.jpg", top=20))
+    assert engine.sync(collection, workers=0).unchanged == 11
+
+
+def test_an_emptied_folder_is_refused_and_nothing_is_dropped(engine, collection):
+    shutil.rmtree(collection)
+    with pytest.raises(NotADirectoryError):
+        engine.sync(collection, workers=0)
+    collection.mkdir()
+    with pytest.raises(StoreError, match="no pictures"):
+        engine.sync(collection, workers=0)
+    assert engine.index.size().pictures == 10
+
+
+def test_syncing_one_folder_leaves_pictures_of_another_alone(engine, collection, tmp_path):
+    other = tmp_path / "photos-2"  # begins with the name of the first
+    other.mkdir()
+    shutil.copy(collection / "pagoda-0.jpg", other / "copy.jpg")
+    report = engine.sync(other, workers=0)
+    assert (report.added, report.removed) == (1, 0)
+    report = engine.sync(collection, workers=0)
+    assert (report.removed, engine.index.size().pictures) == (0, 11)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read every folder")
+def test_pictures_under_a_folder_that_cannot_be_read_are_not_dropped(engine, collection):
+    (collection / "deep").chmod(0)
+    try:
+        report = engine.sync(collection, workers=0)
+    finally:
+        (collection / "deep").chmod(0o755)
+    assert report.removed == 0
+    assert engine.index.size().pictures == 10
+
+
+def test_pictures_whose_folder_the_walk_could_not_list_are_kept(engine, collection, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = engine.sync(collection, workers=0)
+    assert report.removed == 0
+    assert report.skipped == [(str(collection / "deep"), "cannot be read: Permission denied")]
+    assert engine.index.size().pictures == 10
+
+
+def test_removing_pictures_and_folders(engine, collection):
+    assert engine.remove([collection / "deep", collection / "pagoda-0.jpg"]) == 8
+    assert {Path(path).name for path in paths(engine)} == {"pagoda-1.jpg", "pagoda-2.jpg"}
+    assert set(names(engine.search(collection / "pagoda-0.jpg", top=10))) == {"pagoda-1.jpg", "pagoda-2.jpg"}
+
+
+def test_removing_an_unknown_path_removes_nothing(engine, collection):
+    with pytest.raises(StoreError, match=r"nowhere\.jpg"):
+        engine.remove([collection / "pagoda-0.jpg", collection / "nowhere.jpg"])
+    assert engine.index.size().pictures == 10
+
+
+def test_adding_files_by_path_reports_those_that_are_missing(engine, tmp_path, photo_folder):
+    shutil.copy(photo_folder / "pagoda-0.jpg", tmp_path / "one.jpg")
+    report = engine.add([tmp_path / "one.jpg", tmp_path / "none.jpg"], workers=0)
+    assert report.added == 1
+    assert [Path(path).name for path, _ in report.skipped] == ["none.jpg"]
+
+
+def test_worker_processes_give_what_one_process_gives(engine, collection, tmp_path):
+    with Engine.create(tmp_path / "parallel.index", words=128, regions="whole") as parallel:
+        parallel.sync(collection, workers=2)
+        assert (parallel.index.codebook.centroids == engine.index.codebook.centroids).all()
+        one, other = (dict(each.index.aggregated()) for each in (engine, parallel))
+        one = {row.path: (agg.words.tolist(), agg.vectors.tolist()) for row, agg in one.items()}
+        other = {row.path: (agg.words.tolist(), agg.vectors.tolist()) for row, agg in other.items()}
+        assert one == other
+
+
+def test_names_that_are_not_utf8_or_very_long_are_indexed_and_found(engine, collection):
+    odd = Path(os.fsdecode(os.fsencode(collection) + b"/caf\xe9-\xff.jpg"))
+    long = collection / ("x" * 251 + ".jpg")
+    for path in (odd, long):
+        shutil.copy(collection / "pagoda-1.jpg", path)
+    assert engine.sync(collection, workers=0).added == 2
+    found = [result.path for result in engine.search(odd, top=3).results]
+    assert set(found) == {str(odd), str(long), str(collection / "pagoda-1.jpg")}
+    assert engine.remove([odd, long]) == 2
+
+
+def test_a_reader_that_is_open_sees_each_change_when_it_is_committed(engine, collection, tmp_path):
+    with Engine.open(tmp_path / "photos.index") as reader:
+        assert "pagoda-0.jpg" in names(reader.search(collection / "pagoda-1.jpg"))
+        engine.remove([collection / "pagoda-0.jpg"])
+        assert "pagoda-0.jpg" not in names(reader.search(collection / "pagoda-1.jpg"))
+        shutil.copy(collection / "pagoda-1.jpg", collection / "again.jpg")
+        engine.add([collection / "again.jpg"], workers=0)
+        assert "again.jpg" in names(reader.search(collection / "pagoda-1.jpg"))
+
+
+def test_a_codebook_of_another_dimension_is_refused_before_anything_is_made(tmp_path):
+    codebook = train_codebook(np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32), 8)
+    with pytest.raises(CodebookError, match="64 dimensions, but the features have 128"):
+        Engine.create(tmp_path / "new.index", codebook=codebook)
+    assert not (tmp_path / "new.index").exists()
+
+
+@pytest.mark.parametrize("option", [{"regions": "none"}, {"features": "rootsift:tops=3"}, {"regions": "rmac:levels=x"}])
+def test_an_unknown_part_is_refused_before_anything_is_made(tmp_path, option):
+    with pytest.raises(SpecError):
+        Engine.create(tmp_path / "new.index", **option)
+    assert not (tmp_path / "new.index").exists()
+
+
+def test_a_folder_with_something_else_is_not_made_an_index(collection):
+    with pytest.raises(StoreError, match="not an index"):
+        Engine.create(collection)
+    with pytest.raises(StoreError, match="not an index"):
+        Engine.open(collection)
+
+
+def test_a_collection_of_blank_pictures_cannot_teach_words(tmp_path):
+    (tmp_path / "photos").mkdir()
+    flat(tmp_path / "photos" / "a.png")
+    with Engine.create(tmp_path / "x.index") as engine, pytest.raises(StoreError, match=r"a\.png: no features"):
+        engine.sync(tmp_path / "photos", workers=0)
+
+
+def test_words_of_an_index_can_be_reused(built_index, tmp_path, collection):
+    with Engine.create(tmp_path / "second.index", codebook=codebook_from(built_index)) as engine:
+        report = engine.sync(collection, workers=0)
+        assert report.words_learned == 0
+        assert engine.index.size().words == 128
+        assert set(names(engine.search(collection / "pagoda-0.jpg", top=3))) == {
+            "pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg",
+        }  # fmt: skip
+
+
+def test_pairs_leave_a_picture_itself_out(built_index):
+    with Engine.open(built_index) as engine:
+        found = {Path(row.path).name: [Path(hit.picture.path).name for hit in hits] for row, hits in engine.pairs(2)}
+    assert len(found) == 10
+    assert set(found["pagoda-0.jpg"]) == {"pagoda-1.jpg", "pagoda-2.jpg"}
+    assert all(name not in others for name, others in found.items())
+
+
+def test_a_small_object_on_a_large_picture_is_described_at_its_own_resolution(tmp_path, photo_folder):
+    """A region crop is cut before the picture is scaled down, so detail in it is not lost."""
+    pagoda = Image.open(photo_folder / "pagoda-0.jpg")
+    canvas = Image.new("RGB", (pagoda.width * 4, pagoda.height * 4), "gray")
+    canvas.paste(pagoda, (0, 0))
+    (tmp_path / "photos").mkdir()
+    canvas.save(tmp_path / "photos" / "large.png")
+    counts = {}
+    for regions in ("whole", "rmac:levels=3"):
+        with Engine.create(tmp_path / f"{regions}.index", regions=regions, words=32, max_side=360) as engine:
+            engine.sync(tmp_path / "photos", workers=0)
+            counts[regions] = engine.index.pictures()[0].words
+    assert counts["rmac:levels=3"] > counts["whole"]
+
+
+def test_progress_is_told_by_stage_and_ends_at_the_total(collection, tmp_path):
+    calls = []
+    with Engine.create(tmp_path / "x.index", words=64) as engine:
+        engine.sync(collection, workers=0, progress=lambda *call: calls.append(call))
+    assert list(dict.fromkeys(stage for stage, _, _ in calls)) == ["describe", "words", "index"]
+    assert ("describe", 10, 10) in calls
+    assert calls[-1] == ("index", 10, 10)
+
+
+def test_opening_and_a_search_change_no_file(built_index, photo_folder):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in built_index.rglob("*") if "sqlite-" not in path.name}
+
+    before = state()
+    time.sleep(0.01)
+    with Engine.open(built_index) as engine:
+        engine.search(photo_folder / "pagoda-0.jpg")
+    after = state()
+    del before[built_index / "segments"], after[built_index / "segments"]
+    assert after == before
