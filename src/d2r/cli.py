@@ -435,5 +435,6 @@ _STAGES = {
     "words": "learning words",
     "index": "indexing",
     "pairs": "finding pairs",
-    "compose": "composing photos",
+    "instances": "looking at photos",
+    "pictures": "composing pictures",
 }

@@ -66,7 +66,7 @@ def run_demo(photos: Path | None, folder: Path, *, workers: int | None, progress
     query: Path | None = None
     right: frozenset[str] | None = None
     if photos is None:
-        collection = demo_collection(folder, progress=lambda done, total: progress("compose", done, total))
+        collection = demo_collection(folder, progress=progress)
         photos, query, box = collection.photos, collection.query, collection.box
         right = frozenset(os.path.abspath(path) for path in collection.answers)
     index = folder / "index"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -38,22 +37,26 @@ class RootSIFT:
 
     def extract(self, images: Sequence[Picture]) -> list[Features]:
         """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the SIFT response."""
-        sift = cv2.SIFT.create(contrastThreshold=self.contrast)
+        # The limit is set here too, so that descriptors of key points that would be dropped are never computed.
+        sift = cv2.SIFT.create(nfeatures=self.top, contrastThreshold=self.contrast)
         return [self._extract(sift, image) for image in images]
 
-    def _extract(self, sift: Any, image: Picture) -> Features:
+    def _extract(self, sift: cv2.SIFT, image: Picture) -> Features:
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        keypoints = sift.detect(gray, None)
+        keypoints, raw = sift.detectAndCompute(gray, None)
         if not keypoints:
             return Features.empty(self.dim)
-        # Sorted by response here, and by place where responses tie, so that the same picture always gives the same
-        # features in the same order; SIFT's own nfeatures keeps an arbitrary number of ties.
-        keypoints = sorted(keypoints, key=lambda point: (-point.response, point.pt, point.size, point.angle))
-        keypoints, raw = sift.compute(gray, keypoints[: self.top])
+        # OpenCV keeps all that tie for the last place, in no order. Sorted by response, and where that ties by place,
+        # the same picture always gives the same features in the same order.
+        keys = [(-point.response, point.pt, point.size, point.angle) for point in keypoints]
+        order = sorted(range(len(keypoints)), key=keys.__getitem__)[: self.top]
+        kept = [keypoints[row] for row in order]
+        raw = raw[order]
         sums = raw.sum(axis=1, keepdims=True)
-        descriptors = np.sqrt(raw / np.maximum(sums, 1e-12))
-        positions = np.array([point.pt for point in keypoints], np.float32) + np.float32(0.5)
-        scales = np.array([point.size for point in keypoints], np.float32)
-        responses = np.array([point.response for point in keypoints], np.float32)
-        alive = sums[:, 0] > 0
-        return Features(positions, scales, descriptors.astype(np.float32), responses).take(alive)
+        features = Features(
+            positions=np.array([point.pt for point in kept], np.float32) + np.float32(0.5),
+            scales=np.array([point.size for point in kept], np.float32),
+            descriptors=np.sqrt(raw / np.maximum(sums, 1e-12)).astype(np.float32),
+            attention=np.array([point.response for point in kept], np.float32),
+        )
+        return features.take(sums[:, 0] > 0)
