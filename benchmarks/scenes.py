@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import Progress, TaskID, track
 from rich.table import Table
 
 from d2r.engine import Engine, codebook_from
@@ -79,11 +79,12 @@ def _index(folder: Path, paths: list[Path], regions: str, codebook: Path | None)
         words = codebook_from(codebook) if codebook is not None else None
         engine = Engine.create(folder, regions=regions, codebook=words)
     with Progress() as bar:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def update(stage: str, done: int, total: int) -> None:
-            tasks.setdefault(stage, bar.add_task(stage))
-            bar.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage)
+            bar.update(tasks[stage], completed=done, total=total)
 
         print(folder, engine.add(paths, progress=update))
     return engine

@@ -10,7 +10,6 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from d2r.files import replacing
@@ -78,7 +77,7 @@ class Codebook:
         Of words at equal distance the lower-numbered comes first.
 
         Raises:
-            CodebookError: the descriptors are not of the codebook's dimension.
+            CodebookError: the descriptors are not of the codebook's dimension, or not finite.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dim:
             raise CodebookError(
@@ -89,6 +88,8 @@ class Codebook:
         if len(descriptors) == 0:
             return np.zeros((0, nearest), np.int32)
         _, words = self._search.search(np.ascontiguousarray(descriptors, np.float32), nearest)
+        if words.min() < 0:  # what faiss answers where no distance is finite
+            raise CodebookError("descriptors must be finite, and of squares that float32 holds")
         return np.asarray(words, np.int32)
 
     def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
@@ -100,9 +101,11 @@ class Codebook:
 
     def save(self, path: Path) -> None:
         """Write the codebook as one safetensors file; an old file is replaced all at once."""
-        tensors = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
+        named = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
+        # safetensors writes the memory as it lies, whatever the order of the axes.
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
         with replacing(path) as part:
-            part.write_bytes(save({name: tensor for name, tensor in tensors.items() if tensor is not None}))
+            part.write_bytes(save(tensors))
 
     @staticmethod
     def load(path: Path) -> Codebook:
@@ -112,9 +115,8 @@ class Codebook:
             CodebookError: the file is missing or holds something else.
         """
         try:
-            plain = path.suffix == ".npy"
-            tensors = {"centroids": np.load(path, allow_pickle=False)} if plain else load_file(path)
-        except (OSError, ValueError, SafetensorError) as error:
+            tensors = {"centroids": _read_npy(path)} if path.suffix == ".npy" else load_file(path)
+        except Exception as error:  # of many types: both readers let those of the parsers below them through
             raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
         if "centroids" not in tensors or set(tensors) - {"centroids", "projection", "medians"}:
             raise CodebookError(f"{path}: not a codebook; it holds the tensors {sorted(tensors)}")
@@ -125,7 +127,8 @@ class Codebook:
         for name, shape in shapes.items():
             if name in tensors and tensors[name].shape != shape:
                 raise CodebookError(f"{path}: {name} must have the shape {shape}, not {tensors[name].shape}")
-        arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CodebookError(f"{path}: it holds values that are not finite")
         return Codebook(**arrays)
@@ -167,6 +170,11 @@ def train_codebook(
     projection = _random_rotation(descriptors.shape[1], seed)
     plain = Codebook(centroids, projection)
     return Codebook(centroids, projection, _medians(plain, descriptors))
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:  # not np.load, which also opens archives
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _random_rotation(dim: int, seed: int) -> Array:

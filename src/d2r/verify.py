@@ -21,6 +21,7 @@ MIN_INLIERS = 8
 a few more agree with one of a thousand maps by luck."""
 
 _RATIO = 0.8  # Lowe's; without it most matches between different pictures are noise, and so are their inliers
+_ROUNDING = 1e-5
 _STRETCH = 8.0  # a map that squeezes one direction more than this against the other shows no plausible viewpoint
 
 
@@ -65,8 +66,8 @@ def match_descriptors(query: NDArray[np.float32], other: NDArray[np.float32]) ->
     first = products[rows, nearest]
     products[rows, nearest] = -np.inf
     second = products.max(axis=1)
-    # |a - b|^2 = 2 - 2 a.b for unit vectors.
-    distinct = 1.0 - first < _RATIO**2 * (1.0 - second)
+    # |a - b|^2 = 2 - 2 a.b for unit vectors; below _ROUNDING it is noise, and two equal ones would seem distinct.
+    distinct = np.maximum(1.0 - first, _ROUNDING) < _RATIO**2 * (1.0 - second)
     kept = np.flatnonzero(mutual & distinct)
     return np.stack([kept, nearest[kept]], axis=1).astype(np.int32)
 

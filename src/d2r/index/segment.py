@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +84,7 @@ class Segment:
             FileNotFoundError: it is gone, because its pictures were removed.
             ValueError: a file is damaged.
         """
-        return Segment(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_SEARCH, *_VERIFY)})
+        return Segment(**{name: _map(folder / f"{name}.npy") for name in (*_SEARCH, *_VERIFY)})
 
     def __len__(self) -> int:
         return len(self.g)
@@ -135,6 +137,13 @@ def write_segment(folder: Path, entries: Sequence[Entry], words: int) -> tuple[i
         shutil.rmtree(part, ignore_errors=True)
         raise
     return sizes[0], sizes[1]
+
+
+def _map(path: Path) -> NDArray[Any]:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (SyntaxError, TokenError) as error:  # what the parser of the header lets through
+        raise ValueError(f"{path.name}: its header cannot be read") from error
 
 
 def _arrays(entries: Sequence[Entry], words: int) -> dict[str, NDArray[np.generic]]:

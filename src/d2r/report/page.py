@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from d2r.boxes import Box
 from d2r.engine import Answer, Result
-from d2r.files import PathLike, replacing
-from d2r.images import MAX_PIXELS, ImageError, Picture, display_path, encode_jpeg, read_image, shrink
+from d2r.files import PathLike, display_path, replacing
+from d2r.images import MAX_PIXELS, ImageError, Picture, encode_jpeg, read_image, shrink
 
 LARGE_SIDE = 720
 """Longer side of the pictures on the page, in pixels. One copy serves the card and the match view: that takes fewer
@@ -162,12 +162,12 @@ def _card(
     try:
         picture = read_image(result.path, max_pixels=max_pixels)
     except ImageError as error:
-        problem = error.reason
+        problem = error.reason[:1].upper() + error.reason[1:]
     else:
         image = _data_uri(shrink(picture, side))
         now = (picture.shape[1], picture.shape[0])
         if known_size and size != now:
-            problem = "it was changed after it was indexed, so the marks may be in the wrong places"
+            problem = "It was changed after it was indexed, so the marks may be in the wrong places"
         elif not known_size:
             size, known_size = now, True
     if not known_size:
@@ -218,8 +218,10 @@ def _match_view(
     order = np.argsort(starts[:, 1 - axis], kind="stable")
     bands = np.array_split(order, COLOURS)
     places = [_Place(*_rounded([*origin, *size])) for origin, size in zip(origins, sizes, strict=True)]
+    width, height = _rounded(total)
     return _MatchView(
-        *_rounded(total),
+        width=width,
+        height=height,
         query=places[0],
         result=places[1],
         lines=[[_line(starts[row], ends[row]) for row in band] for band in bands],

@@ -1,0 +1,230 @@
+"""A segment on disk: what was written comes back, and a failure leaves nothing."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from d2r.aggregate import Aggregated, pack_signs
+from d2r.datasets.bundled import bundled_photos
+from d2r.features.base import Features
+from d2r.features.rootsift import RootSIFT
+from d2r.images import read_image, shrink
+from d2r.index import segment as module
+from d2r.index.segment import Entry, Segment, write_segment
+
+WORDS = 30
+
+
+def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = None) -> Entry:
+    words = np.sort(rng.permutation(WORDS)[: rng.integers(1, WORDS)]).astype(np.int32)
+    number = int(rng.integers(1, 40)) if count is None else count
+    values = rng.standard_normal((number, dim))
+    features = Features(
+        (rng.random((number, 2)) * 1000).astype(np.float32),
+        (rng.random(number) * 50).astype(np.float32),
+        (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32),
+        rng.random(number).astype(np.float32),
+    )
+    regions = int(rng.integers(1, 6))
+    boxes = (rng.random((regions, 4)) * 500).astype(np.float32)
+    aggregated = Aggregated(words, pack_signs(rng.standard_normal((len(words), dim))), dim)
+    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), features)
+
+
+def empty_entry(dim: int = 128) -> Entry:
+    nothing = Aggregated(np.zeros(0, np.int32), pack_signs(np.zeros((0, dim))), dim)
+    return Entry(nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Features.empty(dim))
+
+
+def some_entries(dim: int = 128) -> list[Entry]:
+    rng = np.random.default_rng(dim)
+    return [random_entry(rng, dim), empty_entry(dim), *(random_entry(rng, dim) for _ in range(6)), empty_entry(dim)]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("dim", [64, 100, 128, 256])
+def test_what_was_written_comes_back(tmp_path: Path, dim: int) -> None:
+    entries = some_entries(dim)
+    write_segment(tmp_path / "1", entries, WORDS)
+    found = Segment.load(tmp_path / "1")
+    assert len(found) == len(entries)
+    for slot, (entry, aggregated) in enumerate(zip(entries, found.aggregated(dim), strict=True)):
+        assert aggregated.dim == dim
+        np.testing.assert_array_equal(aggregated.words, entry.aggregated.words)
+        np.testing.assert_array_equal(aggregated.vectors, entry.aggregated.vectors)
+        boxes, scores = found.regions(slot)
+        np.testing.assert_array_equal(boxes, entry.boxes)
+        np.testing.assert_array_equal(scores, entry.box_scores)
+        features = found.features(slot)
+        np.testing.assert_array_equal(features.positions, entry.features.positions)
+        np.testing.assert_array_equal(features.scales, entry.features.scales)
+        assert features.descriptors.shape == entry.features.descriptors.shape
+        assert len(features.attention) == len(entry.features)
+        words = len(entry.aggregated)
+        assert found.g[slot] == (np.float32(1 / np.sqrt(words)) if words else 0)
+
+
+def test_arrays_have_the_types_they_are_documented_to_have(tmp_path: Path) -> None:
+    write_segment(tmp_path / "1", some_entries(), WORDS)
+    found = Segment.load(tmp_path / "1")
+    types = {
+        "word_starts": np.int64, "posting_slots": np.uint32, "posting_codes": np.uint64, "g": np.float32,
+        "feature_starts": np.int64, "positions": np.float32, "scales": np.float32, "descriptors": np.int8,
+        "descriptor_units": np.float32, "region_starts": np.int64, "boxes": np.float32, "box_scores": np.float32,
+    }  # fmt: skip
+    assert {name: getattr(found, name).dtype for name in types} == types
+    assert names(tmp_path / "1") == sorted(f"{name}.npy" for name in types)
+    assert all(isinstance(getattr(found, name), np.memmap) for name in types)
+    assert not any(getattr(found, name).flags.writeable for name in types)
+
+
+def test_postings_lie_by_word_and_within_a_word_by_slot(tmp_path: Path) -> None:
+    entries = some_entries()
+    write_segment(tmp_path / "1", entries, WORDS)
+    found = Segment.load(tmp_path / "1")
+    assert found.word_starts[0] == 0
+    assert found.word_starts[-1] == len(found.posting_slots) == len(found.posting_codes)
+    assert len(found.word_starts) == WORDS + 1
+    for word in range(WORDS):
+        rows = slice(found.word_starts[word], found.word_starts[word + 1])
+        holders = [slot for slot, entry in enumerate(entries) if word in entry.aggregated.words]
+        assert found.posting_slots[rows].tolist() == holders
+        codes = [entries[slot].aggregated.vectors[entries[slot].aggregated.words == word][0] for slot in holders]
+        np.testing.assert_array_equal(found.posting_codes[rows], np.array(codes, np.uint64).reshape(-1, 2))
+
+
+def test_the_first_and_the_last_word_have_postings_too(tmp_path: Path) -> None:
+    entry = empty_entry()
+    ends = Aggregated(np.array([0, WORDS - 1], np.int32), pack_signs(np.eye(2, 128)), 128)
+    write_segment(tmp_path / "1", [Entry(ends, entry.boxes, entry.box_scores, entry.features)], WORDS)
+    found = Segment.load(tmp_path / "1")
+    assert found.word_starts.tolist() == [0] + [1] * (WORDS - 1) + [2]
+    np.testing.assert_array_equal(next(found.aggregated(128)).vectors, ends.vectors)
+
+
+def test_pictures_without_anything_can_be_alone_in_a_segment(tmp_path: Path) -> None:
+    write_segment(tmp_path / "1", [empty_entry(), empty_entry()], WORDS)
+    found = Segment.load(tmp_path / "1")
+    assert found.g.tolist() == [0, 0]
+    assert [len(one) for one in found.aggregated(128)] == [0, 0]
+    assert [found.features(slot).descriptors.shape for slot in range(2)] == [(0, 128), (0, 128)]
+    assert found.regions(1)[0].tolist() == [[0, 0, 9, 9]]
+
+
+def test_a_descriptor_is_kept_to_half_a_unit(tmp_path: Path) -> None:
+    entries = some_entries()
+    write_segment(tmp_path / "1", entries, WORDS)
+    found = Segment.load(tmp_path / "1")
+    for slot, entry in enumerate(entries):
+        original = entry.features.descriptors
+        unit = np.abs(original).max(initial=0) / 127
+        error = np.abs(found.features(slot).descriptors - original).max(initial=0)
+        assert error <= unit / 2 * (1 + 1e-5)
+        if len(original):
+            assert error > 0
+            assert found.descriptors[found.feature_starts[slot] : found.feature_starts[slot + 1]].max() >= 100
+
+
+def test_real_descriptors_keep_unit_length_within_one_percent(tmp_path: Path) -> None:
+    photos = [shrink(read_image(path), 256) for path in bundled_photos().backgrounds[:4]]
+    entries = [Entry(random_entry(np.random.default_rng(0)).aggregated, np.zeros((1, 4), np.float32),
+                     np.ones(1, np.float32), features) for features in RootSIFT(top=300).extract(photos)]  # fmt: skip
+    write_segment(tmp_path / "1", entries, WORDS)
+    found = Segment.load(tmp_path / "1")
+    for slot, entry in enumerate(entries):
+        assert len(entry.features) > 50
+        lengths = np.linalg.norm(found.features(slot).descriptors, axis=1)
+        np.testing.assert_allclose(lengths, 1, atol=0.01)
+
+
+def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
+    search, verification = write_segment(tmp_path / "1", some_entries(), WORDS)
+    sizes = {path.stem: path.stat().st_size for path in (tmp_path / "1").iterdir()}
+    assert search == sum(sizes[name] for name in ("word_starts", "posting_slots", "posting_codes", "g"))
+    assert search + verification == sum(sizes.values())
+
+
+@pytest.mark.parametrize("after", [0, 1, 6, 11])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_of_writing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException
+) -> None:
+    calls = []
+    save = np.save
+
+    def failing(file: Any, array: Any) -> None:
+        if len(calls) == after:
+            Path(file).write_bytes(b"half")
+            raise error
+        calls.append(file)
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", failing)
+    with pytest.raises(type(error)):
+        write_segment(tmp_path / "1", some_entries(), WORDS)
+    assert names(tmp_path) == []
+    monkeypatch.undo()
+    write_segment(tmp_path / "1", some_entries(), WORDS)  # and it can be written afterwards
+    assert names(tmp_path) == ["1"]
+
+
+def test_a_segment_whose_data_does_not_reach_the_disk_does_not_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module, "sync", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_segment(tmp_path / "1", some_entries(), WORDS)
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".1.part").mkdir()
+    (tmp_path / ".1.part" / "left.npy").write_bytes(b"half")
+    write_segment(tmp_path / "1", some_entries(), WORDS)
+    assert names(tmp_path) == ["1"]
+    assert "left.npy" not in names(tmp_path / "1")
+    assert len(Segment.load(tmp_path / "1")) == len(some_entries())
+
+
+def test_a_segment_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    write_segment(tmp_path / "1", [empty_entry()], WORDS)
+    with pytest.raises(OSError):  # noqa: PT011 - its type differs by system
+        write_segment(tmp_path / "1", some_entries(), WORDS)
+    assert len(Segment.load(tmp_path / "1")) == 1
+    assert names(tmp_path) == ["1"]
+
+
+def test_a_missing_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Segment.load(tmp_path / "1")
+    write_segment(tmp_path / "1", some_entries(), WORDS)
+    (tmp_path / "1" / "scales.npy").unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        Segment.load(tmp_path / "1")
+    assert str(caught.value.filename).endswith("scales.npy")
+
+
+@pytest.mark.parametrize("name", ["word_starts", "posting_codes", "descriptors", "boxes"])
+def test_a_damaged_file_is_a_value_error(tmp_path: Path, name: str) -> None:
+    write_segment(tmp_path / "1", some_entries(), WORDS)
+    file = tmp_path / "1" / f"{name}.npy"
+    content = file.read_bytes()
+    damaged = [content[:length] for length in (0, 1, 8, 30, 127, 128, len(content) - 1)]
+    damaged += [b"junk" * 50, b"PK\x03\x04" + content, content[:10] + b"{" * 20 + content[30:]]
+    for bad in damaged:
+        file.write_bytes(bad)
+        with pytest.raises(ValueError):  # noqa: PT011 - numpy words it in many ways
+            Segment.load(tmp_path / "1")
+    file.write_bytes(content)
+    assert len(Segment.load(tmp_path / "1")) == len(some_entries())
