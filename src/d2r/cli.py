@@ -249,7 +249,7 @@ def search(
             page = search_page(
                 picture,
                 answer,
-                query_name=display_path(query),
+                query_name=display_path(query.name),
                 index_name=display_path(index),
                 collection=engine.index.size().pictures,
                 box=region,

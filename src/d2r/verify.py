@@ -22,6 +22,7 @@ a few more agree with one of a thousand maps by luck."""
 
 _RATIO = 0.8  # Lowe's; without it most matches between different pictures are noise, and so are their inliers
 _ROUNDING = 1e-5
+_SPREAD = 3.0  # thresholds; a map that shrinks everything to a spot agrees with whatever matches there
 _STRETCH = 8.0  # a map that squeezes one direction more than this against the other shows no plausible viewpoint
 
 
@@ -92,6 +93,8 @@ def verify(query: Features, other: Features, *, threshold: float = THRESHOLD) ->
     if transform is None or not _plausible(transform):
         return NOT_FOUND
     inliers = matches[mask.ravel().astype(bool)]
+    if np.ptp(other.positions[inliers[:, 1]], axis=0).max(initial=0.0) < _SPREAD * threshold:
+        return NOT_FOUND
     return Verification(np.asarray(transform, np.float64), inliers) if len(inliers) >= MIN_INLIERS else NOT_FOUND
 
 

@@ -90,9 +90,10 @@ class Segment:
         return len(self.g)
 
     def features(self, slot: int) -> Features:
-        """Return the stored features of a picture, descriptors as float32 of unit length within 1 %."""
+        """Return the stored features of a picture, descriptors as float32 of unit length."""
         rows = slice(self.feature_starts[slot], self.feature_starts[slot + 1])
         descriptors = self.descriptors[rows].astype(np.float32) * self.descriptor_units[slot]
+        descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-12)
         scales = np.array(self.scales[rows])
         return Features(np.array(self.positions[rows]), scales, descriptors, np.ones(len(scales), np.float32))
 
