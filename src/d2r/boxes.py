@@ -48,7 +48,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
     """
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
-    return shared / np.where(union > 0, union, np.float32(1.0))
+    return np.asarray(shared / np.where(union > 0, union, 1.0), np.float32)
 
 
 def clip(boxes: ArrayLike, width: float, height: float) -> Boxes:
