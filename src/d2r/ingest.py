@@ -80,7 +80,7 @@ def sample_file(
     Returns:
         the state, and float32 (at most quota, D); None when the file cannot be used.
     """
-    state, description = _describe_file(recipe, max_pixels, staging, job, keep=True)
+    state, description = describe_file(recipe, max_pixels, staging, job, keep=True)
     if description is None:
         return state, None
     descriptors = description.features.descriptors
@@ -97,7 +97,7 @@ def enter_file(
     Returns:
         what to record of the file, and its entry, None when it cannot be used; or that it has not changed.
     """
-    state, description = _describe_file(recipe, max_pixels, staging, job, keep=False)
+    state, description = describe_file(recipe, max_pixels, staging, job, keep=False)
     if job.digest is not None and state.digest == job.digest:
         return Unchanged()
     if description is None:
@@ -124,9 +124,21 @@ def _codebook(path: Path) -> Codebook:
     return Codebook.load(path)
 
 
-def _describe_file(
+def describe_file(
     recipe: Recipe, max_pixels: int, staging: Path, job: Job, *, keep: bool
 ) -> tuple[PictureState, Description | None]:
+    """Describe a picture file, or take the description of the same content from ``staging``.
+
+    Args:
+        recipe: how to describe it; a staging folder belongs to one recipe.
+        max_pixels: see :func:`d2r.images.read_image`.
+        staging: folder of descriptions, one safetensors file a picture, named by its digest.
+        job: the picture. When its digest is given and the file still has it, nothing is described.
+        keep: leave the description in ``staging``.
+
+    Returns:
+        what to record of the file, and the description; None when the file cannot be used or has not changed.
+    """
     state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
     try:
         data = Path(job.path).read_bytes()

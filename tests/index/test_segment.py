@@ -119,15 +119,17 @@ def test_pictures_without_anything_can_be_alone_in_a_segment(tmp_path: Path) -> 
     assert found.regions(1)[0].tolist() == [[0, 0, 9, 9]]
 
 
-def test_a_descriptor_is_kept_to_half_a_unit(tmp_path: Path) -> None:
+def test_a_descriptor_is_kept_to_half_a_unit_and_brought_back_to_unit_length(tmp_path: Path) -> None:
     entries = some_entries()
     write_segment(tmp_path / "1", entries, WORDS)
     found = Segment.load(tmp_path / "1")
     for slot, entry in enumerate(entries):
         original = entry.features.descriptors
         unit = np.abs(original).max(initial=0) / 127
-        error = np.abs(found.features(slot).descriptors - original).max(initial=0)
-        assert error <= unit / 2 * (1 + 1e-5)
+        kept = found.features(slot).descriptors
+        error = np.abs(kept - original).max(initial=0)
+        assert error <= unit * (1 + 1e-5)  # half a unit by rounding, at most as much again by the length
+        np.testing.assert_allclose(np.linalg.norm(kept, axis=1), 1, atol=1e-5)
         if len(original):
             assert error > 0
             assert found.descriptors[found.feature_starts[slot] : found.feature_starts[slot + 1]].max() >= 100

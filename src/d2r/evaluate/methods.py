@@ -1,0 +1,127 @@
+"""The methods that are compared: a kernel, and what becomes of the regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.aggregate import KERNELS, Aggregated, Assigned, Kernel, aggregate, aggregate_regions, selectivity
+from d2r.index.kernels import score_postings
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to compare a query with a database picture of several regions.
+
+    Attributes:
+        kernel: name of the match kernel.
+        pool: regional search: every region is stored and compared on its own, and the similarities are pooled; None
+            stores one descriptor a picture.
+    """
+
+    kernel: str
+    pool: Literal["max", "avg"] | None = None
+
+    @property
+    def regional(self) -> bool:
+        """Whether regions beside the whole picture count."""
+        return self.pool is not None or KERNELS[self.kernel].regional
+
+
+METHODS: dict[str, Method] = {name: Method(name) for name in KERNELS} | {
+    f"d2r-{name}({pool})": Method(name, pool) for name in ("vlad", "asmk", "asmk*") for pool in ("max", "avg")
+}
+"""Every method by name: the kernels of the paper, and regional search ("d2r-...") with each pooling."""
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """The aggregated descriptors of a database, by visual word; E entries, P of their words in all.
+
+    Attributes:
+        starts: int64 (C + 1,), the rows of word c are ``starts[c]`` to ``starts[c + 1]``.
+        entries: uint32 (P,), the entry (a picture, or a region of one) of each row.
+        vectors: float32 (P, D) or packed signs uint64 (P, B).
+        g: float32 (E,), the normalisation of each entry.
+        pictures: int64 (E,), the picture of each entry, ascending.
+        dim: of the vectors.
+    """
+
+    starts: NDArray[np.int64]
+    entries: NDArray[np.uint32]
+    vectors: NDArray[np.float32] | NDArray[np.uint64]
+    g: NDArray[np.float32]
+    pictures: NDArray[np.int64]
+    dim: int
+
+    @property
+    def descriptor_bytes(self) -> int:
+        """Bytes of the descriptors: four for each word's number and those of its vector."""
+        return 4 * len(self.entries) + self.vectors.nbytes
+
+
+def describe_picture(assigned: Assigned, method: Method) -> list[Aggregated]:
+    """Return what a method stores of a picture: one descriptor, or for regional search one a region."""
+    kernel = KERNELS[method.kernel]
+    return [aggregate(assigned, kernel)] if method.pool is None else aggregate_regions(assigned, kernel)
+
+
+def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, words: int) -> Inverted:
+    """Sort the descriptors of pictures (each one or several) by visual word, of ``words`` in all."""
+    flat = [one for picture in pictures for one in picture]
+    counts = [len(one) for one in flat]
+    every = np.concatenate([one.words for one in flat])
+    order = np.argsort(every, kind="stable")
+    vectors = np.concatenate([one.vectors for one in flat])[order]
+    entries = np.repeat(np.arange(len(flat), dtype=np.uint32), counts)[order]
+    return Inverted(
+        starts=np.searchsorted(every[order], np.arange(words + 1)).astype(np.int64),
+        entries=entries,
+        vectors=vectors,
+        g=_normalisations(vectors, entries, len(flat), kernel),
+        pictures=np.repeat(np.arange(len(pictures)), [len(picture) for picture in pictures]),
+        dim=flat[0].dim,
+    )
+
+
+def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | None) -> NDArray[np.float32]:
+    """Return the similarity of a query to every picture of the database, float32 (N,).
+
+    It is K(X, Y), or with regional search simMAX or simAVG, computed over the words of the query alone.
+    """
+    sums = np.zeros(len(database.g), np.float32)
+    if query.vectors.dtype == np.uint64:
+        distances = np.arange(query.vectors.shape[1] * 64 + 1)
+        table = selectivity(1.0 - 2.0 * distances / query.dim, kernel)
+        score_postings(
+            query.words, query.vectors, np.ones(len(query), np.float32),
+            database.starts, database.entries, database.vectors, table, sums,
+        )  # fmt: skip
+        own = float(len(query))
+    else:
+        for word, vector in zip(query.words, query.vectors, strict=True):
+            rows = slice(database.starts[word], database.starts[word + 1])
+            # A word occurs once in an entry, so no entry is added to twice here.
+            sums[database.entries[rows]] += selectivity(database.vectors[rows] @ vector, kernel)
+        own = float(selectivity(np.einsum("we,we->w", query.vectors, query.vectors), kernel).sum())
+    values = sums * database.g * np.float32(own**-0.5 if own > 0 else 0.0)
+    starts = np.flatnonzero(np.diff(database.pictures, prepend=-1))
+    if pool == "max":
+        return np.asarray(np.maximum.reduceat(values, starts), np.float32)
+    totals = np.add.reduceat(values, starts)
+    return np.asarray(totals / np.bincount(database.pictures), np.float32)
+
+
+def _normalisations(
+    vectors: NDArray[np.float32] | NDArray[np.uint64], entries: NDArray[np.uint32], count: int, kernel: Kernel
+) -> NDArray[np.float32]:
+    if vectors.dtype == np.uint64:
+        own = np.bincount(entries, minlength=count).astype(np.float64)
+    else:
+        squares = selectivity(np.einsum("pe,pe->p", vectors, vectors), kernel)
+        own = np.bincount(entries, weights=squares, minlength=count)
+    return np.where(own > 0, 1.0 / np.sqrt(np.maximum(own, 1e-30)), 0.0).astype(np.float32)
