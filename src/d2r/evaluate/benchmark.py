@@ -100,7 +100,7 @@ def _revisited(folder: Path, extra: tuple[Path, ...]) -> Benchmark:
             f"{display_path(folder)}: {len(missing):,} pictures of {file.name} are missing, for instance"
             f" {display_path(missing[0])}; `d2r dataset get` fetches them"
         )
-    judged = {
+    judged: dict[str, list[Relevance]] = {
         protocol: [relevance(*one, protocol) for one in zip(truth.easy, truth.hard, truth.junk, strict=True)]
         for protocol in PROTOCOLS
     }

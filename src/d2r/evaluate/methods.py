@@ -119,9 +119,8 @@ def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | No
 def _normalisations(
     vectors: NDArray[np.float32] | NDArray[np.uint64], entries: NDArray[np.uint32], count: int, kernel: Kernel
 ) -> NDArray[np.float32]:
-    if vectors.dtype == np.uint64:
-        own = np.bincount(entries, minlength=count).astype(np.float64)
-    else:
+    squares: NDArray[np.floating] = np.ones(len(entries))
+    if vectors.dtype != np.uint64:
         squares = selectivity(np.einsum("pe,pe->p", vectors, vectors), kernel)
-        own = np.bincount(entries, weights=squares, minlength=count)
+    own = np.bincount(entries, weights=squares, minlength=count)
     return np.where(own > 0, 1.0 / np.sqrt(np.maximum(own, 1e-30)), 0.0).astype(np.float32)

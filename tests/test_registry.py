@@ -1,0 +1,64 @@
+from dataclasses import dataclass
+
+import pytest
+
+from d2r.features import EXTRACTORS, RootSIFT, make_extractor
+from d2r.regions import RMAC, SELECTORS, SelectiveSearch, Whole, make_selector
+from d2r.registry import Registry, SpecError
+
+
+@dataclass(frozen=True)
+class Part:
+    size: int = 3
+    share: float = 0.5
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError("size must be 1 or more")
+
+
+PARTS = Registry("parts", {"part": Part})
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [("part", Part()), ("part:size=7", Part(7)), ("part:share=0.25, size=2", Part(2, 0.25)), (" part: ", Part())],
+)
+def test_a_specification_makes_the_part_it_describes(spec, part):
+    assert PARTS.make(spec) == part
+
+
+@pytest.mark.parametrize("part", [Part(), Part(9), Part(2, 0.125)])
+def test_a_part_gives_back_a_specification_that_makes_it(part):
+    assert PARTS.make(PARTS.spec(part)) == part
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("other", "parts 'other' is not known; there are: part"),
+        ("", "is not known"),
+        ("part:weight=1", r"no option 'weight=1'; its options: size=\.\.\., share=\.\.\."),
+        ("part:size", "no option 'size'"),
+        ("part:size=big", "size must be of type int, not 'big'"),
+        ("part:size=0", "size must be 1 or more"),
+    ],
+)
+def test_a_wrong_specification_says_what_there_is(spec, message):
+    with pytest.raises(SpecError, match=message):
+        PARTS.make(spec)
+
+
+def test_selectors_and_extractors_are_known_by_name():
+    assert make_selector("whole") == Whole()
+    assert make_selector("rmac:levels=2") == RMAC(2)
+    assert make_selector("selective-search:top=2") == SelectiveSearch(2)
+    assert make_extractor("rootsift:top=10,contrast=0.1") == RootSIFT(10, 0.1)
+    assert SELECTORS.spec(RMAC(2)) == "rmac:levels=2"
+    assert EXTRACTORS.spec(RootSIFT()) == "rootsift"
+    for spec in ("rmac:levels=0", "rmac:levels=11", "selective-search:top=0"):
+        with pytest.raises(SpecError):
+            make_selector(spec)
+    for spec in ("rootsift:top=0", "rootsift:contrast=-1"):
+        with pytest.raises(SpecError):
+            make_extractor(spec)
