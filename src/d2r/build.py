@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.codebook import train_codebook
+from d2r.codebook import Codebook, train_codebook
 from d2r.files import display_path
 from d2r.index import Entry, Index, PictureRow, PictureState, StoreError, Writer
 from d2r.ingest import NO_FEATURES, Job, Recipe, Unchanged, enter_file, prepare_worker, sample_file
@@ -95,7 +95,11 @@ def fill(
     todo = [job for job in jobs if not _is_current(job, known.get(job.path))]
     report.unchanged = len(jobs) - len(todo)
     if todo and index.codebook is None:
-        report.words_learned = _learn_words(writer, recipe, todo, words, staging, workers, max_pixels, progress)
+        codebook = learn_codebook(
+            recipe, todo, words, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress
+        )
+        writer.set_codebook(codebook)
+        report.words_learned = codebook.words
     # The digest lets a worker see that only the time of a file has changed; a skipped file is always tried again.
     todo = [_with_digest(job, known.get(job.path)) for job in todo]
     function = partial(enter_file, recipe, max_pixels, staging, index.codebook_file)
@@ -170,21 +174,37 @@ class _Batch:
         self._pictures, self.touched, self._bytes, self._since = [], [], 0, time.monotonic()
 
 
-def _learn_words(
-    writer: Writer,
+def learn_codebook(
     recipe: Recipe,
     jobs: Sequence[Job],
     words: int | None,
-    staging: Path,
+    *,
+    staging: Path | None,
     workers: int,
     max_pixels: int,
     progress: Progress,
-) -> int:
-    """Describe a random part of the pictures, learn the words from them, and return how many."""
+) -> Codebook:
+    """Describe a random part of the pictures, and learn visual words from them.
+
+    Args:
+        recipe: how to describe.
+        jobs: the pictures to choose from.
+        words: how many to learn; None chooses by the number of pictures and of their features.
+        staging: folder to keep the descriptions in, for :func:`d2r.ingest.enter_file`; None keeps none.
+        workers: processes.
+        max_pixels: see :func:`d2r.images.read_image`.
+        progress: told how far it is: "describe" and "words".
+
+    Raises:
+        StoreError: no picture can be used.
+        d2r.codebook.CodebookError: there are fewer features than ``words``.
+    """
     wanted = choose_words(len(jobs)) if words is None else words
-    sample = [jobs[row] for row in np.sort(np.random.default_rng(0).permutation(len(jobs))[:_SAMPLE_PICTURES])]
+    pictures = max(_SAMPLE_PICTURES, wanted * _SAMPLES_PER_WORD // 500)
+    sample = [jobs[row] for row in np.sort(np.random.default_rng(0).permutation(len(jobs))[:pictures])]
     quota = max(200, math.ceil(wanted * _SAMPLES_PER_WORD / len(sample)))
-    staging.mkdir(exist_ok=True)
+    if staging is not None:
+        staging.mkdir(exist_ok=True)
     function = partial(sample_file, recipe, max_pixels, staging, quota)
     parts = []
     reasons = []
@@ -206,6 +226,6 @@ def _learn_words(
     progress("words", 0, wanted)
     every = np.concatenate(parts)
     descriptors = every[np.random.default_rng(0).permutation(total)[: wanted * _SAMPLES_PER_WORD]]
-    writer.set_codebook(train_codebook(descriptors, wanted))
+    codebook = train_codebook(descriptors, wanted)
     progress("words", wanted, wanted)
-    return wanted
+    return codebook

@@ -76,13 +76,26 @@ def _explain(error: Exception) -> None:
     from d2r.codebook import CodebookError
     from d2r.datasets.bundled import BundledError
     from d2r.datasets.clutter import ClutterError
+    from d2r.datasets.download import DownloadError
+    from d2r.datasets.revisited import GroundTruthError
+    from d2r.evaluate.benchmark import BenchmarkError
     from d2r.images import ImageError
     from d2r.index import StoreError
     from d2r.registry import SpecError
 
     if isinstance(error, BoxError | SpecError | NotADirectoryError):
         _fail(str(error), status=2)
-    if isinstance(error, BundledError | ClutterError | CodebookError | ImageError | StoreError):
+    failures = (
+        BenchmarkError,
+        BundledError,
+        ClutterError,
+        CodebookError,
+        DownloadError,
+        GroundTruthError,
+        ImageError,
+        StoreError,
+    )
+    if isinstance(error, failures):
         _fail(str(error))
     if isinstance(error, OSError | sqlite3.OperationalError):
         if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
@@ -402,6 +415,169 @@ def demo(
     out.print(escape(f"page: {display_path(done.page)}"), soft_wrap=True, highlight=False)
 
 
+@app.command()
+def codebook(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures to learn from.")],
+    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Codebook to write (.safetensors).")],
+    words: Annotated[int, typer.Option(min=1, help="How many visual words to learn.")] = 65536,
+    regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = "whole",
+    features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
+    workers: Workers = None,
+    max_pixels: MaxPixels = _MAX_PIXELS,
+) -> None:
+    """Learn visual words from a folder of photos, for `d2r index --codebook` and `d2r evaluate --codebook`."""
+    from d2r.engine import learn_codebook
+
+    if not photos.is_dir():
+        raise NotADirectoryError(f"{photos}: not a folder")
+    with _progress() as progress:
+        book = learn_codebook(
+            photos,
+            words,
+            regions=regions,
+            features=features,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    book.save(file)
+    out.print(escape(f"{book.words:,} words in {display_path(file)}"), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="A Revisited data set (gnd_*.json|pkl|mat and jpg/), a composed set (`d2r compose`), or a folder whose"
+            " sub-folders are instances: each picture a query to the others, or test/ to train/ where there are both.",
+        ),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Methods to compare; give it several times. One of bow, vlad, asmk, asmk*, r-vlad, naive-r-asmk,"
+            " r-asmk, r-asmk*, or regional search: d2r-vlad|asmk|asmk*(max|avg).",
+            show_default="asmk* and r-asmk*",
+        ),
+    ] = None,
+    regions: Annotated[str, typer.Option(help="Where to look beside the whole picture.")] = "rmac:levels=2",
+    features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
+    words: Annotated[int, typer.Option(min=1, help="Visual words, learned from the database.")] = 1024,
+    codebook: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
+    ] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Also verify so many of each ranking, and give a row for that.")
+    ] = 0,
+    distractors: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+    ] = None,
+    overlapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            help="Instances that show parts of each other: pictures of the one are ignored for queries of the other.",
+        ),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the run as JSON.")] = None,
+    cache: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
+    ] = Path("d2r-cache"),
+    workers: Workers = None,
+    max_pixels: MaxPixels = _MAX_PIXELS,
+) -> None:
+    """Measure how well methods find the right pictures, on a data set whose answers are known."""
+    from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
+    from d2r.evaluate.benchmark import load_benchmark
+    from d2r.evaluate.extraction import extract
+    from d2r.evaluate.methods import METHODS
+    from d2r.evaluate.run import Setup, as_json, codebook_file, compare, write_json
+    from d2r.ingest import Recipe
+    from d2r.report.tables import accuracy_table, as_text
+    from d2r.workers import default_workers
+
+    methods = tuple(method or ("asmk*", "r-asmk*"))
+    for name in methods:
+        if name not in METHODS:
+            raise typer.BadParameter(f"--method {name!r} is not known; there are: {', '.join(METHODS)}")
+    groups = [tuple(group.split(",")) for group in overlapping or []]
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
+    setup = Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, words, verify)
+    count = default_workers() if workers is None else workers
+    with _progress() as progress:
+        extraction = extract(benchmark, setup.recipe, cache, workers=count, max_pixels=max_pixels, progress=progress)
+        given = codebook_from(codebook) if codebook is not None else None
+        book = codebook_file(benchmark, extraction, setup, cache, given, progress)
+        rows = compare(benchmark, extraction, setup, book, {}, workers=count, progress=progress)
+    queries = len(benchmark.queries)
+    out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
+    out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
+    for path, reason in extraction.skipped:
+        out.print(escape(f"skipped {path}: {reason}"), soft_wrap=True, highlight=False)
+    if file is not None:
+        write_json(file, as_json(benchmark, setup, rows, extraction.skipped))
+        out.print(escape(f"run: {display_path(file)}"), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def compose(
+    backgrounds: Annotated[Path, typer.Argument(metavar="BACKGROUNDS", help="Folder of photographs to plant in.")],
+    instances: Annotated[
+        list[Path],
+        typer.Option(
+            "--instances",
+            metavar="FOLDER",
+            help="Folder of things to plant: each sub-folder of photos, or each photo, is one. May be given again.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write the set.")],
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Use at most so many things of each folder, drawn by the seed.")
+    ] = None,
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
+) -> None:
+    """Compose a clutter benchmark: real things planted small in busy photographs, with known answers."""
+    from d2r.datasets.clutter import DIFFICULTIES, compose_set, draw_instances, read_backgrounds
+
+    if difficulty not in DIFFICULTIES:
+        raise typer.BadParameter(f"--difficulty {difficulty!r} is not known; there are: {', '.join(DIFFICULTIES)}")
+    chosen = [instance for place in instances for instance in draw_instances(place, most, seed)]
+    with _progress() as progress:
+        made = compose_set(DIFFICULTIES[difficulty], chosen, read_backgrounds(backgrounds), seed, folder, progress)
+    counts = f"{len(made.queries):,} queries, {len(made.database):,} pictures in {display_path(folder)}"
+    out.print(escape(counts), soft_wrap=True, highlight=False)
+    for one in made.skipped:
+        out.print(escape(f"skipped {one.path}: {one.reason}"), soft_wrap=True, highlight=False)
+
+
+dataset_app = typer.Typer(help="Fetch public data sets.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
+
+
+@dataset_app.command("get")
+def dataset_get(
+    name: Annotated[str, typer.Argument(help="roxford5k, rparis6k or r1m.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder that holds data sets.")] = Path(
+        "data"
+    ),
+) -> None:
+    """Fetch the pictures and the ground truth of a data set; run it again to go on where it stopped."""
+    from d2r.datasets.download import NAMES, get_dataset
+
+    if name not in NAMES:
+        raise typer.BadParameter(f"data set {name!r} is not known; there are: {', '.join(NAMES)}")
+    with _progress() as progress:
+
+        def update(file: str, done: int, total: int | None) -> None:
+            progress(file, done, total or done)
+
+        place = get_dataset(name, folder, progress=update)
+    out.print(escape(f"{name}: {display_path(place)}"), soft_wrap=True, highlight=False)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar with rate and time left for each stage; nothing but its end where the output is not a terminal."""
@@ -421,7 +597,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         def update(stage: str, done: int, total: int) -> None:
             now = time.monotonic()
             if stage not in tasks:
-                tasks[stage] = bar.add_task(_STAGES[stage], total=total, rate="")
+                tasks[stage] = bar.add_task(_STAGES.get(stage, stage), total=total, rate="")
                 started[stage] = now
             elapsed = now - started[stage]
             rate = f"{done / elapsed:,.1f}/s" if elapsed > 0.5 else ""
@@ -431,10 +607,13 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 _STAGES = {
-    "describe": "describing a sample",
+    "describe": "describing pictures",
     "words": "learning words",
     "index": "indexing",
     "pairs": "finding pairs",
+    "queries": "describing queries",
+    "aggregate": "aggregating",
+    "verify": "verifying",
     "instances": "looking at photos",
     "pictures": "composing pictures",
 }

@@ -18,9 +18,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from d2r import build
 from d2r.aggregate import KERNELS, Aggregated, aggregate, assign
 from d2r.boxes import Box, Boxes
-from d2r.build import Progress, Report, fill
+from d2r.build import Progress, Report
 from d2r.codebook import Codebook
 from d2r.describe import Description, describe_query
 from d2r.features import make_extractor
@@ -32,6 +33,7 @@ from d2r.ingest import Job, Recipe
 from d2r.regions import make_selector
 from d2r.verify import THRESHOLD, Verification, verify
 from d2r.walk import find_pictures, picture_job
+from d2r.workers import default_workers
 
 REGIONS = "rmac:levels=2"
 FEATURES = "rootsift"
@@ -324,7 +326,7 @@ class Engine:
     def _fill(
         self, writer: Writer, jobs: list[Job], workers: int | None, max_pixels: int, progress: Progress | None
     ) -> Report:
-        return fill(
+        return build.fill(
             self.index,
             writer,
             self.recipe,
@@ -344,6 +346,37 @@ class Engine:
             for row in self.index.pictures()
             if row.path.startswith(under) and row.path not in listed and not row.path.startswith(unknown)
         ]
+
+
+def learn_codebook(
+    folder: PathLike,
+    words: int,
+    *,
+    regions: str = "whole",
+    features: str = FEATURES,
+    max_side: int = MAX_SIDE,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Codebook:
+    """Learn visual words from a folder of photos, to use for other collections; arguments as in :class:`Engine`.
+
+    Raises:
+        StoreError: the folder holds no pictures that can be used.
+        CodebookError: they have fewer features than ``words``.
+    """
+    jobs = list(find_pictures(Path(_absolute(folder))))
+    if not jobs:
+        raise StoreError(f"{display_path(folder)}: no pictures there")
+    return build.learn_codebook(
+        Recipe(regions, features, max_side, VERIFY_FEATURES),
+        jobs,
+        words,
+        staging=None,
+        workers=default_workers() if workers is None else workers,
+        max_pixels=max_pixels,
+        progress=progress or (lambda stage, done, total: None),
+    )
 
 
 def codebook_from(path: PathLike) -> Codebook:

@@ -66,14 +66,14 @@ def prepare_worker() -> None:
 
 
 def sample_file(
-    recipe: Recipe, max_pixels: int, staging: Path, quota: int, job: Job
+    recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, job: Job
 ) -> tuple[PictureState, NDArray[np.float32] | None]:
     """Describe a picture, stage the description on disk, and return a random part of its descriptors.
 
     Args:
         recipe: how to describe it.
         max_pixels: see :func:`d2r.images.read_image`.
-        staging: folder that :func:`enter_file` looks in later.
+        staging: folder that :func:`enter_file` looks in later; None keeps nothing.
         quota: return at most this many descriptors.
         job: the picture.
 
@@ -125,14 +125,14 @@ def _codebook(path: Path) -> Codebook:
 
 
 def describe_file(
-    recipe: Recipe, max_pixels: int, staging: Path, job: Job, *, keep: bool
+    recipe: Recipe, max_pixels: int, staging: Path | None, job: Job, *, keep: bool
 ) -> tuple[PictureState, Description | None]:
     """Describe a picture file, or take the description of the same content from ``staging``.
 
     Args:
         recipe: how to describe it; a staging folder belongs to one recipe.
         max_pixels: see :func:`d2r.images.read_image`.
-        staging: folder of descriptions, one safetensors file a picture, named by its digest.
+        staging: folder of descriptions, one safetensors file a picture, named by its digest; None has none.
         job: the picture. When its digest is given and the file still has it, nothing is described.
         keep: leave the description in ``staging``.
 
@@ -148,7 +148,7 @@ def describe_file(
     state = replace(state, digest=digest)
     if digest == job.digest:
         return state, None
-    staged = staging / f"{digest.hex()}.safetensors"
+    staged = staging / f"{digest.hex()}.safetensors" if staging is not None else None
     description = _staged(staged)
     if description is None:
         try:
@@ -157,7 +157,7 @@ def describe_file(
             return replace(state, problem=error.reason), None
         selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
         description = describe(image, selector, extractor, max_side=recipe.max_side)
-        if keep:
+        if keep and staged is not None:
             _stage(description, staged)
     problem = None if len(description.features) else NO_FEATURES
     return replace(state, width=description.width, height=description.height, problem=problem), description
@@ -179,13 +179,16 @@ def _stage(description: Description, path: Path) -> None:
         part.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
-def _staged(path: Path) -> Description | None:
-    if not path.exists():
-        return None
+def _staged(path: Path | None) -> Description | None:
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError):
+        return read_description(path) if path is not None else None
+    except (OSError, SafetensorError):  # not there, or damaged by a disk that filled
         return None
+
+
+def read_description(path: Path) -> Description:
+    """Read a description that :func:`describe_file` kept; ``OSError`` or ``SafetensorError`` when there is none."""
+    tensors = load_file(path)
     features = Features(*(tensors[name] for name in ("positions", "scales", "descriptors", "attention")))
     width, height = (int(value) for value in tensors["size"])
     return Description(width, height, tensors["boxes"], tensors["box_scores"], features, tensors["regions"])

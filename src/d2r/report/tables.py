@@ -1,0 +1,93 @@
+"""Tables as text, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from d2r.evaluate.run import Row
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text: a title, the heads of its columns, and its rows; the first column holds names."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
+    """Return what a comparison found: accuracy for each protocol, regions and size of a picture, and time of a query.
+
+    Size is given relative to the first row's.
+    """
+    protocols = list(rows[0].scores)
+    heads = ["method", "regions"]
+    for protocol in protocols:
+        name = "" if protocol == "all" else f" {protocol[0].upper()}"
+        heads += [f"mAP{name}", f"mP@10{name}"]
+    heads += ["regions/picture", "bytes/picture", "relative size", "ms/query"]
+    return Table(title, tuple(heads), tuple(_cells(row, protocols, rows[0]) for row in rows))
+
+
+def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
+    cells = [row.method + (" + verification" if row.verified else ""), row.regions]
+    for protocol in protocols:
+        scores = row.scores[protocol]
+        cells += [f"{100 * scores.map:.1f}", f"{100 * scores.mean_precision[scores.ks.index(10)]:.1f}"]
+    return (
+        *cells,
+        f"{row.regions_per_picture:.1f}",
+        f"{row.bytes_per_picture:,.0f}",
+        f"{row.bytes_per_picture / first.bytes_per_picture:.2f}",
+        f"{row.milliseconds:.2f}",
+    )
+
+
+def as_text(table: Table) -> str:
+    """Return a table in Markdown with aligned columns, which reads well as plain text too."""
+    lines = [table.heads, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.heads))]
+    text = [_line(line, widths) for line in lines]
+    rule = (
+        "|"
+        + "|".join(
+            ("-" * (width + 2)) if not column else "-" * (width + 1) + ":" for column, width in enumerate(widths)
+        )
+        + "|"
+    )
+    title = [f"**{table.title}**", ""] if table.title else []
+    return "\n".join([*title, text[0], rule, *text[1:]])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.ljust(width) if column == 0 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "| " + " | ".join(padded) + " |"
+
+
+def as_csv(table: Table) -> str:
+    """Return a table as CSV with a line of heads."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([table.heads, *table.rows])
+    return buffer.getvalue()
+
+
+def as_latex(table: Table) -> str:
+    """Return a table as a LaTeX ``tabular`` that needs the booktabs package."""
+    columns = "l" + "r" * (len(table.heads) - 1)
+    body = [" & ".join(map(_escape, row)) + r" \\" for row in (table.heads, *table.rows)]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
+    return "\n".join([f"% {table.title}", *lines, r"\end{tabular}", ""])
+
+
+def _escape(text: str) -> str:
+    for letter in "&%$#_{}":
+        text = text.replace(letter, f"\\{letter}")
+    return text.replace("*", r"$^\star$")
