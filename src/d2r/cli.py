@@ -97,6 +97,9 @@ def _explain(error: Exception) -> None:
     )
     if isinstance(error, failures):
         _fail(str(error))
+    if isinstance(error, ModuleNotFoundError):
+        extra = "evaluate" if error.name in ("matplotlib", "pycocotools", "scipy") else "demo"
+        _fail(f"{error.name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
     if isinstance(error, OSError | sqlite3.OperationalError):
         if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
             _fail("the disk is full; make room and run the same command again, it goes on where it stopped")
@@ -519,6 +522,81 @@ def evaluate(
     if file is not None:
         write_json(file, as_json(benchmark, setup, rows, extraction.skipped))
         out.print(escape(f"run: {display_path(file)}"), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            help="table1 (regional search by MAX and AVG against aggregation), table2 (headline, with verification),"
+            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), or fig5 (kernels)."
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As for `d2r evaluate`.")],
+    file: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where to write the table, the figure and the run.")
+    ] = Path("results"),
+    words: Annotated[
+        list[int] | None, typer.Option(min=1, help="Sizes of the codebook.", show_default="those of the paper")
+    ] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
+    ] = None,
+    features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
+    distractors: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
+    ] = Path("d2r-cache"),
+    workers: Workers = None,
+    max_pixels: MaxPixels = _MAX_PIXELS,
+) -> None:
+    """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
+    from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
+    from d2r.evaluate import reproduce as paper
+    from d2r.evaluate.benchmark import load_benchmark
+    from d2r.evaluate.run import Setup, as_json, write_json
+    from d2r.ingest import Recipe
+    from d2r.report.tables import accuracy_table, as_text, published_table, write_tables
+    from d2r.workers import default_workers
+
+    if experiment not in paper.EXPERIMENTS:
+        known = ", ".join(paper.EXPERIMENTS)
+        raise typer.BadParameter(f"experiment {experiment!r} is not known; there are: {known}")
+    chosen = paper.EXPERIMENTS[experiment]
+    benchmark = load_benchmark(folder, distractors=distractors)
+    recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
+    with _progress() as progress:
+        rows = paper.reproduce(
+            benchmark,
+            chosen,
+            recipe,
+            cache,
+            words=tuple(words) if words else None,
+            codebook=codebook_from(codebook) if codebook is not None else None,
+            workers=default_workers() if workers is None else workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    name = f"{experiment}-{benchmark.name}"
+    file.mkdir(parents=True, exist_ok=True)
+    counts = f"{len(benchmark.queries):,} queries, {len(benchmark.database):,} pictures"
+    table = accuracy_table(rows, f"{chosen.title} ({benchmark.kind} set {benchmark.name}: {counts})")
+    out.print(escape(as_text(table)), highlight=False, soft_wrap=True)
+    if benchmark.kind == "revisited" and benchmark.name in paper.PUBLISHED:
+        published = published_table(paper.PUBLISHED[benchmark.name])
+        out.print(escape("\n" + as_text(published)), highlight=False, soft_wrap=True)
+    written = write_tables(table, file / name)
+    if chosen.curve:
+        from d2r.report.figures import accuracy_curves
+
+        written += accuracy_curves(rows, chosen.title, file / name)
+    setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
+    write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()))
+    for path in (*written, file / f"{name}.json"):
+        out.print(escape(display_path(path)), soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from d2r.evaluate.run import Row
+from d2r.files import replacing
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
     Size is given relative to the first row's.
     """
     protocols = list(rows[0].scores)
-    heads = ["method", "regions"]
+    heads = ["method", "regions", "words"]
     for protocol in protocols:
         name = "" if protocol == "all" else f" {protocol[0].upper()}"
         heads += [f"mAP{name}", f"mP@10{name}"]
@@ -34,7 +36,7 @@ def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
 
 
 def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
-    cells = [row.method + (" + verification" if row.verified else ""), row.regions]
+    cells = [row.method + (" + verification" if row.verified else ""), row.regions, f"{row.words:,}"]
     for protocol in protocols:
         scores = row.scores[protocol]
         cells += [f"{100 * scores.map:.1f}", f"{100 * scores.mean_precision[scores.ks.index(10)]:.1f}"]
@@ -45,6 +47,23 @@ def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
         f"{row.bytes_per_picture / first.bytes_per_picture:.2f}",
         f"{row.milliseconds:.2f}",
     )
+
+
+def published_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return mAP figures of a paper: method to protocol to per cent."""
+    protocols = sorted({protocol for one in figures.values() for protocol in one}, reverse=True)
+    rows = tuple((name, *(f"{one[protocol]:.1f}" for protocol in protocols)) for name, one in figures.items())
+    return Table("As published", ("method", *(f"mAP {protocol[0].upper()}" for protocol in protocols)), rows)
+
+
+def write_tables(table: Table, path: Path) -> tuple[Path, ...]:
+    """Write a table as ``path`` with the endings .md, .csv and .tex, and return the three files."""
+    texts = {".md": as_text(table) + "\n", ".csv": as_csv(table), ".tex": as_latex(table)}
+    files = tuple(path.with_name(path.name + ending) for ending in texts)
+    for file, text in zip(files, texts.values(), strict=True):
+        with replacing(file) as part:
+            part.write_text(text)
+    return files
 
 
 def as_text(table: Table) -> str:

@@ -1,0 +1,155 @@
+"""The paper's experiments by name: what each compares, and how it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2r.build import Progress
+from d2r.codebook import Codebook
+from d2r.evaluate.benchmark import Benchmark
+from d2r.evaluate.extraction import extract
+from d2r.evaluate.run import Row, Setup, codebook_file, compare
+from d2r.ingest import Recipe
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Region selectors that differ in how many regions they choose.
+
+    Attributes:
+        described: specification that pictures are described with, once.
+        used: specifications to compare, each choosing from those regions.
+    """
+
+    described: str
+    used: tuple[str, ...]
+
+
+RMAC = Sweep("rmac:levels=3", tuple(f"rmac:levels={levels}" for levels in (1, 2, 3)))
+SELECTIVE_SEARCH = Sweep("selective-search:top=10", tuple(f"selective-search:top={top}" for top in (1, 2, 5, 10)))
+_ONE = Sweep("rmac:levels=3", ("rmac:levels=2",))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of the paper.
+
+    Attributes:
+        title: what it shows.
+        methods: what is compared; the first is the baseline.
+        sweeps: the regions that are tried.
+        words: sizes of the codebook.
+        verify: so many of each ranking are verified as well; 0 leaves it out.
+        curve: plot accuracy over the number of regions.
+    """
+
+    title: str
+    methods: tuple[str, ...]
+    sweeps: tuple[Sweep, ...]
+    words: tuple[int, ...] = (1024,)
+    verify: int = 0
+    curve: bool = False
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "table1": Experiment(
+        "Regional search pooled by MAX and AVG, against aggregation",
+        ("vlad", "d2r-vlad(max)", "d2r-vlad(avg)", "r-vlad", "asmk*", "d2r-asmk*(max)", "d2r-asmk*(avg)", "r-asmk*"),
+        (_ONE,),
+    ),
+    "table2": Experiment(
+        "The headline configuration, with and without verification",
+        ("asmk*", "r-asmk*"),
+        (_ONE,),
+        words=(1024, 65536),
+        verify=100,
+    ),
+    "fig4a": Experiment(
+        "Regional search: each region stored on its own, similarity MAX over regions",
+        ("asmk*", "d2r-asmk*(max)"),
+        (RMAC, SELECTIVE_SEARCH),
+        curve=True,
+    ),
+    "fig4b": Experiment(
+        "Regional aggregation: one R-ASMK* descriptor a picture",
+        ("asmk*", "r-asmk*"),
+        (RMAC, SELECTIVE_SEARCH),
+        curve=True,
+    ),
+    "fig5": Experiment(
+        "Aggregation kernels on the same regions",
+        ("bow", "vlad", "r-vlad", "asmk", "naive-r-asmk", "r-asmk", "asmk*", "r-asmk*"),
+        (_ONE,),
+    ),
+}
+"""The experiments by name. A trained detector joins the sweeps of regions when there is one."""
+
+PUBLISHED = {
+    "roxford5k": {
+        "DELF-ASMK* + verification": {"medium": 67.8, "hard": 43.1},
+        "DELF-R-ASMK* + verification": {"medium": 76.0, "hard": 52.4},
+    },
+    "rparis6k": {
+        "DELF-ASMK* + verification": {"medium": 76.9, "hard": 55.4},
+        "DELF-R-ASMK* + verification": {"medium": 80.2, "hard": 58.6},
+    },
+}
+"""mAP that the paper reports with 65,536 words, DELF features and its trained detector, to be set beside ours."""
+
+
+def reproduce(
+    benchmark: Benchmark,
+    experiment: Experiment,
+    recipe: Recipe,
+    cache: Path,
+    *,
+    words: tuple[int, ...] | None,
+    codebook: Codebook | None,
+    workers: int,
+    max_pixels: int,
+    progress: Progress,
+) -> list[Row]:
+    """Run an experiment and return its rows; those of a baseline that uses no regions are given once.
+
+    Args:
+        benchmark: the data set.
+        experiment: one of :data:`EXPERIMENTS`.
+        recipe: how pictures are described; its regions are replaced by the sweeps'.
+        cache: see :func:`d2r.evaluate.run.evaluate`.
+        words: sizes of the codebook; None takes the experiment's.
+        codebook: visual words to use; None learns them from the database.
+        workers: processes.
+        max_pixels: see :func:`d2r.images.read_image`.
+        progress: told how far it is.
+    """
+    rows: list[Row] = []
+    inliers: dict[tuple[int, int], int] = {}
+    sizes = words or experiment.words if codebook is None else (codebook.words,)
+    books: dict[int, Path] = {}
+    for sweep in experiment.sweeps:
+        recipe = Recipe(sweep.described, recipe.features, recipe.max_side, recipe.verify_features)
+        extraction = extract(benchmark, recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress)
+        for size in sizes:
+            setup = Setup(recipe, experiment.methods, size, experiment.verify)
+            if size not in books:  # one codebook for all sweeps, so that only the regions differ
+                books[size] = codebook_file(benchmark, extraction, setup, cache, codebook, progress)
+            for used in sweep.used:
+                rows += compare(
+                    benchmark,
+                    extraction,
+                    setup,
+                    books[size],
+                    inliers,
+                    regions=used,
+                    workers=workers,
+                    progress=progress,
+                )
+    return _without_repeats(rows)
+
+
+def _without_repeats(rows: list[Row]) -> list[Row]:
+    first: dict[tuple[str, str, int, bool], Row] = {}
+    for row in rows:
+        first.setdefault((row.method, row.regions, row.words, row.verified), row)
+    return list(first.values())

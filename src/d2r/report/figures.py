@@ -1,0 +1,55 @@
+"""Figures of comparisons, as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2r.evaluate.run import Row
+
+
+def accuracy_curves(rows: Sequence[Row], title: str, path: Path) -> tuple[Path, Path]:
+    """Plot mAP over regions per picture, a curve for each selector, the baseline without regions as a level line.
+
+    Args:
+        rows: of a sweep; one protocol is a panel.
+        title: of the figure.
+        path: without ending.
+
+    Returns:
+        the PNG and the SVG that were written.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    protocols = list(rows[0].scores)
+    figure, panels = plt.subplots(1, len(protocols), figsize=(5.2 * len(protocols), 3.8), squeeze=False)
+    for panel, protocol in zip(panels[0], protocols, strict=True):
+        families: dict[str, list[Row]] = {}
+        for row in rows:
+            families.setdefault(row.regions.split(":")[0], []).append(row)
+        for baseline in families.pop("whole", []):
+            panel.axhline(
+                100 * baseline.scores[protocol].map, color="0.4", linestyle="--", label=f"{baseline.method}, no regions"
+            )
+        for marker, (family, points) in zip("osD^v", families.items(), strict=False):
+            points.sort(key=lambda row: row.regions_per_picture)
+            panel.plot(
+                [row.regions_per_picture for row in points],
+                [100 * row.scores[protocol].map for row in points],
+                marker=marker,
+                label=f"{points[0].method}, {family}",
+            )
+        panel.set_xlabel("regions a picture, the whole of it included")
+        panel.set_ylabel("mAP (%)" if protocol == "all" else f"mAP (%), {protocol}")
+        panel.grid(alpha=0.25)
+        panel.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    written = path.with_name(path.name + ".png"), path.with_name(path.name + ".svg")
+    for file in written:
+        figure.savefig(file, dpi=150)
+    plt.close(figure)
+    return written
