@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -289,3 +290,38 @@ def test_the_demo_composes_a_collection_and_finds_what_it_planted(tmp_path):
     assert (int(right), int(of)) == (5, 5)
     page = (tmp_path / "demo" / "results.html").read_text()
     assert page.startswith("<!DOCTYPE html>") or page.startswith("<!doctype html>")
+
+
+def test_composing_a_set_and_evaluating_on_it(d2r, photo_folder, tmp_path, monkeypatch):
+    from d2r.datasets import clutter
+
+    small = replace(clutter.DIFFICULTIES["easy"], views=1, decoy_pictures=1, distractors=3, side=240)
+    monkeypatch.setattr(clutter, "DIFFICULTIES", {"easy": small})
+    things = tmp_path / "things"
+    things.mkdir()
+    shutil.copy(photo_folder / "pagoda-0.jpg", things)
+    options = ["--instances", things, "--most", "1", "--difficulty", "easy", "--out", tmp_path / "set"]
+    status, out, err = d2r("compose", photo_folder / "deep", *options)
+    assert status == 0, err
+    assert "1 queries, 5 pictures" in out
+    options = ["--cache", tmp_path / "cache", "--words", "32", "--regions", "rmac:levels=1", "--workers", "0"]
+    status, out, err = d2r("evaluate", tmp_path / "set", *options)
+    assert status == 0, err
+    assert "set: 1 queries, 5 pictures" in out
+    status, _, err = d2r("compose", photo_folder, "--instances", things, "--difficulty", "easier", "--out", tmp_path)
+    assert status == 2
+    assert "easier" in err
+
+
+def test_a_learned_codebook_serves_another_index(d2r, photo_folder, collection, tmp_path):
+    book = tmp_path / "words.safetensors"
+    status, out, err = d2r("codebook", photo_folder, "--words", "50", "--out", book, "--workers", "0")
+    assert status == 0, err
+    assert "50 words" in out
+    index = tmp_path / "other.index"
+    options = ["--codebook", book, "--regions", "whole", "--workers", "0"]
+    status, out, err = d2r("index", collection, "--out", index, *options)
+    assert status == 0, err
+    assert "learned" not in out
+    with Engine.open(index) as engine:
+        assert engine.index.size().words == 50

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2r.evaluate.revisited import RetrievalScores, paired_bootstrap
 from d2r.evaluate.run import Row
 from d2r.files import replacing
 
@@ -24,13 +25,14 @@ class Table:
 def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
     """Return what a comparison found: accuracy for each protocol, regions and size of a picture, and time of a query.
 
-    Size is given relative to the first row's.
+    Size is given relative to the first row's, and so is mAP: the mean difference with its 95 % interval by paired
+    bootstrap over the queries.
     """
     protocols = list(rows[0].scores)
     heads = ["method", "regions", "words"]
     for protocol in protocols:
         name = "" if protocol == "all" else f" {protocol[0].upper()}"
-        heads += [f"mAP{name}", f"mP@10{name}"]
+        heads += [f"mAP{name}", f"change{name} [95 %]", f"mP@10{name}"]
     heads += ["regions/picture", "bytes/picture", "relative size", "ms/query"]
     return Table(title, tuple(heads), tuple(_cells(row, protocols, rows[0]) for row in rows))
 
@@ -39,7 +41,9 @@ def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
     cells = [row.method + (" + verification" if row.verified else ""), row.regions, f"{row.words:,}"]
     for protocol in protocols:
         scores = row.scores[protocol]
-        cells += [f"{100 * scores.map:.1f}", f"{100 * scores.mean_precision[scores.ks.index(10)]:.1f}"]
+        precision = scores.mean_precision[scores.ks.index(10)]
+        change = _change(scores, first.scores[protocol]) if row is not first else ""
+        cells += [f"{100 * scores.map:.1f}", change, f"{100 * precision:.1f}"]
     return (
         *cells,
         f"{row.regions_per_picture:.1f}",
@@ -47,6 +51,11 @@ def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
         f"{row.bytes_per_picture / first.bytes_per_picture:.2f}",
         f"{row.milliseconds:.2f}",
     )
+
+
+def _change(scores: RetrievalScores, base: RetrievalScores) -> str:
+    change = paired_bootstrap(scores.average_precision, base.average_precision)
+    return f"{100 * change.mean:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
 
 
 def published_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
