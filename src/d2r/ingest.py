@@ -158,12 +158,13 @@ def describe_file(
         selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
         description = describe(image, selector, extractor, max_side=recipe.max_side)
         if keep and staged is not None:
-            _stage(description, staged)
+            write_description(description, staged)
     problem = None if len(description.features) else NO_FEATURES
     return replace(state, width=description.width, height=description.height, problem=problem), description
 
 
-def _stage(description: Description, path: Path) -> None:
+def write_description(description: Description, path: Path) -> None:
+    """Keep a description in a file, for :func:`read_description`."""
     features = description.features
     with replacing(path) as part:
         tensors = {

@@ -117,7 +117,7 @@ def aggregate_pictures(
     files: Sequence[Path | None],
     codebook: Path,
     methods: Sequence[str],
-    regions: str,
+    regions: str | None,
     *,
     workers: int,
     progress: Progress,
@@ -128,8 +128,8 @@ def aggregate_pictures(
         files: descriptions; None stands for a picture without features.
         codebook: file of the visual words.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        regions: specification of the regions to use of those that were described: the same selector with as many
-            regions or fewer.
+        regions: specification of the regions to use of those that were described: the same selector with fewer; None
+            uses all.
         workers: processes.
         progress: told how far it is: "aggregate".
     """
@@ -220,13 +220,13 @@ def _load_codebook(path: Path) -> Codebook:
     return Codebook.load(path)
 
 
-def _aggregate(codebook: Path, methods: Sequence[str], regions: str, file: Path | None) -> Stored:
+def _aggregate(codebook: Path, methods: Sequence[str], regions: str | None, file: Path | None) -> Stored:
     book = _load_codebook(codebook)
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         return Stored({name: describe_picture(nothing, METHODS[name]) for name in methods}, 1)
     description = read_description(file)
-    rows = region_rows(description, regions)
+    rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
     used = np.isin(description.regions, rows)
     number = np.full(len(description.boxes), -1, np.int32)
     number[rows] = np.arange(len(rows))

@@ -55,7 +55,7 @@ class Experiment:
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment(
         "Regional search pooled by MAX and AVG, against aggregation",
-        ("vlad", "d2r-vlad(max)", "d2r-vlad(avg)", "r-vlad", "asmk*", "d2r-asmk*(max)", "d2r-asmk*(avg)", "r-asmk*"),
+        ("asmk*", "d2r-asmk*(max)", "d2r-asmk*(avg)", "r-asmk*", "vlad", "d2r-vlad(max)", "d2r-vlad(avg)", "r-vlad"),
         (_ONE,),
     ),
     "table2": Experiment(
@@ -79,7 +79,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fig5": Experiment(
         "Aggregation kernels on the same regions",
-        ("bow", "vlad", "r-vlad", "asmk", "naive-r-asmk", "r-asmk", "asmk*", "r-asmk*"),
+        ("asmk*", "r-asmk*", "asmk", "r-asmk", "naive-r-asmk", "vlad", "r-vlad", "bow"),
         (_ONE,),
     ),
 }

@@ -156,7 +156,7 @@ def compare(
         progress: told how far it is.
     """
     used = regions or setup.recipe.regions
-    stored = aggregate_pictures(extraction.files, codebook, setup.methods, used, workers=workers, progress=progress)
+    stored = aggregate_pictures(extraction.files, codebook, setup.methods, regions, workers=workers, progress=progress)
     book = Codebook.load(codebook)
     rankings: dict[str, list[NDArray[np.int64]]] = {}
     facts: dict[str, tuple[float, float, float]] = {}
