@@ -2,8 +2,8 @@
 
     python benchmarks/oracle_regions.py SET [--words N] [--cache FOLDER]
 
-Every planted object's box, of instances and of decoys alike, is a region beside the whole picture, as a perfect detector
-would find them. The table compares ASMK*, R-ASMK* and regional search on those, with the codebook that
+Every planted object's box, of instances and of decoys alike, is a region beside the whole picture, as a perfect
+detector would find them. The table compares ASMK*, R-ASMK* and regional search on those, with the codebook that
 ``d2r evaluate SET --regions rmac:levels=3 --words N`` learned into the same cache, so that only the regions differ.
 """
 
