@@ -1,7 +1,7 @@
 """What to describe: local features, one small module per extractor, chosen by name.
 
 An extractor is written as a specification, ``NAME[:option=value,...]``, for instance ``rootsift`` or
-``rootsift:top=500``; :func:`make_extractor` turns it into an object and ``str(extractor)`` gives it back.
+``rootsift:top=500``; :func:`make_extractor` turns it into an object and ``EXTRACTORS.spec`` gives it back.
 """
 
 from __future__ import annotations
