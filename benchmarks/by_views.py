@@ -3,7 +3,8 @@
     python benchmarks/by_views.py RUN.json SET
 
 Things with several photographs are planted from other photographs than the query's, so viewpoint and light differ for
-real; those with one are planted by synthetic warps of it. RUN is what ``d2r evaluate --out`` or ``d2r reproduce`` wrote.
+real; those with one are planted by synthetic warps of it. RUN is what ``d2r evaluate --out`` or ``d2r reproduce``
+wrote.
 """
 
 from __future__ import annotations
