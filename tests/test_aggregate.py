@@ -607,6 +607,18 @@ def test_a_word_with_zero_residual_does_not_count_in_the_norm_of_naive_r_asmk() 
     np.testing.assert_allclose(found.vectors, [[0, 0.5]])
 
 
+@pytest.mark.parametrize("name", ["vlad", "asmk", "asmk*", "r-vlad", "naive-r-asmk", "r-asmk", "r-asmk*"])
+@pytest.mark.parametrize("small", [2.0**-10, 2.0**-20, 2.0**-30])
+def test_a_word_with_a_small_residual_is_present(name: str, small: float) -> None:
+    codebook = Codebook(np.array([[0, 0], [4, 0]], np.float32))
+    points = np.array([[small, -small], [5, 3]], np.float32)
+    for regions in ([0, 0], [0, 1]) if name in REGIONAL else ([0, 0],):
+        found = aggregate(assign(codebook, points, np.array(regions, np.int32), max(regions) + 1), KERNELS[name])
+        assert found.words.tolist() == [0, 1]
+        vectors = unpack_signs(found.vectors, 2) if name.endswith("*") else found.vectors
+        np.testing.assert_array_equal(np.sign(vectors), [[1, -1], [1, 1]])
+
+
 # ---- Signs ----
 
 

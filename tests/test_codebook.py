@@ -157,6 +157,16 @@ def test_residuals_are_projected_and_to_the_median_where_there_is_one() -> None:
     np.testing.assert_allclose(found, data - medians[words], atol=1e-6)
 
 
+@pytest.mark.parametrize("dim", [2, 16, 128])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_descriptor_that_is_its_word_has_no_residual_at_all_also_where_it_is_projected(dim: int, count: int) -> None:
+    projection = np.linalg.qr(np.random.default_rng(dim).standard_normal((dim, dim)))[0].astype(np.float32)
+    centroids = descriptors(50, dim)
+    words = np.random.default_rng(count).integers(0, 50, count).astype(np.int32)
+    for book in (Codebook(centroids), Codebook(centroids, projection)):
+        assert not book.residuals(centroids[words], words).any()
+
+
 # ---- The file ----
 
 

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -35,6 +36,44 @@ def test_features_of_regions_lie_where_the_same_detail_is_in_the_whole_picture(p
         assert agreement(positions, whole, 1.0) > 0.8
 
 
+def test_regions_of_selective_search_lie_in_place_too(photo):
+    """Their corners are not whole pixels: a crop begins at the pixel that the corner lies in."""
+    description = describe(photo, make_selector("selective-search"), make_extractor("rootsift:top=5000"), max_side=1024)
+    whole = description.features.positions[description.regions == 0]
+    inside = description.features.positions[description.regions > 0]
+    assert len(inside) > 100
+    assert agreement(inside, whole, 1.0) > 0.8
+
+
+def test_features_come_region_by_region_and_say_which(photo):
+    selector = make_selector("rmac:levels=2")
+    description = describe(photo, selector, EXTRACTOR, max_side=1024)
+    np.testing.assert_array_equal(description.boxes[1:], selector.select(photo).boxes)
+    np.testing.assert_array_equal(description.box_scores, np.ones(len(description.boxes), np.float32))
+    assert description.regions.dtype == np.int32
+    assert (np.diff(description.regions) >= 0).all()
+    assert set(description.regions.tolist()) == set(range(len(description.boxes)))
+    assert np.bincount(description.regions).max() <= 300
+    for region in (0, 3):
+        x1, y1, x2, y2 = description.boxes[region].astype(int)
+        alone = EXTRACTOR.extract([np.ascontiguousarray(photo[y1:y2, x1:x2])])[0]
+        found = description.features.take(description.regions == region)
+        np.testing.assert_array_equal(found.descriptors, alone.descriptors)
+        np.testing.assert_allclose(found.positions, alone.placed(1.0, x1, y1).positions, atol=1e-4)
+
+
+def test_a_region_is_described_at_its_own_resolution(photo):
+    """A region that is not above the limit keeps all its detail, though the picture around it is scaled down."""
+    side = min(photo.shape[:2])
+    large, selector = make_extractor("rootsift:top=5000"), make_selector("rmac:levels=2")
+    description = describe(photo, selector, large, max_side=side * 2 // 3)
+    region = next(row for row, box in enumerate(description.boxes) if box[2] - box[0] <= side * 2 // 3)
+    x1, y1, x2, y2 = description.boxes[region]
+    whole = description.features.positions[description.regions == 0]
+    inside = ((whole >= [x1, y1]) & (whole <= [x2, y2])).all(axis=1)
+    assert (description.regions == region).sum() > 1.5 * inside.sum()
+
+
 def test_the_whole_picture_is_the_first_region(photo):
     description = describe(photo, make_selector("whole"), EXTRACTOR, max_side=1024)
     height, width = photo.shape[:2]
@@ -51,6 +90,26 @@ def test_positions_are_in_picture_pixels_also_where_the_picture_is_scaled_down_f
     assert agreement(small.features.positions, full.features.positions, 3.0) > 0.8
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_long_narrow_picture_scaled_to_whole_pixels_keeps_its_positions_along_both_sides(axis):
+    """Of 3,000 x 53 pixels the limit of 1,000 makes 1,000 x 18: the factors of the two sides are not the same."""
+    picture = np.full((3000, 53, 3), 30, np.uint8)
+    for y in (200, 2800):
+        cv2.circle(picture, (26, y), 12, (220, 220, 220), -1)
+    picture = picture if axis == 0 else np.ascontiguousarray(picture.transpose(1, 0, 2))
+    positions = describe(picture, make_selector("whole"), EXTRACTOR, max_side=1000).features.positions
+    for centre in (200.5, 2800.5):
+        wanted = np.array([26.5, centre] if axis == 0 else [centre, 26.5])
+        assert np.linalg.norm(positions - wanted, axis=1).min() < 1.5
+
+
+def test_scales_are_in_picture_pixels_too(photo):
+    double = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    small = describe(photo, make_selector("whole"), EXTRACTOR, max_side=max(photo.shape)).features
+    large = describe(double, make_selector("whole"), EXTRACTOR, max_side=max(photo.shape)).features
+    assert np.median(large.scales) == pytest.approx(2 * np.median(small.scales), rel=0.2)
+
+
 def test_a_query_box_is_described_alone_and_in_the_frame_of_its_picture(photo):
     query = describe_query(photo, (100.4, 50, 300, 9000), EXTRACTOR, max_side=1024)
     assert query.boxes[0].tolist() == pytest.approx([100.4, 50, 300, photo.shape[0]])
@@ -58,23 +117,44 @@ def test_a_query_box_is_described_alone_and_in_the_frame_of_its_picture(photo):
     assert (query.features.positions[:, 0] <= 300).all()
     whole = describe_query(photo, None, make_extractor("rootsift:top=5000"), max_side=1024)
     assert agreement(query.features.positions, whole.features.positions, 1.0) > 0.8
+    assert not query.regions.any()
+    assert (query.width, query.height) == (photo.shape[1], photo.shape[0])
 
 
-def test_a_bad_query_box_is_refused(photo):
-    with pytest.raises(BoxError, match="swapped"):
-        describe_query(photo, (50, 50, 10, 60), EXTRACTOR, max_side=1024)
+def test_a_query_box_that_is_scaled_down_keeps_the_frame_of_its_picture(photo):
+    query = describe_query(photo, (120, 40, 360, 280), make_extractor("rootsift:top=80"), max_side=120)
+    full = describe_query(photo, None, make_extractor("rootsift:top=5000"), max_side=1024)
+    assert query.features.positions[:, 0].max() > 250
+    assert agreement(query.features.positions, full.features.positions, 3.0) > 0.8
 
 
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((50, 50, 10, 60), "swapped"),
+        ((50, 50, 50, 60), "empty"),
+        ((5000, 50, 5010, 60), "outside the picture"),
+        ((1, 2, 3), "expected four numbers"),
+    ],
+)
+def test_a_bad_query_box_is_refused(photo, box, message):
+    with pytest.raises(BoxError, match=message):
+        describe_query(photo, box, EXTRACTOR, max_side=1024)
+
+
+@pytest.mark.parametrize("regions", ["rmac", "selective-search"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (60, 60)])
-def test_pictures_too_small_or_flat_for_features_have_none(size):
+def test_pictures_too_small_or_flat_for_features_have_none(size, regions):
     flat = np.full((*size, 3), 90, np.uint8)
-    description = describe(flat, make_selector("rmac"), EXTRACTOR, max_side=1024)
+    description = describe(flat, make_selector(regions), EXTRACTOR, max_side=1024)
+    assert description.boxes[0].tolist() == [0, 0, size[1], size[0]]
     assert len(description.features) == 0
     assert description.features.descriptors.shape == (0, 128)
     assert len(description.regions) == 0
 
 
-def test_a_tiny_box_is_described_without_error(photo):
-    description = describe_query(photo, (10, 10, 12, 12), EXTRACTOR, max_side=1024)
-    assert description.boxes.tolist() == [[10, 10, 12, 12]]
+@pytest.mark.parametrize("box", [(10, 10, 12, 12), (10, 10, 11, 11), (0, 0, 300, 1), (399, 0, 400, 50)])
+def test_a_tiny_box_is_described_without_error(photo, box):
+    description = describe_query(photo, box, EXTRACTOR, max_side=1024)
+    assert description.boxes.tolist() == [list(box)]
     assert len(description.features) == 0

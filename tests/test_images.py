@@ -1,8 +1,12 @@
 import io
 import os
+import pickle
 import struct
+import threading
+import warnings
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,15 +31,34 @@ def photo():
     return Image.fromarray(gradient())
 
 
-def declared_png(width, height):
-    """A PNG of a few bytes that says it has width x height pixels."""
+def png(width, height, rows, *, bits=8, colour=2, extra=()):
+    """A PNG put together by hand, of rows of raw samples and any extra chunks."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(b"\0" * 100)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in chunks)
+
+
+def declared_png(width, height):
+    """A PNG of a few bytes that says it has width x height pixels."""
+    return png(width, height, [bytes(99)])
+
+
+def tiff(samples, *, orientation=1):
+    """A TIFF put together by hand: gray, uncompressed, in the byte order of the samples."""
+    big = samples.dtype.newbyteorder("=") != samples.dtype
+    order = ">" if big else "<"
+    fields = [
+        (256, samples.shape[1]), (257, samples.shape[0]), (258, samples.itemsize * 8), (259, 1), (262, 1), (273, 8),
+        (274, orientation), (277, 1), (278, samples.shape[0]), (279, samples.nbytes),
+    ]  # fmt: skip
+    entries = [struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in fields]
+    head = (b"MM" if big else b"II") + struct.pack(order + "HI", 42, 8 + samples.nbytes)
+    return head + samples.tobytes() + struct.pack(order + "H", len(fields)) + b"".join(entries) + bytes(4)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
@@ -49,7 +72,7 @@ def test_lossy_formats_come_close(kind):
     assert np.abs(difference).mean() < 4
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_a_truncated_file_is_an_error_that_says_so(kind, tmp_path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8))
     data = encoded(noise, kind)
@@ -80,9 +103,10 @@ def test_the_content_decides_the_format_not_the_name(tmp_path):
         read_image(tmp_path / "text.png")
 
 
-def test_a_picture_without_pixels_is_an_error():
-    with pytest.raises(ImageError):
-        decode_image(declared_png(0, 10))
+@pytest.mark.parametrize("size", [(0, 10), (10, 0), (0, 0)])
+def test_a_picture_without_pixels_is_an_error(size):
+    with pytest.raises(ImageError, match=r"^picture: "):
+        decode_image(declared_png(*size))
 
 
 def test_too_many_pixels_are_refused_before_decoding_until_the_limit_is_raised():
@@ -96,12 +120,59 @@ def test_too_many_pixels_are_refused_before_decoding_until_the_limit_is_raised()
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO"])
+def test_pillows_own_limit_plays_no_part_and_stays_what_it_is(kind, monkeypatch):
+    several = {"save_all": True, "append_images": [photo().rotate(180)]} if kind not in ("JPEG", "BMP") else {}
+    data = encoded(photo(), kind, **several)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert decode_image(data).shape == (30, 40, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(ImageError):
+        decode_image(data, max_pixels=100)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_threads_leave_pillows_own_limit_as_it_was(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    data, shapes = encoded(photo(), "TIFF"), []
+    threads = [
+        threading.Thread(target=lambda: shapes.extend(decode_image(data).shape for _ in range(20))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert shapes == [(30, 40, 3)] * 160
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bit_gray_is_scaled_to_eight(kind):
     deep = np.array([[0, 257 * 10], [257 * 200, 65535]], np.uint16)
     picture = decode_image(encoded(Image.fromarray(deep), kind))
     np.testing.assert_array_equal(picture[:, :, 0], [[0, 10], [200, 255]])
     assert (picture[:, :, :1] == picture).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sixteen_bit_tiff_of_either_byte_order_is_scaled_and_turned_upright(order, orientation):
+    samples = (np.arange(12).reshape(3, 4) * 20 * 257).astype(order + "u2")
+    expected = np.arange(12).reshape(3, 4) * 20
+    picture = decode_image(tiff(samples, orientation=orientation))
+    np.testing.assert_array_equal(picture[:, :, 1], expected if orientation == 1 else np.rot90(expected, -1))
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff"])
+def test_sixteen_bit_colour_is_scaled_to_eight(ending):
+    deep = gradient().astype(np.uint16) * 257
+    data = cv2.imencode(ending, deep[:, :, ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode_image(data), gradient())
+
+
+def test_sixteen_bit_gray_with_alpha_is_laid_over_white():
+    data = png(2, 1, [struct.pack(">4H", 257 * 7, 65535, 257 * 9, 0)], bits=16, colour=4)
+    assert decode_image(data).tolist() == [[[7] * 3, [255] * 3]]
 
 
 def test_floating_point_samples_are_stretched_to_the_whole_range():
@@ -111,9 +182,26 @@ def test_floating_point_samples_are_stretched_to_the_whole_range():
     assert not flat.any()
 
 
-def test_cmyk_keeps_its_colours():
-    picture = decode_image(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100))
-    assert (np.abs(picture.reshape(-1, 3).astype(int) - [255, 0, 0]) < 12).all()
+def test_samples_that_are_not_finite_do_not_spoil_the_others():
+    samples = np.array([[np.nan, 100, 101, 102], [np.inf, -np.inf, 101, 101]], np.float32)
+    picture = decode_image(encoded(Image.fromarray(samples), "TIFF"))
+    assert picture[:, :, 0].tolist() == [[0, 0, 128, 255], [255, 0, 128, 128]]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize(
+    ("inks", "colour"),
+    [
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 255, 0, 0), (0, 0, 255)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+    ],
+)
+def test_cmyk_keeps_its_colours(kind, inks, colour):
+    options = {"quality": 100} if kind == "JPEG" else {}
+    picture = decode_image(encoded(Image.new("CMYK", (16, 16), inks), kind, **options))
+    assert (np.abs(picture.reshape(-1, 3).astype(int) - colour) < 12).all()
 
 
 def test_transparency_is_laid_over_white():
@@ -122,6 +210,15 @@ def test_transparency_is_laid_over_white():
     assert decode_image(encoded(clear, "PNG")).tolist() == [[[255, 0, 0], [255, 255, 255]]]
     gray = Image.new("LA", (1, 1), (0, 0))
     assert decode_image(encoded(gray, "PNG")).tolist() == [[[255, 255, 255]]]
+    half = decode_image(encoded(Image.new("RGBA", (1, 1), (255, 0, 0, 128)), "PNG"))
+    np.testing.assert_allclose(half[0, 0], [255, 127, 127], atol=1)
+    webp = decode_image(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), "WEBP", lossless=True))
+    assert (webp == 255).all()
+
+
+def test_a_colour_declared_transparent_is_laid_over_white():
+    data = png(2, 1, [bytes([255, 0, 0, 10, 20, 30])], extra=[(b"tRNS", struct.pack(">3H", 255, 0, 0))])
+    assert decode_image(data).tolist() == [[[255, 255, 255], [10, 20, 30]]]
 
 
 def test_palettes_with_and_without_transparency():
@@ -130,6 +227,9 @@ def test_palettes_with_and_without_transparency():
     palette.putpixel((1, 0), 1)
     assert decode_image(encoded(palette, "PNG")).tolist() == [[[10, 20, 30], [200, 100, 50]]]
     assert decode_image(encoded(palette, "PNG", transparency=0)).tolist() == [[[255, 255, 255], [200, 100, 50]]]
+    each = decode_image(encoded(palette, "PNG", transparency=bytes([255, 0])))
+    assert each.tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert decode_image(encoded(palette, "GIF", transparency=1)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
 def test_one_bit_pictures_are_black_and_white():
@@ -137,8 +237,9 @@ def test_one_bit_pictures_are_black_and_white():
     assert (picture == 255).all()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
+def test_exif_orientation_is_applied(orientation, kind):
     upright = Image.fromarray(gradient(48, 32))
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -148,13 +249,39 @@ def test_exif_orientation_is_applied(orientation):
     stored = upright.transpose(undo[orientation]) if orientation in undo else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode_image(encoded(stored, "PNG", exif=exif))
+    picture = decode_image(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
     np.testing.assert_array_equal(picture, gradient(48, 32))
 
 
-def test_broken_exif_does_not_cost_the_picture():
-    data = encoded(photo(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
-    assert decode_image(data).shape == (30, 40, 3)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_camera_held_upright_gives_an_upright_jpeg(mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = photo().transpose(Image.Transpose.ROTATE_90).convert(mode)
+    picture = decode_image(encoded(stored, "JPEG", exif=exif, quality=95))
+    expected = np.asarray(photo().convert(mode).convert("RGB")).astype(int)
+    assert np.abs(picture - expected).mean() < 6
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_is_passed_over(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode_image(encoded(photo(), "PNG", exif=exif)), gradient())
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0MM\0*\xff\xff\xff\xff broken", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
+def test_broken_exif_does_not_cost_the_picture(exif):
+    assert decode_image(encoded(photo(), "JPEG", exif=exif)).shape == (30, 40, 3)
+
+
+def test_orientation_is_applied_although_other_exif_is_broken():
+    """A maker's name that is a floating-point number: it can be read, and not be written again."""
+    entries = struct.pack(">HHIf", 0x010F, 11, 1, 2.5) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + bytes(4)
+    assert decode_image(encoded(photo(), "JPEG", exif=exif)).shape == (40, 30, 3)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -187,6 +314,25 @@ def test_names_that_are_not_utf8_or_very_long(tmp_path):
         str(caught.value).encode("utf-8")  # printable
 
 
+def test_a_name_too_long_for_the_file_system_cannot_be_read(tmp_path):
+    with pytest.raises(ImageError, match="cannot be read: File name too long"):
+        read_image(tmp_path / ("x" * 300 + ".png"))
+
+
+def test_an_error_carries_name_and_reason_also_from_another_process():
+    with pytest.raises(ImageError) as caught:
+        decode_image(b"", name="a.jpg")
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.name, error.reason, str(error)) == ("a.jpg", "the file is empty", "a.jpg: the file is empty")
+
+
+def test_reading_damaged_metadata_says_nothing_on_the_side():
+    data = encoded(photo(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_image(data).shape == (30, 40, 3)
+
+
 _SAMPLES = {kind: encoded(photo(), kind) for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")}
 
 
@@ -208,6 +354,32 @@ def test_no_damage_raises_anything_but_an_image_error(kind, end, changes):
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     assert picture.shape[2] == 3
+    assert picture.flags.c_contiguous
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=300), start=st.sampled_from([b"", *(sample[:12] for sample in _SAMPLES.values())]))
+def test_no_bytes_at_all_raise_anything_but_an_image_error(start, data):
+    with pytest.raises(ImageError):
+        decode_image(start + data, max_pixels=1_000_000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(width=st.integers(1, 300), height=st.integers(1, 300), max_side=st.integers(1, 400))
+def test_shrinking_keeps_to_the_limit_and_at_least_one_pixel_and_never_enlarges(width, height, max_side):
+    image = np.zeros((height, width, 3), np.uint8)
+    small = shrink(image, max_side)
+    assert small.dtype == np.uint8
+    assert 1 <= small.shape[0] <= height
+    assert 1 <= small.shape[1] <= width
+    assert max(small.shape[:2]) == min(max_side, max(width, height))
+    if max(width, height) <= max_side:
+        assert small is image
+
+
+def test_shrinking_takes_the_mean_of_what_it_merges():
+    image = np.repeat(np.array([[0, 100], [100, 200]], np.uint8)[:, :, None], 3, axis=2)
+    assert shrink(image, 1).tolist() == [[[100, 100, 100]]]
 
 
 def test_shrinking_keeps_the_shape_and_never_enlarges():

@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from d2r.features import EXTRACTORS, RootSIFT, make_extractor
 from d2r.regions import RMAC, SELECTORS, SelectiveSearch, Whole, make_selector
@@ -33,6 +35,19 @@ def test_a_part_gives_back_a_specification_that_makes_it(part):
     assert PARTS.make(PARTS.spec(part)) == part
 
 
+@settings(deadline=None, max_examples=50)
+@given(size=st.integers(1, 10**12), share=st.floats(allow_nan=False))
+def test_every_value_survives_its_specification(size, share):
+    part = Part(size, share)
+    assert PARTS.make(PARTS.spec(part)) == part
+
+
+def test_only_options_that_differ_from_the_default_are_written():
+    assert PARTS.spec(Part()) == "part"
+    assert PARTS.spec(Part(4)) == "part:size=4"
+    assert PARTS.spec(Part(4, 0.25)) == "part:size=4,share=0.25"
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -40,6 +55,11 @@ def test_a_part_gives_back_a_specification_that_makes_it(part):
         ("", "is not known"),
         ("part:weight=1", r"no option 'weight=1'; its options: size=\.\.\., share=\.\.\."),
         ("part:size", "no option 'size'"),
+        ("part:=3", "no option '=3'"),
+        ("part:Size=3", r"its options: size=\.\.\., share=\.\.\."),
+        ("part:size=1.5", "size must be of type int, not '1.5'"),
+        ("part:share=half", "share must be of type float, not 'half'"),
+        ("part:size=", "size must be of type int, not ''"),
         ("part:size=big", "size must be of type int, not 'big'"),
         ("part:size=0", "size must be 1 or more"),
     ],
@@ -47,6 +67,15 @@ def test_a_part_gives_back_a_specification_that_makes_it(part):
 def test_a_wrong_specification_says_what_there_is(spec, message):
     with pytest.raises(SpecError, match=message):
         PARTS.make(spec)
+
+
+def test_errors_name_every_part_and_a_part_without_options_says_so():
+    with pytest.raises(SpecError, match=r"regions 'none' is not known; there are: .*rmac, selective-search, whole"):
+        make_selector("none")
+    with pytest.raises(SpecError, match=r"features 'none' is not known; there are: .*rootsift"):
+        make_extractor("none")
+    with pytest.raises(SpecError, match="regions 'whole' has no option 'levels=2'; its options: none"):
+        make_selector("whole:levels=2")
 
 
 def test_selectors_and_extractors_are_known_by_name():
@@ -59,6 +88,6 @@ def test_selectors_and_extractors_are_known_by_name():
     for spec in ("rmac:levels=0", "rmac:levels=11", "selective-search:top=0"):
         with pytest.raises(SpecError):
             make_selector(spec)
-    for spec in ("rootsift:top=0", "rootsift:contrast=-1"):
+    for spec in ("rootsift:top=0", "rootsift:contrast=-1", "rootsift:contrast=nan"):
         with pytest.raises(SpecError):
             make_extractor(spec)

@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,60 @@ def test_dangling_links_are_reported_and_linked_folders_not_followed(tmp_path):
     assert [Path(error.filename).name for error in errors] == ["gone.jpg"]
 
 
+@pytest.mark.timeout(20)
+def test_pipes_and_sockets_are_reported_and_never_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    os.mkfifo("pipe.jpg")
+    (tmp_path / "photo.jpg").write_bytes(b"123")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+        errors = []
+        jobs = list(find_pictures(tmp_path, on_error=errors.append))
+    assert [Path(job.path).name for job in jobs] == ["photo.jpg"]
+    assert [Path(error.filename).name for error in errors] == ["pipe.jpg", "socket.png"]
+    assert {error.strerror for error in errors} == {"it is not a file"}
+    with pytest.raises(OSError, match="not a file"):
+        picture_job(tmp_path)
+
+
+def test_a_folder_that_is_named_like_a_picture_is_walked(tmp_path):
+    (tmp_path / "album.jpg").mkdir()
+    (tmp_path / "album.jpg" / "a.png").touch()
+    assert [os.path.relpath(job.path, tmp_path) for job in find_pictures(tmp_path)] == ["album.jpg/a.png"]
+
+
+def test_a_folder_that_is_not_there_or_empty_gives_no_pictures(tmp_path):
+    errors = []
+    assert list(find_pictures(tmp_path / "none", on_error=errors.append)) == []
+    assert [error.filename for error in errors] == [str(tmp_path / "none")]
+    assert list(find_pictures(tmp_path, on_error=pytest.fail)) == []
+
+
+def test_paths_are_absolute_and_problems_may_be_ignored(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert [job.path for job in find_pictures(Path())] == [str(tmp_path / "a.jpg")]
+
+
+def test_a_name_as_long_as_the_file_system_allows_and_with_odd_characters_is_found(tmp_path):
+    names = ["x" * 251 + ".jpg", "a b\n\tc.jpg", "päge 'quoted'.JPG", "two.dots.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert sorted(Path(job.path).name for job in find_pictures(tmp_path)) == sorted(names)
+
+
 def test_names_that_are_not_utf8_keep_their_bytes(tmp_path):
     name = os.fsencode(tmp_path) + b"/\xff\xe9.jpg"
     os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
     assert [os.fsencode(job.path) for job in find_pictures(tmp_path)] == [name]
+
+
+def test_folders_whose_names_are_not_utf8_are_walked(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/\xff\xfe"
+    os.mkdir(folder)  # noqa: PTH102
+    os.close(os.open(folder + b"/a.jpg", os.O_CREAT | os.O_WRONLY))
+    assert [os.fsencode(job.path) for job in find_pictures(tmp_path)] == [folder + b"/a.jpg"]
 
 
 def test_a_job_of_a_file_that_is_not_there_is_an_os_error(tmp_path):

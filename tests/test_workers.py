@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -21,6 +22,19 @@ def square_or_die(number):
     return number * number
 
 
+def own_process(number):
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def mark_process():
+    os.environ["D2R_TEST_PREPARED"] = str(int(os.environ.get("D2R_TEST_PREPARED", "0")) + 1)
+
+
+def times_prepared(number):
+    return os.environ.get("D2R_TEST_PREPARED")
+
+
 def run(items, workers):
     return dict(map_in_processes(square_or_die, items, workers=workers, prepare=nothing))
 
@@ -36,6 +50,55 @@ def test_only_the_items_that_kill_their_process_are_lost():
     results = run(items, workers=2)
     assert {item for item, result in results.items() if isinstance(result, WorkerDied)} == {-1, -2}
     assert all(results[number] == number * number for number in range(18))
+    assert len(results) == 20
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [-1, -2, *range(18)],
+        [*range(18), -1, -2],
+        [*range(9), -1, 9, -2, *range(10, 18)],
+        [-1, *range(18), -2],
+    ],
+)
+def test_every_other_item_gets_its_result_wherever_two_killers_stand(items):
+    done = list(map_in_processes(square_or_die, items, workers=2, prepare=nothing))
+    assert sorted(item for item, _ in done) == sorted(items)
+    for item, result in done:
+        if item < 0:
+            assert isinstance(result, WorkerDied)
+            assert str(result)
+        else:
+            assert result == item * item
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_but_killers_is_reported_in_full(workers):
+    done = list(map_in_processes(square_or_die, [-1, -2, -1], workers=workers, prepare=nothing))
+    assert [item for item, _ in done] == [-1, -2, -1]
+    assert all(isinstance(result, WorkerDied) for _, result in done)
+
+
+def test_an_exception_is_raised_also_among_items_that_kill_their_process():
+    with pytest.raises(ValueError, match="minus three"):
+        run([-1, -3, 4], 2)
+
+
+def test_results_before_an_exception_are_given_first():
+    results = map_in_processes(square_or_die, [5, -3], workers=1, prepare=nothing)
+    assert next(results) == (5, 25)
+    with pytest.raises(ValueError, match="minus three"):
+        next(results)
+
+
+def test_an_exception_of_the_items_is_raised():
+    def source():
+        yield 1
+        raise LookupError("no more items")
+
+    with pytest.raises(LookupError, match="no more items"):
+        list(map_in_processes(square_or_die, source(), workers=2, prepare=nothing))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -53,9 +116,41 @@ def test_items_are_read_only_a_few_ahead():
             yield number
 
     results = map_in_processes(square_or_die, source(), workers=2, prepare=nothing)
-    next(results)
-    assert len(read) <= 6
+    assert read == []
+    for done in range(1, 11):
+        next(results)
+        assert len(read) <= done + 4
     results.close()
+    assert len(read) < 20
+
+
+def test_without_workers_an_item_is_read_only_when_its_result_is_asked_for():
+    read = []
+    results = map_in_processes(square_or_die, (read.append(n) or n for n in range(9)), workers=0, prepare=nothing)
+    assert (next(results), read) == ((0, 0), [0])
+    assert (next(results), read) == ((1, 1), [0, 1])
+
+
+def test_the_work_is_done_in_as_many_other_processes_as_asked_and_they_are_gone_afterwards():
+    results = map_in_processes(own_process, range(40), workers=2, prepare=nothing)
+    processes = {next(results)[1] for _ in range(20)}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    results.close()  # as when the consumer stops early
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_without_workers_everything_happens_in_this_process():
+    assert {result for _, result in map_in_processes(own_process, [1, 2], workers=0, prepare=nothing)} == {os.getpid()}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_process_is_prepared_once_before_its_first_item(workers, monkeypatch):
+    monkeypatch.setenv("D2R_TEST_PREPARED", "0")
+    done = list(map_in_processes(times_prepared, range(3), workers=workers, prepare=mark_process))
+    assert [result for _, result in done] == ["1"] * 3
 
 
 def test_no_items_give_no_results():
@@ -73,6 +168,25 @@ def test_a_script_needs_no_main_guard(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "[-1, -2, -3]\n", done.stderr
+
+
+def test_a_script_may_give_a_function_of_its_own_without_a_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os, signal
+            from d2r.workers import map_in_processes
+            print("started")
+            def function(number):
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return -number
+            for item, result in map_in_processes(function, [1, 2, 3], workers=2, prepare=lambda: None):
+                print(item, result if isinstance(result, int) else type(result).__name__)
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "started\n1 -1\n2 WorkerDied\n3 -3\n", done.stderr
 
 
 def test_there_is_at_least_one_worker():

@@ -78,9 +78,13 @@ def check_box(box: Box, width: int, height: int) -> tuple[float, float, float, f
     """Return a box cut to a picture of the given size.
 
     Raises:
-        BoxError: corners are swapped, the box is empty, or it lies outside the picture.
+        BoxError: it is not four finite numbers, corners are swapped, the box is empty, it lies outside the picture, or
+            less than a pixel of it lies inside.
     """
-    x1, y1, x2, y2 = (float(value) for value in box)
+    try:
+        x1, y1, x2, y2 = (float(value) for value in box)
+    except (TypeError, ValueError) as error:
+        raise BoxError(f"box {box!r}: expected four numbers x1, y1, x2, y2 in pixels") from error
     shown = f"box {x1:g},{y1:g},{x2:g},{y2:g}"
     if not np.isfinite([x1, y1, x2, y2]).all():
         raise BoxError(f"{shown}: the numbers must be finite")
@@ -89,8 +93,10 @@ def check_box(box: Box, width: int, height: int) -> tuple[float, float, float, f
     if x2 == x1 or y2 == y1:
         raise BoxError(f"{shown}: it is empty; x2 must be above x1 and y2 above y1")
     cut = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    if cut[2] - cut[0] < 1.0 or cut[3] - cut[1] < 1.0:
+    if cut[2] <= cut[0] or cut[3] <= cut[1]:
         raise BoxError(f"{shown}: it lies outside the picture, which is {width} x {height} pixels")
+    if cut[2] - cut[0] < 1.0 or cut[3] - cut[1] < 1.0:
+        raise BoxError(f"{shown}: less than one pixel of the picture, which is {width} x {height}, lies in it")
     return cut
 
 

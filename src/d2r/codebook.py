@@ -56,12 +56,6 @@ class Codebook:
         index.add(self.centroids)
         return index
 
-    @cached_property
-    def _origins(self) -> Array:
-        if self.medians is not None:
-            return self.medians
-        return self.project(self.centroids)
-
     def check_dim(self, dim: int) -> None:
         """Raise :class:`CodebookError` unless the words are of ``dim`` dimensions."""
         if self.dim != dim:
@@ -97,7 +91,9 @@ class Codebook:
 
         ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
         """
-        return self.project(descriptors) - self._origins[words]
+        if self.medians is None:  # subtracted first, so that a descriptor that is its word has exactly no residual
+            return self.project(descriptors - self.centroids[words])
+        return self.project(descriptors) - self.medians[words]
 
     def save(self, path: Path) -> None:
         """Write the codebook as one safetensors file; an old file is replaced all at once."""

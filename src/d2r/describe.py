@@ -70,7 +70,7 @@ def _describe(
     shrunk = [np.ascontiguousarray(shrink(crop, max_side)) for crop in crops]
     found = extractor.extract(shrunk)
     placed = [
-        features.placed(crop.shape[1] / small.shape[1], columns.start, rows.start)
+        features.placed((crop.shape[1] / small.shape[1], crop.shape[0] / small.shape[0]), columns.start, rows.start)
         for features, crop, small, (rows, columns) in zip(found, crops, shrunk, cuts, strict=True)
     ]
     regions = np.repeat(np.arange(len(boxes), dtype=np.int32), [len(features) for features in placed])

@@ -9,13 +9,15 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from d2r.files import PathLike, display_path
 
@@ -31,7 +33,17 @@ MAX_PIXELS = 150_000_000
 # one as .jpg often enough; the many other formats that Pillow knows only widen the surface of attack.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-_open_lock = threading.Lock()
+# EXIF orientation, and what makes the picture upright again; 1 is upright already.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(Exception):
@@ -81,7 +93,7 @@ def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = MAX_PI
     if not data:
         raise ImageError(name, "the file is empty")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pillow_limit.lifted():
             warnings.simplefilter("ignore")  # damaged metadata is common and harmless here
             return _decode(data, name, max_pixels)
     except ImageError:
@@ -95,7 +107,7 @@ def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = MAX_PI
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
-    with _open(data) as image:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         width, height = image.size
         if width < 1 or height < 1:
             raise ImageError(name, "it has no pixels")
@@ -109,22 +121,42 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
         return np.ascontiguousarray(_to_rgb(_upright(image)))
 
 
-def _open(data: bytes) -> Image.Image:
-    # Pillow's own limit is one global for the whole process; ours is checked in _decode, on every picture.
-    with _open_lock:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
+class _PillowLimit:
+    """Pillow's own limit on pixels, which is one global for the whole process and checked in opening and in loading.
+
+    Ours is checked in ``_decode``, on every picture; Pillow's is lifted while any thread is in there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
         try:
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            yield
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_pillow_limit = _PillowLimit()
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    # ImageOps.exif_transpose also writes the EXIF anew, which fails where any other part of it is broken.
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # broken EXIF must not cost the picture
         return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> Picture:
@@ -132,9 +164,12 @@ def _to_rgb(image: Image.Image) -> Picture:
         samples = np.asarray(image).astype(np.float32) / 257.0
         return _gray_to_rgb(samples)
     if image.mode == "F":
-        samples = np.nan_to_num(np.asarray(image, dtype=np.float32))
-        low, high = float(samples.min()), float(samples.max())
-        return _gray_to_rgb((samples - low) * (255.0 / (high - low) if high > low else 0.0))
+        samples = np.asarray(image, dtype=np.float32)
+        finite = np.isfinite(samples)  # "no data" is often written as infinity or not-a-number
+        low = float(samples.min(where=finite, initial=np.inf))
+        high = float(samples.max(where=finite, initial=-np.inf))
+        stretched = (samples - low) * (255.0 / (high - low) if high > low else 0.0)
+        return _gray_to_rgb(np.nan_to_num(stretched, nan=0.0))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

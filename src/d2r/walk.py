@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,12 +29,14 @@ def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda 
                 continue
             try:
                 yield picture_job(Path(parent, name))
-            except OSError as error:  # a dangling link, or gone since the folder was listed
+            except OSError as error:  # a dangling link, a pipe, or gone since the folder was listed
                 on_error(error)
 
 
 def picture_job(path: Path) -> Job:
-    """Return the job of one file; ``OSError`` when there is none."""
+    """Return the job of one file; ``OSError`` when there is none, or it is a pipe or the like, which may never end."""
     path = path.absolute()
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
     return Job(os.fspath(path), status.st_size, status.st_mtime_ns)

@@ -14,21 +14,9 @@ import numpy as np
 import pytest
 
 from d2r.boxes import iou
-from d2r.datasets.clutter import (
-    DIFFICULTIES,
-    ClutterConfig,
-    ClutterError,
-    ClutterSet,
-    Instance,
-    compose_picture,
-    compose_set,
-    load_set,
-    plan_set,
-    plant,
-    read_backgrounds,
-    read_instances,
-    textured_box,
-)
+from d2r.datasets.clutter import compose_picture, compose_set, plan_set, read_backgrounds, read_instances
+from d2r.datasets.clutter_set import DIFFICULTIES, ClutterConfig, ClutterError, ClutterSet, Instance, load_set
+from d2r.datasets.planting import plant, textured_box
 from d2r.features import RootSIFT
 from d2r.images import Picture, encode_jpeg, read_image
 

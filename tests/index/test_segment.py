@@ -178,6 +178,21 @@ def test_a_failure_in_the_middle_of_writing_leaves_nothing(
     assert names(tmp_path) == ["1"]
 
 
+def test_every_file_is_on_the_disk_before_the_segment_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[str, bool] = {}
+
+    def note(path: Path) -> None:
+        assert path.exists()
+        synced[path.name] = (tmp_path / "1").exists()
+
+    monkeypatch.setattr(module, "sync", note)
+    write_segment(tmp_path / "1", some_entries(), WORDS)
+    appeared = synced.pop(tmp_path.name)
+    assert appeared  # the folder that holds it, last, so that its name is on the disk too
+    assert sorted(synced) == sorted([".1.part", *names(tmp_path / "1")])
+    assert not any(synced.values())
+
+
 def test_a_segment_whose_data_does_not_reach_the_disk_does_not_appear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

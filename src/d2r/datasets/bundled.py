@@ -9,7 +9,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2r.datasets.clutter import ClutterConfig, Instance, PixelBox, Progress, compose_set
+from d2r.datasets.clutter import compose_set
+from d2r.datasets.clutter_set import ClutterConfig, Instance, PixelBox, Progress
 
 _INSTALL = "pip install 'detect-to-retrieve[demo]'"
 

@@ -42,10 +42,14 @@ class Features:
         """Return the features at ``rows`` (indices or a mask), in that order."""
         return Features(self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows])
 
-    def placed(self, scale: float, x: float, y: float) -> Features:
-        """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y)."""
-        positions = self.positions * np.float32(scale) + np.array([x, y], np.float32)
-        return Features(positions, self.scales * np.float32(scale), self.descriptors, self.attention)
+    def placed(self, scale: float | tuple[float, float], x: float, y: float) -> Features:
+        """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y).
+
+        Two scales are those of x and y, which differ a little where a picture was scaled to whole pixels.
+        """
+        enlarged = np.broadcast_to(np.asarray(scale, np.float32), 2)
+        positions = self.positions * enlarged + np.array([x, y], np.float32)
+        return Features(positions, self.scales * np.sqrt(enlarged.prod()), self.descriptors, self.attention)
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from d2r.boxes import as_boxes, iou
+from d2r.boxes import as_boxes, clip, iou
 from d2r.images import Picture, shrink
 from d2r.regions.base import Regions
 
@@ -40,7 +40,7 @@ class SelectiveSearch:
         for x, y, w, h in self._proposals(small):
             if w * h < _SMALLEST * small.shape[0] * small.shape[1]:
                 continue
-            box = as_boxes([x, y, x + w, y + h]) * scale
+            box = clip(as_boxes([x, y, x + w, y + h]) * scale, width, height)  # rounding may pass the edge
             if iou(box, kept).max() < _SAME:
                 kept = np.concatenate([kept, box])
                 if len(kept) > self.top:

@@ -1,0 +1,374 @@
+"""What a composed set is, and the ground truth file that records it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, TypeAlias, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.files import display_path, replacing
+
+Floats: TypeAlias = NDArray[np.float32]
+Matrix: TypeAlias = NDArray[np.float64]
+PixelBox: TypeAlias = tuple[float, float, float, float]
+Homography: TypeAlias = tuple[tuple[float, ...], ...]
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``; the stages are "instances" and "pictures"."""
+
+GROUND_TRUTH = "ground_truth.json"
+_FORMAT = "d2r-clutter-1"
+
+
+class ClutterError(Exception):
+    """A set that cannot be composed or read; the message names the file or folder, and the field."""
+
+
+@dataclass(frozen=True)
+class ClutterConfig:
+    """Everything, besides the seed and the sources, that makes a set what it is.
+
+    Attributes:
+        name: what the difficulty is called.
+        share: least and largest area of an object's visible box, relative to the picture's.
+        tilt: largest angle between the object's plane and the picture's, degrees, below 80.
+        roll: largest rotation within the picture, degrees either way.
+        stretch: largest ratio by which one axis is scaled against the other, 1 or more.
+        lighting: strength of the change of gain, gamma, colour temperature and of a gradient of light, 0 to 1.
+        blur: largest sigma of the blur, pixels.
+        noise: largest standard deviation of the noise, grey levels.
+        occlusion: largest part of an object that is hidden by a bar or a patch of another photograph, below 0.5.
+        decoys: least and largest number of decoys in a picture that shows an instance.
+        quality: least and largest JPEG quality.
+        views: pictures that show each instance.
+        decoy_pictures: pictures that show decoys and no instance.
+        distractors: pictures in which nothing is planted.
+        side: longer side of every picture, pixels.
+    """
+
+    name: str
+    share: tuple[float, float]
+    tilt: float
+    roll: float
+    stretch: float
+    lighting: float
+    blur: float
+    noise: float
+    occlusion: float
+    decoys: tuple[int, int]
+    quality: tuple[int, int]
+    views: int = 5
+    decoy_pictures: int = 100
+    distractors: int = 500
+    side: int = 640
+
+    def __post_init__(self) -> None:
+        valid = {
+            "share": 0 < self.share[0] < self.share[1] <= 0.5,
+            "tilt": 0 <= self.tilt < 80,
+            "roll": 0 <= self.roll <= 180,
+            "stretch": self.stretch >= 1,
+            "lighting": 0 <= self.lighting <= 1,
+            "blur": self.blur >= 0,
+            "noise": self.noise >= 0,
+            "occlusion": 0 <= self.occlusion < 0.5,
+            "decoys": 0 <= self.decoys[0] <= self.decoys[1],
+            "quality": 1 <= self.quality[0] <= self.quality[1] <= 100,
+            "views": self.views >= 1,
+            "decoy_pictures": self.decoy_pictures >= 0,
+            "distractors": self.distractors >= 0,
+            "side": self.side >= 64,
+        }
+        for field, holds in valid.items():
+            if not holds:
+                raise ValueError(f"{field}: {getattr(self, field)!r} is out of range")
+
+
+DIFFICULTIES: Mapping[str, ClutterConfig] = MappingProxyType(
+    {
+        config.name: config
+        for config in (
+            ClutterConfig(
+                name="easy",
+                share=(0.12, 0.25),
+                tilt=20,
+                roll=10,
+                stretch=1.15,
+                lighting=0.3,
+                blur=0.5,
+                noise=2,
+                occlusion=0,
+                decoys=(0, 1),
+                quality=(80, 95),
+            ),
+            ClutterConfig(
+                name="medium",
+                share=(0.06, 0.15),
+                tilt=35,
+                roll=20,
+                stretch=1.3,
+                lighting=0.6,
+                blur=0.8,
+                noise=4,
+                occlusion=0.2,
+                decoys=(1, 2),
+                quality=(65, 90),
+            ),
+            ClutterConfig(
+                name="hard",
+                share=(0.02, 0.08),
+                tilt=45,
+                roll=30,
+                stretch=1.5,
+                lighting=1,
+                blur=1,
+                noise=6,
+                occlusion=0.35,
+                decoys=(2, 3),
+                quality=(50, 85),
+            ),
+        )
+    }
+)
+"""The named difficulties; ``dataclasses.replace`` makes variants."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One thing to search for: its name, and its photographs (one, or several from different viewpoints)."""
+
+    name: str
+    photos: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """An object in a database picture.
+
+    Attributes:
+        kind: "instance", or "decoy": nobody's answer.
+        instance: the instance's name; None for a decoy.
+        source: the photograph it was taken from.
+        box: tight box of what is visible, in the composed picture.
+        homography: 3 x 3, from coordinates of ``source`` to those of the composed picture.
+    """
+
+    kind: str
+    instance: str | None
+    source: Path
+    box: PixelBox
+    homography: Homography
+
+
+@dataclass(frozen=True)
+class DatabasePicture:
+    """A picture of the database: its path within the set, its size, the background photograph, what is planted."""
+
+    path: str
+    width: int
+    height: int
+    background: Path
+    planted: tuple[Planted, ...]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and its answers.
+
+    Attributes:
+        path: the query picture, within the set.
+        instance: name of the instance.
+        source: the photograph it is a copy of.
+        box: the instance in the query picture.
+        positives: database pictures that show it.
+        junk: database pictures that show it too, planted there for another instance that overlaps with this one
+            (a castle and its entry, for example): neither right nor wrong, to be left out of the ranking.
+    """
+
+    path: str
+    instance: str
+    source: Path
+    box: PixelBox
+    positives: tuple[str, ...]
+    junk: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source that was not used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClutterSet:
+    """A composed set, as ``ground_truth.json`` in ``folder`` has it; paths of pictures are relative to ``folder``."""
+
+    folder: Path
+    seed: int
+    config: ClutterConfig
+    queries: tuple[Query, ...]
+    database: tuple[DatabasePicture, ...]
+    skipped: tuple[Skipped, ...]
+    instances: tuple[Instance, ...]
+    backgrounds: tuple[Path, ...]
+
+
+def write_ground_truth(whole: ClutterSet) -> None:
+    """Write ``ground_truth.json`` into the set's folder, whole or not at all."""
+    document = {"format": _FORMAT, **dataclasses.asdict(whole)}
+    del document["folder"]
+    with replacing(whole.folder / GROUND_TRUTH) as part:
+        part.write_text(json.dumps(document, default=os.fspath, indent=1), encoding="utf-8")
+
+
+def load_set(folder: Path) -> ClutterSet:
+    """Read the ground truth of a composed set.
+
+    Raises:
+        ClutterError: the file is missing, is not JSON, or a field is missing or wrong; the message names the file and
+            the field, for instance ``queries[3].box``.
+    """
+    file = folder / GROUND_TRUTH
+    name = display_path(file)
+    try:
+        root = _Node(json.loads(file.read_text(encoding="utf-8")), name, "")
+    except OSError as error:
+        raise ClutterError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ClutterError(f"{name}: not JSON ({error})") from error
+    if root["format"].text() != _FORMAT:
+        raise root["format"].wrong(f"{_FORMAT!r}; the set was composed by another version")
+    return ClutterSet(
+        folder=folder,
+        seed=root["seed"].whole(),
+        config=_load_config(root["config"]),
+        queries=tuple(
+            Query(
+                path=node["path"].inside(),
+                instance=node["instance"].text(),
+                source=Path(node["source"].text()),
+                box=node["box"].box(),
+                positives=tuple(path.inside() for path in node["positives"]),
+                junk=tuple(path.inside() for path in node["junk"]),
+            )
+            for node in root["queries"]
+        ),
+        database=tuple(
+            DatabasePicture(
+                path=node["path"].inside(),
+                width=node["width"].whole(),
+                height=node["height"].whole(),
+                background=Path(node["background"].text()),
+                planted=tuple(_load_planted(planted) for planted in node["planted"]),
+            )
+            for node in root["database"]
+        ),
+        skipped=tuple(Skipped(node["path"].text(), node["reason"].text()) for node in root["skipped"]),
+        instances=tuple(
+            Instance(node["name"].text(), tuple(Path(photo.text()) for photo in node["photos"]))
+            for node in root["instances"]
+        ),
+        backgrounds=tuple(Path(node.text()) for node in root["backgrounds"]),
+    )
+
+
+def _load_planted(node: _Node) -> Planted:
+    if node["kind"].text() not in ("instance", "decoy"):
+        raise node["kind"].wrong("'instance' or 'decoy'")
+    decoy = node["kind"].text() == "decoy"
+    return Planted(
+        kind=node["kind"].text(),
+        instance=None if decoy else node["instance"].text(),
+        source=Path(node["source"].text()),
+        box=node["box"].box(),
+        homography=tuple(row.numbers(3) for row in node["homography"].items(3)),
+    )
+
+
+def _load_config(node: _Node) -> ClutterConfig:
+    hints = get_type_hints(ClutterConfig)
+    values = {field.name: _SETTINGS[hints[field.name]](node[field.name]) for field in dataclasses.fields(ClutterConfig)}
+    try:
+        return ClutterConfig(**values)
+    except ValueError as error:
+        raise ClutterError(f"{node.file}: {node.field}.{error}") from error
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A value of a JSON document that knows its file and field, for errors."""
+
+    value: object
+    file: str
+    field: str
+
+    def wrong(self, expected: str) -> ClutterError:
+        return ClutterError(
+            f"{self.file}: {self.field or 'the document'}: expected {expected}, found {self.value!r:.60}"
+        )
+
+    def __getitem__(self, key: str) -> _Node:
+        if not isinstance(self.value, dict):
+            raise self.wrong("an object")
+        field = f"{self.field}.{key}".lstrip(".")
+        if key not in self.value:
+            raise ClutterError(f"{self.file}: {field}: missing")
+        return _Node(self.value[key], self.file, field)
+
+    def __iter__(self) -> Iterator[_Node]:
+        return iter(self.items())
+
+    def items(self, count: int | None = None) -> list[_Node]:
+        if not isinstance(self.value, list) or count not in (None, len(self.value)):
+            raise self.wrong("a list" if count is None else f"a list of {count}")
+        return [_Node(value, self.file, f"{self.field}[{k}]") for k, value in enumerate(self.value)]
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.wrong("text")
+        return self.value
+
+    def inside(self) -> str:
+        """Return the path of a file in the set; one that leads out of it is refused."""
+        path = PurePosixPath(self.text())
+        if path.is_absolute() or ".." in path.parts:
+            raise self.wrong("a path within the set")
+        return self.text()
+
+    def number(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not math.isfinite(self.value):
+            raise self.wrong("a number")
+        return self.value
+
+    def whole(self) -> int:
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            raise self.wrong("a whole number")
+        return self.value
+
+    def numbers(self, count: int) -> tuple[float, ...]:
+        return tuple(node.number() for node in self.items(count))
+
+    def box(self) -> PixelBox:
+        x1, y1, x2, y2 = self.numbers(4)
+        if x2 <= x1 or y2 <= y1:
+            raise self.wrong("a box x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+        return (x1, y1, x2, y2)
+
+
+_SETTINGS: Mapping[object, Callable[[_Node], Any]] = {
+    str: _Node.text,
+    int: _Node.whole,
+    float: _Node.number,
+    tuple[float, float]: lambda node: node.numbers(2),
+    tuple[int, int]: lambda node: tuple(item.whole() for item in node.items(2)),
+}
