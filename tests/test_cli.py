@@ -293,10 +293,10 @@ def test_the_demo_composes_a_collection_and_finds_what_it_planted(tmp_path):
 
 
 def test_composing_a_set_and_evaluating_on_it(d2r, photo_folder, tmp_path, monkeypatch):
-    from d2r.datasets import clutter_set
+    from d2r.datasets import difficulty
 
-    small = replace(clutter_set.DIFFICULTIES["easy"], views=1, decoy_pictures=1, distractors=3, side=240)
-    monkeypatch.setattr(clutter_set, "DIFFICULTIES", {"easy": small})
+    small = replace(difficulty.DIFFICULTIES["easy"], views=1, decoy_pictures=1, distractors=3, side=240)
+    monkeypatch.setattr(difficulty, "DIFFICULTIES", {"easy": small})
     things = tmp_path / "things"
     things.mkdir()
     shutil.copy(photo_folder / "pagoda-0.jpg", things)

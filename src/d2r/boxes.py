@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Boxes: TypeAlias = NDArray[np.float32]
 Box: TypeAlias = Sequence[float] | NDArray[np.float32]
+PixelBox: TypeAlias = tuple[float, float, float, float]
 
 
 class BoxError(ValueError):
@@ -58,7 +59,7 @@ def clip(boxes: ArrayLike, width: float, height: float) -> Boxes:
     return as_boxes(np.clip(array, 0.0, high))
 
 
-def parse_box(text: str) -> tuple[float, float, float, float]:
+def parse_box(text: str) -> PixelBox:
     """Read ``"x1,y1,x2,y2"`` (pixels).
 
     Raises:
@@ -74,7 +75,7 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     return values
 
 
-def check_box(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+def check_box(box: Box, width: int, height: int) -> PixelBox:
     """Return a box cut to a picture of the given size.
 
     Raises:

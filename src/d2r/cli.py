@@ -75,8 +75,8 @@ def _explain(error: Exception) -> None:
     from d2r.boxes import BoxError
     from d2r.codebook import CodebookError
     from d2r.datasets.bundled import BundledError
-    from d2r.datasets.clutter_set import ClutterError
     from d2r.datasets.download import DownloadError
+    from d2r.datasets.ground_truth import ClutterError
     from d2r.datasets.revisited import GroundTruthError
     from d2r.evaluate.benchmark import BenchmarkError
     from d2r.images import ImageError
@@ -618,8 +618,9 @@ def compose(
     seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
 ) -> None:
     """Compose a clutter benchmark: real things planted small in busy photographs, with known answers."""
-    from d2r.datasets.clutter import compose_set, draw_instances, read_backgrounds
-    from d2r.datasets.clutter_set import DIFFICULTIES
+    from d2r.datasets.clutter import compose_set
+    from d2r.datasets.difficulty import DIFFICULTIES
+    from d2r.datasets.sources import draw_instances, read_backgrounds
 
     if difficulty not in DIFFICULTIES:
         raise typer.BadParameter(f"--difficulty {difficulty!r} is not known; there are: {', '.join(DIFFICULTIES)}")

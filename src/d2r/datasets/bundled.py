@@ -9,8 +9,11 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2r.boxes import PixelBox
 from d2r.datasets.clutter import compose_set
-from d2r.datasets.clutter_set import ClutterConfig, Instance, PixelBox, Progress
+from d2r.datasets.difficulty import ClutterConfig
+from d2r.datasets.ground_truth import Instance
+from d2r.datasets.planning import Progress
 
 _INSTALL = "pip install 'detect-to-retrieve[demo]'"
 
@@ -124,11 +127,11 @@ def demo_collection(folder: Path, *, seed: int = 0, progress: Progress | None = 
     Args:
         folder: where to write; made if need be.
         seed: of all that is random, 0 or more.
-        progress: see :data:`d2r.datasets.clutter.Progress`.
+        progress: see :data:`d2r.datasets.planning.Progress`.
 
     Raises:
         BundledError: the libraries that bring the photographs are missing.
-        d2r.datasets.clutter.ClutterError: the folder holds other pictures, or cannot be written.
+        d2r.datasets.ground_truth.ClutterError: the folder holds other pictures, or cannot be written.
     """
     bundled = bundled_photos()
     composed = compose_set(_DEMO, bundled.instances, bundled.backgrounds, seed, folder, progress)

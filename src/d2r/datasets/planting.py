@@ -1,75 +1,27 @@
-"""Plant an object of one photograph in another at a known box, without visible seams."""
+"""Plant one object in a picture: warp it, relight it, hide part of it, and blend it in at a known box."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from d2r.boxes import Box, intersection, pixel_slices
-from d2r.datasets.clutter_set import ClutterConfig, Floats, Matrix, PixelBox
+from d2r.boxes import Box, PixelBox, area, intersection, pixel_slices
+from d2r.datasets.difficulty import ClutterConfig
+from d2r.datasets.texture import texture_energy
 from d2r.images import Picture, shrink
+
+Floats: TypeAlias = NDArray[np.float32]
+Matrix: TypeAlias = NDArray[np.float64]
 
 _PLACES = 6  # positions tried for an object; the most textured that is free wins, for clutter hides a seam
 _FEATHER = 0.02  # blur (sigma) of an object's rim, relative to the square root of its box's area
 _CORE_TONE = 0.5  # how far the middle of an object follows the tone of its surroundings; its rim follows wholly
-
-
-def textured_box(photo: Picture) -> PixelBox:
-    """Return the part of a photograph that holds its subject most likely: much gradient, near the middle.
-
-    Args:
-        photo: uint8 (height, width, 3).
-
-    Returns:
-        a box inside the photograph, 45 to 75 % of it in each direction, at most twice as long as wide.
-    """
-    height, width = photo.shape[:2]
-    energy = _texture(photo, side=128)
-    rows, columns = energy.shape
-    sums = cv2.integral(energy)
-    best, best_score = (0.0, 0.0, float(width), float(height)), -1.0
-    for h in (rows * share for share in (0.45, 0.6, 0.75)):
-        for w in (columns * share for share in (0.45, 0.6, 0.75)):
-            # A border of 3 % stays out: frames, captions and watermarks live there.
-            y = np.arange(rows * 0.03, rows * 0.97 - h + 1e-6, 4)[:, None]
-            x = np.arange(columns * 0.03, columns * 0.97 - w + 1e-6, 4)[None, :]
-            y1, y2, x1, x2 = (np.rint(edge).astype(int) for edge in (y, y + h, x, x + w))
-            inside = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
-            off_centre = ((y + h / 2) / rows - 0.5) ** 2 + ((x + w / 2) / columns - 0.5) ** 2
-            # The mean (exponent 1) takes the smallest box, the sum (0) the largest; this fits buildings best.
-            score = inside / (h * w) ** 0.8 * (1 - 2 * off_centre)
-            i, j = np.unravel_index(int(np.argmax(score)), score.shape)
-            if score[i, j] > best_score:
-                best_score = float(score[i, j])
-                corner = (float(x[0, j]) / columns, float(y[i, 0]) / rows)
-                best = (
-                    corner[0] * width,
-                    corner[1] * height,
-                    (corner[0] + w / columns) * width,
-                    (corner[1] + h / rows) * height,
-                )
-    return compact(best)
-
-
-def compact(box: PixelBox) -> PixelBox:
-    """Return the middle of a box that is longer than twice its width; else the box. A longer one may fit nowhere."""
-    x1, y1, x2, y2 = box
-    width, height = min(x2 - x1, 2 * (y2 - y1)), min(y2 - y1, 2 * (x2 - x1))
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    return (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-
-
-def _texture(picture: Picture, side: int) -> Floats:
-    """Return the gradient of a picture shrunk to ``side``, cut at three times its mean: an edge is no texture."""
-    gray = cv2.cvtColor(shrink(picture, side), cv2.COLOR_RGB2GRAY)
-    dx, dy = (cv2.Sobel(gray, cv2.CV_32F, x, 1 - x, ksize=3) for x in (1, 0))
-    energy = np.hypot(dx, dy)
-    return np.asarray(np.minimum(energy, 3 * energy.mean()), dtype=np.float32)
 
 
 def outline(rng: np.random.Generator) -> Matrix:
@@ -218,7 +170,7 @@ def plant(
     if occluder is not None:
         hidden = _occlusion(local, extent, config.occlusion * rng.uniform(0, 1), rng)
         rest = _tight_box(alpha * (1 - hidden), left, top)
-        if _area(rest) >= config.share[0] * width * height:  # else too little of a small object would be left
+        if float(area(rest)[0]) >= config.share[0] * width * height:  # else too little of a small object would be left
             texture += hidden[:, :, None] * (_random_part(occluder, extent, rng) - texture)
             visible = rest
     around = picture[window].astype(np.float32)
@@ -239,13 +191,7 @@ def _transform(homography: Matrix, points: ArrayLike) -> Matrix:
     return np.asarray(mapped[:, :2] / mapped[:, 2:])
 
 
-def _area(box: Box) -> float:
-    return (float(box[2]) - float(box[0])) * (float(box[3]) - float(box[1]))
-
-
-def _free_place(
-    picture: Picture, size: Matrix, rng: np.random.Generator, taken: Sequence[Box]
-) -> NDArray[np.float64] | None:
+def _free_place(picture: Picture, size: Matrix, rng: np.random.Generator, taken: Sequence[Box]) -> Matrix | None:
     """Return the upper left corner of the most textured of a few places for ``size`` that are clear of ``taken``."""
     height, width = picture.shape[:2]
     corners = rng.uniform(0, 1, (_PLACES, 2)) * np.maximum([width, height] - size, 0)
@@ -255,7 +201,7 @@ def _free_place(
         corners = corners[~intersection(grown, np.asarray(taken)).any(axis=1)]
     if not len(corners):
         return None
-    texture = _texture(picture, side=80)
+    texture = texture_energy(picture, side=80)
     shrunk = texture.shape[1] / width
     means = [
         texture[pixel_slices(np.concatenate([corner, corner + size]).astype(np.float32) * shrunk)].mean()

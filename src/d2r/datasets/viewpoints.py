@@ -1,4 +1,4 @@
-"""Which photographs of one thing show the same part of it, proved by local features that agree."""
+"""Which photographs of an instance show the same part of it: features that agree with one homography."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.datasets.clutter_set import Floats, PixelBox
-from d2r.datasets.planting import compact, textured_box
+from d2r.boxes import PixelBox
+from d2r.datasets.texture import compact, textured_box
 from d2r.features import Features, RootSIFT
 from d2r.images import read_image, shrink
 
 _MATCH_SIDE = 640  # photographs of one instance are compared at this long side
 _MATCH_PIXELS = 6.0  # an agreeing feature lies this near to where the homography puts it
 _MATCH_LEAST = 20  # agreeing features that prove a shared part; pairs of different landmarks reach 10
-MATCH_PHOTOS = 32  # photographs of one instance that are compared, and
-_MATCH_QUERIES = 8  # those among them that are tried as the query
+_MATCH_QUERIES = 8  # photographs of one instance that are tried as the query
 _DUPLICATE = 0.93  # correlation of thumbnails above which two photographs are one; neighbouring views reach 0.86
 
 
 @dataclass(frozen=True)
-class SharedPart:
+class Part:
     """A part of a photograph: what an instance's query shows, or what is planted of it."""
 
     photo: Path
@@ -32,7 +31,7 @@ class SharedPart:
 
 
 @dataclass(frozen=True)
-class DescribedPhoto:
+class Described:
     """A photograph made comparable: local features and textured part in its own pixels, and a thumbnail."""
 
     photo: Path
@@ -52,8 +51,12 @@ class DescribedPhoto:
         return self.features.take((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3]))
 
 
-def describe_photo(path: Path) -> DescribedPhoto:
-    """Read a photograph, find its textured part, and describe it; ``ImageError`` when it cannot be read."""
+def describe(path: Path) -> Described:
+    """Read a photograph and describe it.
+
+    Raises:
+        d2r.images.ImageError: it cannot be read.
+    """
     photo = read_image(path)
     height, width = photo.shape[:2]
     small = shrink(photo, _MATCH_SIDE)
@@ -61,10 +64,10 @@ def describe_photo(path: Path) -> DescribedPhoto:
     gray = cv2.cvtColor(cv2.resize(small, (24, 24), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     thumbnail = gray.ravel() - gray.mean()
     thumbnail /= max(float(np.linalg.norm(thumbnail)), 1e-9)
-    return DescribedPhoto(path, (width, height), features, thumbnail, textured_box(photo))
+    return Described(path, (width, height), features, thumbnail, textured_box(photo))
 
 
-def agreeing(query: Features, other: Features, pixels: float) -> Floats:
+def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.float32]:
     """Return the places in ``other``, float32 (N, 2), of the features that one homography carries over."""
     none = np.zeros((0, 2), np.float32)
     if min(len(query), len(other)) < _MATCH_LEAST:
@@ -82,7 +85,7 @@ def agreeing(query: Features, other: Features, pixels: float) -> Floats:
     return none if agree is None or agree.sum() < _MATCH_LEAST else there[agree.ravel() > 0]
 
 
-def _view_of(query: DescribedPhoto, other: DescribedPhoto) -> SharedPart | None:
+def _view_of(query: Described, other: Described) -> Part | None:
     """Return the part of another photograph that is verified to show what the query's box shows, if there is one."""
     if float(query.thumbnail @ other.thumbnail) > _DUPLICATE:
         return None
@@ -97,14 +100,14 @@ def _view_of(query: DescribedPhoto, other: DescribedPhoto) -> SharedPart | None:
     # A sliver says little about the object, and could not be told from the next one.
     if min(x2 - x1, y2 - y1) < 0.15 * min(width, height):
         return None
-    return SharedPart(other.photo, compact((float(x1), float(y1), float(x2), float(y2))))
+    return Part(other.photo, compact((float(x1), float(y1), float(x2), float(y2))))
 
 
-def query_and_views(photos: Sequence[DescribedPhoto], views: int) -> tuple[DescribedPhoto, list[SharedPart]]:
+def query_and_views(photos: Sequence[Described], views: int) -> tuple[Described, list[Part]]:
     """Choose the photograph whose box most others show (``views`` are enough), and the parts that show it."""
-    best: tuple[DescribedPhoto, list[SharedPart]] = photos[0], []
+    best: tuple[Described, list[Part]] = photos[0], []
     for query in photos[:_MATCH_QUERIES]:
-        found: list[SharedPart] = []
+        found: list[Part] = []
         for other in photos:
             if len(found) < views and other is not query and (part := _view_of(query, other)):
                 found.append(part)

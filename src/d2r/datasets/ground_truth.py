@@ -1,4 +1,8 @@
-"""What a composed set is, and the ground truth file that records it."""
+"""What a composed clutter set holds, and the file that says so.
+
+Boxes are x1, y1, x2, y2 in pixels, half-open; a homography maps such coordinates (not pixel indices) of the source
+photograph to those of the composed picture.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any, TypeAlias, get_type_hints
 
-import numpy as np
-from numpy.typing import NDArray
-
+from d2r.boxes import PixelBox
+from d2r.datasets.difficulty import ClutterConfig
 from d2r.files import display_path, replacing
 
-Floats: TypeAlias = NDArray[np.float32]
-Matrix: TypeAlias = NDArray[np.float64]
-PixelBox: TypeAlias = tuple[float, float, float, float]
 Homography: TypeAlias = tuple[tuple[float, ...], ...]
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``; the stages are "instances" and "pictures"."""
 
 GROUND_TRUTH = "ground_truth.json"
 _FORMAT = "d2r-clutter-1"
@@ -30,115 +27,6 @@ _FORMAT = "d2r-clutter-1"
 
 class ClutterError(Exception):
     """A set that cannot be composed or read; the message names the file or folder, and the field."""
-
-
-@dataclass(frozen=True)
-class ClutterConfig:
-    """Everything, besides the seed and the sources, that makes a set what it is.
-
-    Attributes:
-        name: what the difficulty is called.
-        share: least and largest area of an object's visible box, relative to the picture's.
-        tilt: largest angle between the object's plane and the picture's, degrees, below 80.
-        roll: largest rotation within the picture, degrees either way.
-        stretch: largest ratio by which one axis is scaled against the other, 1 or more.
-        lighting: strength of the change of gain, gamma, colour temperature and of a gradient of light, 0 to 1.
-        blur: largest sigma of the blur, pixels.
-        noise: largest standard deviation of the noise, grey levels.
-        occlusion: largest part of an object that is hidden by a bar or a patch of another photograph, below 0.5.
-        decoys: least and largest number of decoys in a picture that shows an instance.
-        quality: least and largest JPEG quality.
-        views: pictures that show each instance.
-        decoy_pictures: pictures that show decoys and no instance.
-        distractors: pictures in which nothing is planted.
-        side: longer side of every picture, pixels.
-    """
-
-    name: str
-    share: tuple[float, float]
-    tilt: float
-    roll: float
-    stretch: float
-    lighting: float
-    blur: float
-    noise: float
-    occlusion: float
-    decoys: tuple[int, int]
-    quality: tuple[int, int]
-    views: int = 5
-    decoy_pictures: int = 100
-    distractors: int = 500
-    side: int = 640
-
-    def __post_init__(self) -> None:
-        valid = {
-            "share": 0 < self.share[0] < self.share[1] <= 0.5,
-            "tilt": 0 <= self.tilt < 80,
-            "roll": 0 <= self.roll <= 180,
-            "stretch": self.stretch >= 1,
-            "lighting": 0 <= self.lighting <= 1,
-            "blur": self.blur >= 0,
-            "noise": self.noise >= 0,
-            "occlusion": 0 <= self.occlusion < 0.5,
-            "decoys": 0 <= self.decoys[0] <= self.decoys[1],
-            "quality": 1 <= self.quality[0] <= self.quality[1] <= 100,
-            "views": self.views >= 1,
-            "decoy_pictures": self.decoy_pictures >= 0,
-            "distractors": self.distractors >= 0,
-            "side": self.side >= 64,
-        }
-        for field, holds in valid.items():
-            if not holds:
-                raise ValueError(f"{field}: {getattr(self, field)!r} is out of range")
-
-
-DIFFICULTIES: Mapping[str, ClutterConfig] = MappingProxyType(
-    {
-        config.name: config
-        for config in (
-            ClutterConfig(
-                name="easy",
-                share=(0.12, 0.25),
-                tilt=20,
-                roll=10,
-                stretch=1.15,
-                lighting=0.3,
-                blur=0.5,
-                noise=2,
-                occlusion=0,
-                decoys=(0, 1),
-                quality=(80, 95),
-            ),
-            ClutterConfig(
-                name="medium",
-                share=(0.06, 0.15),
-                tilt=35,
-                roll=20,
-                stretch=1.3,
-                lighting=0.6,
-                blur=0.8,
-                noise=4,
-                occlusion=0.2,
-                decoys=(1, 2),
-                quality=(65, 90),
-            ),
-            ClutterConfig(
-                name="hard",
-                share=(0.02, 0.08),
-                tilt=45,
-                roll=30,
-                stretch=1.5,
-                lighting=1,
-                blur=1,
-                noise=6,
-                occlusion=0.35,
-                decoys=(2, 3),
-                quality=(50, 85),
-            ),
-        )
-    }
-)
-"""The named difficulties; ``dataclasses.replace`` makes variants."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +112,7 @@ class ClutterSet:
 
 
 def write_ground_truth(whole: ClutterSet) -> None:
-    """Write ``ground_truth.json`` into the set's folder, whole or not at all."""
+    """Write ``ground_truth.json`` into the folder of a set, in one step: it is there whole or not at all."""
     document = {"format": _FORMAT, **dataclasses.asdict(whole)}
     del document["folder"]
     with replacing(whole.folder / GROUND_TRUTH) as part:
