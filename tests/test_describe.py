@@ -7,7 +7,7 @@ from d2r.datasets.bundled import bundled_photos
 from d2r.describe import describe, describe_query
 from d2r.features import make_extractor
 from d2r.images import read_image, shrink
-from d2r.regions import make_selector
+from d2r.regions import Regions, make_selector
 
 EXTRACTOR = make_extractor("rootsift:top=300")
 
@@ -108,6 +108,21 @@ def test_scales_are_in_picture_pixels_too(photo):
     small = describe(photo, make_selector("whole"), EXTRACTOR, max_side=max(photo.shape)).features
     large = describe(double, make_selector("whole"), EXTRACTOR, max_side=max(photo.shape)).features
     assert np.median(large.scales) == pytest.approx(2 * np.median(small.scales), rel=0.2)
+
+
+def test_each_region_keeps_its_box_and_score_and_the_whole_picture_scores_one(photo):
+    class Two:
+        def select(self, image):
+            boxes = np.array([[10, 20, 200, 180], [50.5, 60.25, 300, 220]], np.float32)
+            return Regions(boxes, np.array([0.75, 0.25], np.float32))
+
+    description = describe(photo, Two(), EXTRACTOR, max_side=1024)
+    height, width = photo.shape[:2]
+    assert description.boxes.tolist() == [[0, 0, width, height], [10, 20, 200, 180], [50.5, 60.25, 300, 220]]
+    assert description.box_scores.tolist() == [1, 0.75, 0.25]
+    assert description.boxes.dtype == description.box_scores.dtype == np.float32
+    assert (np.diff(description.regions) >= 0).all()
+    assert set(description.regions.tolist()) == {0, 1, 2}
 
 
 def test_a_query_box_is_described_alone_and_in_the_frame_of_its_picture(photo):

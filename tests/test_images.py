@@ -2,6 +2,9 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 import warnings
 import zlib
@@ -118,6 +121,60 @@ def test_too_many_pixels_are_refused_before_decoding_until_the_limit_is_raised()
         decode_image(data, max_pixels=40 * 30 - 1)
     assert decode_image(data, max_pixels=40 * 30).shape == (30, 40, 3)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def declared_gif(screen, frame, disposal):
+    """A GIF of a few bytes that says it has so many pixels, all of them to be replaced after the first frame."""
+    head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1]) + bytes(4)
+    return head + control + b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x44\x01\x00;"
+
+
+@pytest.mark.parametrize("disposal", [0, 2, 3])
+@pytest.mark.parametrize("screen", [(65535, 65535), (2, 2)])
+def test_a_gif_that_is_too_large_is_refused_before_it_takes_any_memory(disposal, screen, tmp_path):
+    path = tmp_path / "bomb.gif"
+    path.write_bytes(declared_gif(screen, (65535, 65535), disposal))
+    script = """
+        import resource, sys
+        from d2r.images import ImageError, read_image
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), -1))
+        try:
+            read_image(sys.argv[1])
+        except ImageError as error:
+            print(error.reason)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith("65535 x 65535 pixels is above the limit"), done.stdout + done.stderr
+
+
+def tiled_tiff(picture, tile):
+    """A TIFF put together by hand: gray, black, of one compressed tile."""
+    data = zlib.compress(bytes(tile[0] * tile[1]))
+    data += bytes(len(data) % 2)
+    fields = [
+        (256, picture[0]), (257, picture[1]), (258, 8), (259, 8), (262, 1), (277, 1),
+        (322, tile[0]), (323, tile[1]), (324, 8), (325, len(data)),
+    ]  # fmt: skip
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields]
+    head = b"II" + struct.pack("<HI", 42, 8 + len(data))
+    return head + data + struct.pack("<H", len(fields)) + b"".join(entries) + bytes(4)
+
+
+def test_a_tile_larger_than_the_picture_counts_for_the_limit():
+    data = tiled_tiff((10, 9), (64, 32))
+    assert decode_image(data, max_pixels=64 * 32).shape == (9, 10, 3)
+    with pytest.raises(ImageError, match="64 x 32 pixels is above the limit of 2,047"):
+        decode_image(data, max_pixels=64 * 32 - 1)
+
+
+@pytest.mark.parametrize("disposal", [0, 1, 2, 3])
+def test_a_gif_is_read_whatever_comes_after_its_first_frame(disposal):
+    frames = [Image.fromarray(np.full((6, 8), value, np.uint8)) for value in (200, 100, 0)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=disposal)
+    assert (decode_image(data) == 200).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO"])
@@ -312,6 +369,11 @@ def test_names_that_are_not_utf8_or_very_long(tmp_path):
         with pytest.raises(ImageError) as caught:
             read_image(path)
         str(caught.value).encode("utf-8")  # printable
+
+
+def test_a_path_that_no_file_can_have_cannot_be_read():
+    with pytest.raises(ImageError, match="cannot be read: embedded null byte"):
+        read_image("photo.jpg\0.png")
 
 
 def test_a_name_too_long_for_the_file_system_cannot_be_read(tmp_path):

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from d2r.files import PathLike, display_path
 
@@ -83,8 +83,8 @@ def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
     path = Path(os.fsdecode(source))
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have, with a zero byte in it
+        raise ImageError(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return decode_image(data, name=name, max_pixels=max_pixels)
 
 
@@ -107,18 +107,49 @@ def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = MAX_PI
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with _open(data) as image:
         width, height = image.size
         if width < 1 or height < 1:
             raise ImageError(name, "it has no pixels")
-        if width * height > max_pixels:
-            raise ImageError(
-                name,
-                f"{width} x {height} pixels is above the limit of {max_pixels:,} (raise it with --max-pixels)",
-            )
+        for columns, rows in (image.size, _tile_size(image)):
+            if columns * rows > max_pixels:
+                raise ImageError(
+                    name,
+                    f"{columns} x {rows} pixels is above the limit of {max_pixels:,} (raise it with --max-pixels)",
+                )
         image.seek(0)
         image.load()
         return np.ascontiguousarray(_to_rgb(_upright(image)))
+
+
+def _open(data: bytes) -> Image.Image:
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return _FirstFrame(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height of the tiles of a TIFF, which are decoded whole and may be larger than it is."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.size
+    tags = image.tag_v2
+    return tags.get(TiffImagePlugin.TILEWIDTH, 1), tags.get(TiffImagePlugin.TILELENGTH, 1)
+
+
+class _FirstFrame(GifImagePlugin.GifImageFile):
+    """A GIF that is only opened for its first frame.
+
+    In opening one, before its size can be checked, Pillow makes what the frame is to be replaced with afterwards: in
+    a file of 40 bytes that can be 4 GB. Here nothing is ever to replace it.
+    """
+
+    @property
+    def disposal_method(self) -> int:
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, value: int) -> None:
+        pass
 
 
 class _PillowLimit:

@@ -14,6 +14,7 @@ from d2r.regions.rmac import rmac_boxes
         ((9, 12), (2, 8, 20)),
         ((512, 512), (0, 4, 13)),
         ((17, 17), (0, 4, 13)),
+        ((190, 100), (3, 11, 26)),  # overlaps of 10 or 55 %: the latter is nearer to 40
         ((1, 1), (0, 0, 0)),
     ],
 )
