@@ -493,10 +493,9 @@ def evaluate(
 ) -> None:
     """Measure how well methods find the right pictures, on a data set whose answers are known."""
     from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
+    from d2r.evaluate import run
     from d2r.evaluate.benchmark import load_benchmark
-    from d2r.evaluate.extraction import extract
     from d2r.evaluate.methods import METHODS
-    from d2r.evaluate.run import Setup, as_json, codebook_file, compare, write_json
     from d2r.ingest import Recipe
     from d2r.report.tables import accuracy_table, as_text
     from d2r.workers import default_workers
@@ -507,20 +506,24 @@ def evaluate(
             raise typer.BadParameter(f"--method {name!r} is not known; there are: {', '.join(METHODS)}")
     groups = [tuple(group.split(",")) for group in overlapping or []]
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
-    setup = Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, words, verify)
-    count = default_workers() if workers is None else workers
+    setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, words, verify)
     with _progress() as progress:
-        extraction = extract(benchmark, setup.recipe, cache, workers=count, max_pixels=max_pixels, progress=progress)
-        given = codebook_from(codebook) if codebook is not None else None
-        book = codebook_file(benchmark, extraction, setup, cache, given, progress)
-        rows = compare(benchmark, extraction, setup, book, {}, workers=count, progress=progress)
+        rows, extraction = run.evaluate(
+            benchmark,
+            setup,
+            cache,
+            codebook=codebook_from(codebook) if codebook is not None else None,
+            workers=default_workers() if workers is None else workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
     queries = len(benchmark.queries)
     out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
     out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
     for path, reason in extraction.skipped:
         out.print(escape(f"skipped {path}: {reason}"), soft_wrap=True, highlight=False)
     if file is not None:
-        write_json(file, as_json(benchmark, setup, rows, extraction.skipped))
+        run.write_json(file, run.as_json(benchmark, setup, rows, extraction.skipped))
         out.print(escape(f"run: {display_path(file)}"), soft_wrap=True, highlight=False)
 
 

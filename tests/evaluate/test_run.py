@@ -43,7 +43,7 @@ def cache(tmp_path_factory):
 
 def test_methods_find_the_views_of_one_building(benchmark, cache):
     setup = Setup(RECIPE, ("asmk*", "r-asmk*", "vlad", "d2r-asmk*(max)"), 64, verify=5)
-    rows = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
+    rows, _ = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
     assert [(row.method, row.verified) for row in rows] == [
         *((name, False) for name in setup.methods),
         *((name, True) for name in setup.methods),
@@ -62,9 +62,9 @@ def test_methods_find_the_views_of_one_building(benchmark, cache):
 
 def test_a_second_run_describes_nothing_again(benchmark, cache, monkeypatch):
     setup = Setup(RECIPE, ("asmk*",), 64, verify=0)
-    first = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
+    first, _ = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
     monkeypatch.setattr("d2r.ingest.describe", lambda *_, **__: pytest.fail("described again"))
-    second = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
+    second, _ = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
     np.testing.assert_array_equal(first[0].scores["all"].average_precision, second[0].scores["all"].average_precision)
 
 
@@ -78,7 +78,7 @@ def test_fewer_regions_of_a_description_are_those_that_a_smaller_selector_choose
 
     book = Codebook.load(next((cache / "codebooks").glob("*-64-0.safetensors")))
     small = Setup(Recipe("rmac:levels=2", RECIPE.features, 1024, 200), setup.methods, 64, verify=0)
-    direct = evaluate(benchmark, small, cache, codebook=book, **IN_PROCESS)[0]
+    direct = evaluate(benchmark, small, cache, codebook=book, **IN_PROCESS)[0][0]
     assert swept_row.regions_per_picture == direct.regions_per_picture
     assert swept_row.bytes_per_picture == direct.bytes_per_picture
     np.testing.assert_array_equal(swept_row.scores["all"].average_precision, direct.scores["all"].average_precision)

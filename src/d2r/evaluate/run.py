@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,8 @@ def evaluate(
     workers: int,
     max_pixels: int,
     progress: Progress,
-) -> list[Row]:
-    """Return a row for each method, and with verification one more for each.
+) -> tuple[list[Row], Extraction]:
+    """Return a row for each method, and with verification one more for each; and where the descriptions are.
 
     Args:
         benchmark: the data set.
@@ -104,7 +104,7 @@ def evaluate(
     """
     extraction = extract(benchmark, setup.recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress)
     file = codebook_file(benchmark, extraction, setup, cache, codebook, progress)
-    return compare(benchmark, extraction, setup, file, {}, workers=workers, progress=progress)
+    return compare(benchmark, extraction, setup, file, {}, workers=workers, progress=progress), extraction
 
 
 def codebook_file(
@@ -271,8 +271,3 @@ def write_json(path: Path, run: dict[str, Any]) -> None:
     """Write a run to a file, whole or not at all."""
     with replacing(path) as part:
         part.write_text(json.dumps(run, indent=1))
-
-
-def with_regions(setup: Setup, regions: str) -> Setup:
-    """Return a setup whose pictures are described with other regions."""
-    return replace(setup, recipe=replace(setup.recipe, regions=regions))
