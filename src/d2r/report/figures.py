@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def accuracy_curves(rows: Sequence[Row], title: str, path: Path) -> tuple[Path, 
         panel.set_ylabel("mAP (%)" if protocol == "all" else f"mAP (%), {protocol}")
         panel.grid(alpha=0.25)
         panel.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, 60 * len(protocols)), fontsize=10)
     figure.tight_layout()
     written = path.with_name(path.name + ".png"), path.with_name(path.name + ".svg")
     for file in written:
