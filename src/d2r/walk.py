@@ -13,7 +13,7 @@ from d2r.ingest import Job
 
 
 def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:
-    """Yield every picture file under a folder, with its size and time, in the same order every time: files, then folders.
+    """Yield every picture file under a folder, with its size and time: a folder's own files, then its sub-folders.
 
     A picture is a file whose name ends in one of :data:`d2r.images.SUFFIXES`, in any case. Names that begin with a
     dot are passed over: they are thumbnails and litter of other programs.
