@@ -320,6 +320,15 @@ def test_a_collection_of_blank_pictures_cannot_teach_words(tmp_path):
         engine.sync(tmp_path / "photos", workers=0)
 
 
+def test_an_index_made_anew_at_the_same_place_uses_its_own_words(collection, tmp_path):
+    for words in (32, 64):
+        shutil.rmtree(tmp_path / "again.index", ignore_errors=True)
+        with Engine.create(tmp_path / "again.index", words=words, regions="whole") as engine:
+            engine.sync(collection, workers=0)
+            best = engine.search(collection / "pagoda-0.jpg", top=1, verify=0).results[0]
+            assert best.score > 0.9
+
+
 def test_words_of_an_index_can_be_reused(built_index, tmp_path, collection):
     with Engine.create(tmp_path / "second.index", codebook=codebook_from(built_index)) as engine:
         report = engine.sync(collection, workers=0)

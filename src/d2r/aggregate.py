@@ -166,6 +166,12 @@ def selectivity(u: NDArray[np.floating], kernel: Kernel) -> NDArray[np.float32]:
     return np.asarray(np.where(u > kernel.tau, value, 0.0), np.float32)
 
 
+def selectivity_by_distance(blocks: int, dim: int, kernel: Kernel) -> NDArray[np.float32]:
+    """Return s(1 - 2 h / D) at each Hamming distance h of codes of D bits in B uint64 blocks, float32 (64 B + 1,)."""
+    distances = np.arange(blocks * 64 + 1, dtype=np.float32)
+    return selectivity(1.0 - 2.0 * distances / dim, kernel)
+
+
 def match(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:
     """Return sum_c w_c s(Phi(X_c) . Phi(Y_c)), without the g of either side; 0 where no word is shared.
 

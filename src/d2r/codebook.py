@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,24 @@ class Codebook:
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CodebookError(f"{path}: it holds values that are not finite")
         return Codebook(**arrays)
+
+
+def load_codebook(path: Path) -> Codebook:
+    """Return :meth:`Codebook.load` of a file, kept in this process until the file is replaced.
+
+    Raises:
+        CodebookError: the file is missing or holds something else.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
+    return _load_version(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _load_version(path: Path, inode: int, mtime_ns: int) -> Codebook:
+    return Codebook.load(path)
 
 
 def train_codebook(

@@ -31,7 +31,7 @@ from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
 from d2r.index import Hit, Index, PictureRow, StoreError, Writer
 from d2r.ingest import Job, Recipe
 from d2r.regions import make_selector
-from d2r.verify import THRESHOLD, Verification, verify
+from d2r.verify import Verification, threshold_for, verify
 from d2r.walk import find_pictures, picture_job
 from d2r.workers import default_workers
 
@@ -300,9 +300,10 @@ class Engine:
 
     def _verify(self, query: Features, hit: Hit) -> Result:
         other = self.index.features(hit.picture)
-        # The threshold is meant for pictures of the size that features are taken at.
-        scale = max(1.0, max(hit.picture.width or 0, hit.picture.height or 0) / self.recipe.max_side)
-        return self._result(hit, verify(query, other, threshold=THRESHOLD * scale), query, other)
+        side = max(hit.picture.width or 0, hit.picture.height or 0)
+        return self._result(
+            hit, verify(query, other, threshold=threshold_for(side, self.recipe.max_side)), query, other
+        )
 
     def _result(self, hit: Hit, verification: Verification | None, query: Features, other: Features | None) -> Result:
         boxes, scores = self.index.regions(hit.picture)

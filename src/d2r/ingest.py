@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from d2r.aggregate import KERNELS, aggregate, assign
-from d2r.codebook import Codebook
+from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe
 from d2r.features import make_extractor
 from d2r.features.base import Features
@@ -102,7 +101,7 @@ def enter_file(
         return Unchanged()
     if description is None:
         return state, None
-    return state, make_entry(description, _codebook(codebook), recipe.verify_features)
+    return state, make_entry(description, load_codebook(codebook), recipe.verify_features)
 
 
 def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
@@ -117,11 +116,6 @@ def _verification_features(description: Description, most: int) -> Features:
     """Return the features of the whole picture; they are the strongest first already."""
     whole = description.features.take(description.regions == 0)
     return whole.take(np.arange(min(most, len(whole))))
-
-
-@lru_cache(maxsize=1)
-def _codebook(path: Path) -> Codebook:
-    return Codebook.load(path)
 
 
 def describe_file(

@@ -48,6 +48,11 @@ NOT_FOUND = Verification(None, np.zeros((0, 2), np.int32))
 """The outcome for two pictures that share nothing."""
 
 
+def threshold_for(longer_side: float, max_side: int) -> float:
+    """Return :data:`THRESHOLD` in pixels of a picture that was scaled down to ``max_side`` to be described."""
+    return THRESHOLD * max(1.0, longer_side / max_side)
+
+
 def match_descriptors(query: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.int32]:
     """Return the pairs of descriptors that are each other's nearest, and clearly nearer than the second nearest.
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from d2r.aggregate import Aggregated, assign
 from d2r.boxes import Box
 from d2r.build import Progress
-from d2r.codebook import Codebook
+from d2r.codebook import load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
@@ -27,7 +27,7 @@ from d2r.images import read_image
 from d2r.ingest import Recipe, describe_file, prepare_worker, read_description
 from d2r.regions import RMAC, SelectiveSearch, Whole, make_selector
 from d2r.regions.rmac import rmac_boxes
-from d2r.verify import THRESHOLD, verify
+from d2r.verify import threshold_for, verify
 from d2r.walk import picture_job
 from d2r.workers import WorkerDied, map_in_processes
 
@@ -215,13 +215,8 @@ def _describe_query(recipe: Recipe, max_pixels: int, query: QueryPicture) -> Des
     return describe_query(image, box, make_extractor(recipe.features), max_side=recipe.max_side)
 
 
-@lru_cache(maxsize=2)
-def _load_codebook(path: Path) -> Codebook:
-    return Codebook.load(path)
-
-
 def _aggregate(codebook: Path, methods: Sequence[str], regions: str | None, file: Path | None) -> Stored:
-    book = _load_codebook(codebook)
+    book = load_codebook(codebook)
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         return Stored({name: describe_picture(nothing, METHODS[name]) for name in methods}, 1)
@@ -242,8 +237,7 @@ def _verify(recipe: Recipe, item: tuple[int, Features, list[tuple[int, Path | No
             inliers[row] = 0
             continue
         features, side = _whole_features(file, recipe.verify_features)
-        scale = max(1.0, side / recipe.max_side)
-        inliers[row] = verify(query, features, threshold=THRESHOLD * scale).inliers
+        inliers[row] = verify(query, features, threshold=threshold_for(side, recipe.max_side)).inliers
     return inliers
 
 

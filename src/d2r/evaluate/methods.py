@@ -9,7 +9,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, Assigned, Kernel, aggregate, aggregate_regions, selectivity
+from d2r.aggregate import (
+    KERNELS,
+    Aggregated,
+    Assigned,
+    Kernel,
+    aggregate,
+    aggregate_regions,
+    selectivity,
+    selectivity_by_distance,
+)
 from d2r.index.kernels import score_postings
 
 
@@ -95,8 +104,7 @@ def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | No
     """
     sums = np.zeros(len(database.g), np.float32)
     if query.vectors.dtype == np.uint64:
-        distances = np.arange(query.vectors.shape[1] * 64 + 1)
-        table = selectivity(1.0 - 2.0 * distances / query.dim, kernel)
+        table = selectivity_by_distance(query.vectors.shape[1], query.dim, kernel)
         score_postings(
             query.words, query.vectors, np.ones(len(query), np.float32),
             database.starts, database.entries, database.vectors, table, sums,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
@@ -119,17 +120,23 @@ def codebook_file(
     folder = cache / "codebooks"
     folder.mkdir(parents=True, exist_ok=True)
     if codebook is not None:
-        file = folder / "given.safetensors"
+        arrays = [array for array in (codebook.centroids, codebook.projection, codebook.medians) if array is not None]
+        file = folder / f"given-{_digest(*(array.tobytes() for array in arrays))}.safetensors"
         codebook.save(file)
         return file
-    described = next(file for file in extraction.files if file is not None).parent.name
-    file = folder / f"{benchmark.name}-{len(benchmark.database)}-{described}-{setup.words}-{setup.seed}.safetensors"
+    # Descriptions are named by the content of their pictures and lie in the folder of their recipe.
+    described = sorted(f"{file.parent.name}/{file.name}".encode() for file in extraction.files if file is not None)
+    file = folder / f"{benchmark.name}-{_digest(*described)}-{setup.words}-{setup.seed}.safetensors"
     if not file.exists():
         progress("words", 0, setup.words)
         sample = sample_descriptors(extraction.files, setup.words * _SAMPLES_PER_WORD, seed=setup.seed)
         train_codebook(sample, setup.words, seed=setup.seed).save(file)
         progress("words", setup.words, setup.words)
     return file
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
 
 
 def compare(

@@ -222,11 +222,6 @@ class Catalogue:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def put_settings(self, settings: Mapping[str, Any]) -> None:
-        """Add or replace settings."""
-        with self._lock:
-            self._connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", _encoded(settings))
-
     def next_segment(self) -> int:
         """Return a segment number that was never used; a transaction later, use it or lose it."""
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'segments'")

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, selectivity
+from d2r.aggregate import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Boxes
 from d2r.codebook import Codebook
 from d2r.features.base import Features
@@ -180,9 +180,7 @@ class Index:
         if len(query) == 0:
             return []
         snapshot = self._fresh()
-        kernel = KERNELS["r-asmk*"]
-        distances = np.arange(query.vectors.shape[1] * 64 + 1, dtype=np.float32)
-        table = selectivity(1.0 - 2.0 * distances / query.dim, kernel)
+        table = selectivity_by_distance(query.vectors.shape[1], query.dim, KERNELS["r-asmk*"])
         weights = np.ones(len(query), np.float32)
         own = np.float32(1.0 / np.sqrt(len(query)))
         found: list[tuple[float, int, int]] = []
@@ -322,12 +320,6 @@ class Writer:
             self._catalogue.drop_pictures(pictures)
             self._catalogue.drop_dead_segments()
         self._sweep()
-
-    def put_settings(self, settings: dict[str, Any]) -> None:
-        """Add or replace settings."""
-        with self._catalogue.transaction():
-            self._catalogue.put_settings(settings)
-        self._index.settings = self._catalogue.settings()
 
     def _write(self, number: int, entries: Sequence[Entry]) -> SegmentRow:
         codebook = self._index.codebook
