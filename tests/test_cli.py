@@ -194,6 +194,44 @@ def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
     assert facts["features"].strip() == "rootsift"
 
 
+def test_compacting_and_checking_from_the_command_line(d2r, engine, collection):
+    index = engine.index.folder
+    for picture in sorted(collection.glob("*.jpg"))[:2]:
+        picture.write_bytes(picture.read_bytes() + b" ")  # another content, of the same picture
+        engine.add([picture], workers=0)
+    status, out, _ = d2r("compact", index)
+    assert status == 0
+    assert "3 segments became 1;" in out
+    status, out, _ = d2r("check", index)
+    assert status == 0
+    assert "all is well: 1 segments" in out
+    file = next(index.glob("segments/*/posting_codes.npy"))
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    status, out, _ = d2r("check", index)
+    assert status == 1
+    assert out.replace("\n", "").endswith(f"{file}: its content is not what was written")
+
+
+def test_codes_of_fewer_bits_make_a_smaller_index_that_still_finds(d2r, photo_folder, built_index, tmp_path):
+    half = tmp_path / "half.index"
+    status, _, _ = d2r("index", photo_folder, "--out", half, "--words", "128", "--bits", "64", "--workers", "0")
+    assert status == 0
+    with Engine.open(built_index) as one, Engine.open(half) as other:
+        assert (one.index.codebook.bits, other.index.codebook.bits) == (128, 64)
+        sizes = [each.index.size().search_bytes / each.index.size().postings for each in (one, other)]
+        assert 7 < sizes[0] - sizes[1] < 9
+        query = photo_folder / "pagoda-1.jpg"
+        for each in (one, other):
+            assert {Path(result.path).stem for result in each.search(query, verify=0, top=3).results} == {
+                "pagoda-0", "pagoda-1", "pagoda-2",
+            }  # fmt: skip
+    status, _, err = d2r("index", photo_folder, "--out", half, "--bits", "128")
+    assert status == 2
+    assert "codes of 64 bits" in " ".join(err.split())
+
+
 def test_removing_from_the_command_line(d2r, engine, collection, tmp_path):
     index = tmp_path / "photos.index"
     status, out, _ = d2r("remove", index, collection / "deep")

@@ -27,10 +27,10 @@ def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 # ---- Training ----
 
 
-@pytest.mark.parametrize("projected", [False, True])
-def test_the_same_input_and_seed_give_the_same_codebook(projected: bool) -> None:
+@pytest.mark.parametrize("original", [{}, {"bits": 16, "medians": True}])
+def test_the_same_input_and_seed_give_the_same_codebook(original: dict[str, int]) -> None:
     data = descriptors(3000)
-    first, second = (train_codebook(data, 20, seed=3, projected=projected) for _ in range(2))
+    first, second = (train_codebook(data, 20, seed=3, **original) for _ in range(2))
     assert same(first.centroids, second.centroids)
     assert same(first.projection, second.projection)
     assert same(first.medians, second.medians)
@@ -80,7 +80,7 @@ def test_no_words_is_a_clear_error(words: int) -> None:
 
 def test_projection_is_orthonormal_and_medians_are_those_of_the_projected_descriptors() -> None:
     data = descriptors(400)
-    book = train_codebook(data, 5, projected=True)
+    book = train_codebook(data, 5, bits=16, medians=True)
     assert book.projection is not None
     assert book.medians is not None
     np.testing.assert_allclose(book.projection @ book.projection.T, np.eye(16), atol=1e-6)
@@ -89,6 +89,25 @@ def test_projection_is_orthonormal_and_medians_are_those_of_the_projected_descri
     for word in range(5):
         own = data[words == word].astype(np.float64) @ book.projection.T.astype(np.float64)
         np.testing.assert_allclose(book.medians[word], np.median(own, axis=0), atol=1e-6)
+
+
+def test_fewer_bits_project_residuals_to_as_many_dimensions(tmp_path: Path) -> None:
+    data = descriptors(400)
+    book = train_codebook(data, 5, bits=6)
+    assert (book.dim, book.bits) == (16, 6)
+    np.testing.assert_allclose(book.projection @ book.projection.T, np.eye(6), atol=1e-6)
+    words = book.assign(data)[:, 0]
+    assert words.tolist() == train_codebook(data, 5).assign(data)[:, 0].tolist()  # words are as with all bits
+    expected = (data - book.centroids[words]).astype(float) @ book.projection.T.astype(float)
+    np.testing.assert_allclose(book.residuals(data, words), expected, atol=1e-6)
+    book.save(tmp_path / "words.safetensors")
+    assert Codebook.load(tmp_path / "words.safetensors").bits == 6
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_bits_that_the_features_do_not_have_are_refused(bits: int) -> None:
+    with pytest.raises(CodebookError, match=f"from 1 to 16 bits, not {bits}"):
+        train_codebook(descriptors(50), 5, bits=bits)
 
 
 # ---- Assignment and residuals ----
@@ -299,12 +318,19 @@ def test_centroids_that_are_not_real_numbers_are_refused(tmp_path: Path, dtype: 
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("projection", (16, 15)), ("projection", (5, 16)), ("medians", (4, 16)), ("medians", (16,))]
+    ("name", "shape"),
+    [
+        ("projection", (16, 15)),
+        ("projection", (17, 16)),
+        ("projection", (0, 16)),
+        ("medians", (4, 16)),
+        ("medians", (16,)),
+    ],
 )
 def test_a_projection_or_medians_that_do_not_fit_are_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     tensors = {"centroids": descriptors(5), name: np.zeros(shape, np.float32)}
     save_file(tensors, tmp_path / "words.safetensors")
-    refused(tmp_path / "words.safetensors", f"{name} must have the shape")
+    refused(tmp_path / "words.safetensors", f"{name} must have")
 
 
 @pytest.mark.parametrize("name", ["centroids", "projection", "medians"])

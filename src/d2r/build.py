@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,8 +15,8 @@ import numpy as np
 
 from d2r.codebook import Codebook, train_codebook
 from d2r.files import display_path
-from d2r.index import Entry, Index, PictureRow, PictureState, StoreError, Writer
-from d2r.ingest import NO_FEATURES, Job, Recipe, Unchanged, enter_file, prepare_worker, sample_file
+from d2r.index import Entry, Index, Job, Listing, PictureRow, PictureState, StoreError, Writer
+from d2r.ingest import NO_FEATURES, Outcome, Recipe, enter_file, prepare_worker, sample_file
 from d2r.workers import WorkerDied, default_workers, map_in_processes
 
 Progress = Callable[[str, int, int], None]
@@ -43,6 +44,9 @@ class Report:
         empty: paths of new or changed pictures that have no features and so cannot be found.
         words_learned: visual words that were learned in this run; 0 when there were some already.
         seconds: wall-clock time.
+        stage_seconds: time in each stage: "read", "describe" and "aggregate", of all worker processes together, and
+            "write", beside them.
+        stage_pictures: pictures that went through it.
     """
 
     added: int = 0
@@ -53,6 +57,8 @@ class Report:
     empty: list[str] = field(default_factory=list)
     words_learned: int = 0
     seconds: float = 0.0
+    stage_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    stage_pictures: Counter[str] = field(default_factory=Counter)
 
 
 def choose_words(pictures: int) -> int:
@@ -64,25 +70,32 @@ def choose_words(pictures: int) -> int:
     return min(MAX_WORDS, 1 << round(math.log2(wanted)))
 
 
+def sample_size(words: int) -> int:
+    """Return from how many pictures to learn so many visual words."""
+    return max(_SAMPLE_PICTURES, words * _SAMPLES_PER_WORD // 500)
+
+
 def fill(
     index: Index,
     writer: Writer,
     recipe: Recipe,
-    jobs: Sequence[Job],
+    listing: Listing,
     *,
     words: int | None,
+    bits: int | None,
     workers: int | None,
     max_pixels: int,
     progress: Progress,
 ) -> Report:
-    """Describe and add the pictures of ``jobs`` that are new or changed.
+    """Describe and add the files of a listing that are new or changed; memory does not grow with their number.
 
     Args:
         index: what to fill.
         writer: its writer.
         recipe: how to describe pictures.
-        jobs: every file that should be in the index.
-        words: visual words to learn when there are none; None chooses by the number of jobs.
+        listing: every file that should be in the index.
+        words: visual words to learn when there are none; None chooses by the number of files.
+        bits: of the codes, when visual words are learned; None is one a dimension of the features.
         workers: worker processes; None is one a processor, 0 does everything in this process.
         max_pixels: larger pictures are skipped.
         progress: told how far it is.
@@ -91,54 +104,47 @@ def fill(
     report = Report()
     workers = default_workers() if workers is None else workers
     staging = index.folder / _STAGING
-    known = {row.path: row for row in index.pictures()}
-    todo = [job for job in jobs if not _is_current(job, known.get(job.path))]
-    report.unchanged = len(jobs) - len(todo)
-    if todo and index.codebook is None:
+    report.unchanged = listing.files - listing.pending
+    if listing.pending and index.codebook is None:
+        wanted = choose_words(listing.pending) if words is None else words
+        sample = listing.sample(sample_size(wanted), seed=0)
         codebook = learn_codebook(
-            recipe, todo, words, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress
-        )
+            recipe, sample, wanted,
+            fewer=words is None, bits=bits, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress,
+        )  # fmt: skip
         writer.set_codebook(codebook)
         report.words_learned = codebook.words
-    # The digest lets a worker see that only the time of a file has changed; a skipped file is always tried again.
-    todo = [_with_digest(job, known.get(job.path)) for job in todo]
     function = partial(enter_file, recipe, max_pixels, staging, index.codebook_file)
-    batch = _Batch(writer)
-    outcomes = map_in_processes(function, todo, workers=workers, prepare=prepare_worker)
-    for done, (job, outcome) in enumerate(outcomes, start=1):
-        old = known.get(job.path)
-        if isinstance(outcome, Unchanged):
-            assert old is not None
+    batch = _Batch(writer, report)
+    outcomes = map_in_processes(function, listing.jobs(), workers=workers, prepare=prepare_worker)
+    for done, (job, result) in enumerate(outcomes, start=1):
+        outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
+        old = index.picture(job.path)
+        if outcome.unchanged and old is not None:
             batch.touched.append(replace(old, size=job.size, mtime_ns=job.mtime_ns))
             report.unchanged += 1
         else:
-            state, entry = _died(job) if isinstance(outcome, WorkerDied) else outcome
-            _count(report, state, entry, old)
-            batch.put(state, entry)
+            _count(report, outcome, old)
+            batch.put(outcome.state, outcome.entry)
         batch.commit(force=False)
-        progress("index", done, len(todo))
+        progress("index", done, listing.pending)
     batch.commit(force=True)
     shutil.rmtree(staging, ignore_errors=True)
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _is_current(job: Job, row: PictureRow | None) -> bool:
-    """Say whether the index has a file as it is; one that was skipped is worth another try."""
-    return row is not None and row.segment is not None and (row.size, row.mtime_ns) == (job.size, job.mtime_ns)
-
-
-def _with_digest(job: Job, row: PictureRow | None) -> Job:
-    return replace(job, digest=row.digest) if row is not None and row.segment is not None else job
-
-
-def _died(job: Job) -> tuple[PictureState, None]:
+def _died(job: Job) -> PictureState:
     problem = "the process that read it died: the file makes a decoder crash, or memory ran out"
-    return PictureState(job.path, job.size, job.mtime_ns, None, problem=problem), None
+    return PictureState(job.path, job.size, job.mtime_ns, None, problem=problem)
 
 
-def _count(report: Report, state: PictureState, entry: Entry | None, old: PictureRow | None) -> None:
-    if entry is None:
+def _count(report: Report, outcome: Outcome, old: PictureRow | None) -> None:
+    for name, seconds in outcome.seconds.items():
+        report.stage_seconds[name] += seconds
+        report.stage_pictures[name] += 1
+    state = outcome.state
+    if outcome.entry is None:
         report.skipped.append((state.path, state.problem or ""))
         return
     if old is None or old.segment is None:
@@ -152,8 +158,9 @@ def _count(report: Report, state: PictureState, entry: Entry | None, old: Pictur
 class _Batch:
     """Pictures that wait to be committed together."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, report: Report) -> None:
         self._writer = writer
+        self._report = report
         self._pictures: list[tuple[PictureState, Entry | None]] = []
         self._bytes = 0
         self._since = time.monotonic()
@@ -167,29 +174,36 @@ class _Batch:
         due = self._bytes >= _BATCH_BYTES or time.monotonic() - self._since >= _BATCH_SECONDS
         if not (force or due):
             return
+        started = time.perf_counter()
         if self._pictures:
             self._writer.put(self._pictures)
         if self.touched:
             self._writer.touch(self.touched)
+        self._report.stage_seconds["write"] += time.perf_counter() - started
+        self._report.stage_pictures["write"] += len(self._pictures) + len(self.touched)
         self._pictures, self.touched, self._bytes, self._since = [], [], 0, time.monotonic()
 
 
 def learn_codebook(
     recipe: Recipe,
-    jobs: Sequence[Job],
-    words: int | None,
+    sample: Sequence[Job],
+    words: int,
     *,
+    fewer: bool,
+    bits: int | None,
     staging: Path | None,
     workers: int,
     max_pixels: int,
     progress: Progress,
 ) -> Codebook:
-    """Describe a random part of the pictures, and learn visual words from them.
+    """Describe pictures, and learn visual words from them.
 
     Args:
         recipe: how to describe.
-        jobs: the pictures to choose from.
-        words: how many to learn; None chooses by the number of pictures and of their features.
+        sample: the pictures, chosen at random, :func:`sample_size` of them.
+        words: how many to learn.
+        fewer: learn fewer, if that is too many for the features that are found.
+        bits: of the codes; None is one a dimension of the features.
         staging: folder to keep the descriptions in, for :func:`d2r.ingest.enter_file`; None keeps none.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
@@ -199,10 +213,7 @@ def learn_codebook(
         StoreError: no picture can be used.
         d2r.codebook.CodebookError: there are fewer features than ``words``.
     """
-    wanted = choose_words(len(jobs)) if words is None else words
-    pictures = max(_SAMPLE_PICTURES, wanted * _SAMPLES_PER_WORD // 500)
-    sample = [jobs[row] for row in np.sort(np.random.default_rng(0).permutation(len(jobs))[:pictures])]
-    quota = max(200, math.ceil(wanted * _SAMPLES_PER_WORD / len(sample)))
+    quota = max(200, math.ceil(words * _SAMPLES_PER_WORD / len(sample)))
     if staging is not None:
         staging.mkdir(exist_ok=True)
     function = partial(sample_file, recipe, max_pixels, staging, quota)
@@ -210,7 +221,7 @@ def learn_codebook(
     reasons = []
     outcomes = map_in_processes(function, sample, workers=workers, prepare=prepare_worker)
     for done, (job, outcome) in enumerate(outcomes, start=1):
-        state, descriptors = _died(job) if isinstance(outcome, WorkerDied) else outcome
+        state, descriptors = (_died(job), None) if isinstance(outcome, WorkerDied) else outcome
         if descriptors is not None and len(descriptors):
             parts.append(descriptors)
         else:
@@ -220,12 +231,11 @@ def learn_codebook(
     if total == 0:
         shown = "; ".join(reasons[:3])
         raise StoreError(f"visual words cannot be learned: none of {len(sample):,} pictures can be used ({shown})")
-    if words is None:
-        while wanted > 1 and wanted * 16 > total:
-            wanted //= 2
-    progress("words", 0, wanted)
+    while fewer and words > 1 and words * 16 > total:
+        words //= 2
+    progress("words", 0, words)
     every = np.concatenate(parts)
-    descriptors = every[np.random.default_rng(0).permutation(total)[: wanted * _SAMPLES_PER_WORD]]
-    codebook = train_codebook(descriptors, wanted)
-    progress("words", wanted, wanted)
+    descriptors = every[np.random.default_rng(0).permutation(total)[: words * _SAMPLES_PER_WORD]]
+    codebook = train_codebook(descriptors, words, bits=bits)
+    progress("words", words, words)
     return codebook

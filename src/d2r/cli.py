@@ -144,6 +144,14 @@ def index_photos(
             show_default="by the number of pictures",
         ),
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Bits of the code of a word when the index is made: 64 halve its size, and find somewhat less.",
+            show_default="one a dimension of the features, 128 for rootsift",
+        ),
+    ] = None,
     workers: Workers = None,
     max_pixels: MaxPixels = _MAX_PIXELS,
 ) -> None:
@@ -159,15 +167,17 @@ def index_photos(
         raise NotADirectoryError(f"{photos}: not a folder")
     if Index.exists(index):
         engine = Engine.open(index)
-        _check_fixed(engine, regions=regions, features=features, words=words, codebook=codebook)
+        _check_fixed(engine, regions=regions, features=features, words=words, bits=bits, codebook=codebook)
     else:
-        if codebook is not None and words is not None:
-            raise typer.BadParameter("--codebook brings its own words: give one of --codebook and --words")
+        for option, value in (("--words", words), ("--bits", bits)):
+            if codebook is not None and value is not None:
+                raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
         engine = Engine.create(
             index,
             regions=regions or REGIONS,
             features=features or FEATURES,
             words=words,
+            bits=bits,
             codebook=codebook_from(codebook) if codebook is not None else None,
         )
     with engine, _progress() as progress:
@@ -176,7 +186,9 @@ def index_photos(
         _print_report(engine, report)
 
 
-def _check_fixed(engine: Engine, *, codebook: Path | None, words: int | None, **recipe: str | None) -> None:
+def _check_fixed(
+    engine: Engine, *, codebook: Path | None, words: int | None, bits: int | None, **recipe: str | None
+) -> None:
     """Refuse options that contradict what an index was made with."""
     from d2r.engine import codebook_from
 
@@ -189,6 +201,8 @@ def _check_fixed(engine: Engine, *, codebook: Path | None, words: int | None, **
         return
     if words is not None and words != book.words:
         raise typer.BadParameter(f"--words: this index has {book.words} words; make another index for {words}")
+    if bits is not None and bits != book.bits:
+        raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; make another index for {bits}")
     if codebook is not None and (codebook_from(codebook).centroids != book.centroids).any():
         raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
 
@@ -213,7 +227,7 @@ def _print_report(engine: Engine, report: Report) -> None:
         learned = "  (learned now)"
     table.add_row("visual words", f"{size.words:,}{learned}")
     _add_sizes(table, size)
-    table.add_row("time", f"{report.seconds:.1f} s")
+    table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
     out.print(table)
     for title, rows in (
         ("skipped", report.skipped),
@@ -224,6 +238,16 @@ def _print_report(engine: Engine, report: Report) -> None:
         for path, reason in rows:
             shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
             out.print(escape(shown), soft_wrap=True, highlight=False)
+
+
+def _speeds(report: Report) -> str:
+    """Say how many pictures a second each stage did, in one process."""
+    speeds = [
+        f"{name} {report.stage_pictures[name] / max(seconds, 1e-6):,.1f}"
+        for name, seconds in report.stage_seconds.items()
+        if report.stage_pictures[name]
+    ]
+    return f"  (pictures a second and process: {', '.join(speeds)})" if speeds else ""
 
 
 def _add_sizes(table: Table, size: IndexSize) -> None:
@@ -345,6 +369,37 @@ def info(index: IndexArgument) -> None:
 
 
 @app.command()
+def compact(index: IndexArgument) -> None:
+    """Merge the segments of an index, and give back the disk space of removed pictures."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine:
+        before = engine.index.size()
+        with _progress() as progress:
+            engine.compact(progress)
+        after = engine.index.size()
+    saved = before.search_bytes + before.verify_bytes - after.search_bytes - after.verify_bytes
+    out.print(
+        f"{before.segments:,} segments became {after.segments:,}; {saved / 1e6:,.1f} MB given back", highlight=False
+    )
+
+
+@app.command()
+def check(index: IndexArgument) -> None:
+    """Read all of an index and compare it with its checksums; ends with status 1 when something is damaged."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine, _progress() as progress:
+        problems = engine.check(progress)
+        segments = engine.index.size().segments if not problems else 0
+    for problem in problems:
+        out.print(escape(display_path(problem)), soft_wrap=True, highlight=False)
+    if problems:
+        raise typer.Exit(1)
+    out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
+
+
+@app.command()
 def remove(
     index: IndexArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders for all under them.")],
@@ -423,6 +478,10 @@ def codebook(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures to learn from.")],
     file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Codebook to write (.safetensors).")],
     words: Annotated[int, typer.Option(min=1, help="How many visual words to learn.")] = 65536,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=1, help="Bits of the code of a word.", show_default="one a dimension of the features"),
+    ] = None,
     regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = "whole",
     features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
     workers: Workers = None,
@@ -437,6 +496,7 @@ def codebook(
         book = learn_codebook(
             photos,
             words,
+            bits=bits,
             regions=regions,
             features=features,
             workers=workers,
@@ -693,6 +753,8 @@ _STAGES = {
     "describe": "describing pictures",
     "words": "learning words",
     "index": "indexing",
+    "merge": "merging segments",
+    "check": "reading segments",
     "pairs": "finding pairs",
     "queries": "describing queries",
     "aggregate": "aggregating",

@@ -30,9 +30,9 @@ class Codebook:
 
     Attributes:
         centroids: float32 (C, D); a descriptor belongs to the nearest in Euclidean distance.
-        projection: float32 (D, D) with orthonormal rows, applied to descriptors before residuals are taken; None is
-            the identity. Part of the original ASMK*.
-        medians: float32 (C, D), what residuals are taken to in the projected space; None is the projected
+        projection: float32 (E, D) with orthonormal rows, E at most D, applied to descriptors before residuals are
+            taken; None is the identity. Part of the original ASMK*, and what makes codes of fewer bits.
+        medians: float32 (C, E), what residuals are taken to in the projected space; None is the projected
             centroids. Part of the original ASMK*.
     """
 
@@ -50,6 +50,11 @@ class Codebook:
         """Number of dimensions D."""
         return int(self.centroids.shape[1])
 
+    @property
+    def bits(self) -> int:
+        """Number of dimensions E of residuals, and so of the bits of a word's code."""
+        return self.dim if self.projection is None else len(self.projection)
+
     @cached_property
     def _search(self) -> Any:
         index = faiss.IndexFlatL2(self.dim)
@@ -62,7 +67,7 @@ class Codebook:
             raise CodebookError(f"the codebook has {self.dim} dimensions, but the features have {dim}")
 
     def project(self, descriptors: Array) -> Array:
-        """Return descriptors in the space where residuals are taken, float32 (N, D)."""
+        """Return descriptors in the space where residuals are taken, float32 (N, E)."""
         return descriptors if self.projection is None else descriptors @ self.projection.T
 
     def assign(self, descriptors: Array, nearest: int = 1) -> NDArray[np.int32]:
@@ -87,7 +92,7 @@ class Codebook:
         return np.asarray(words, np.int32)
 
     def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
-        """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, D).
+        """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, E).
 
         ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
         """
@@ -119,7 +124,11 @@ class Codebook:
         centroids = tensors["centroids"]
         if centroids.ndim != 2 or 0 in centroids.shape or not np.issubdtype(centroids.dtype, np.floating):
             raise CodebookError(f"{path}: centroids must be a float array (words, dimensions), not {centroids.shape}")
-        shapes = {"projection": (centroids.shape[1],) * 2, "medians": centroids.shape}
+        words, dim = centroids.shape
+        bits = len(tensors["projection"]) if "projection" in tensors and tensors["projection"].ndim else dim
+        if not 1 <= bits <= dim:
+            raise CodebookError(f"{path}: projection must have from 1 to {dim} rows, not {bits}")
+        shapes = {"projection": (bits, dim), "medians": (words, bits)}
         for name, shape in shapes.items():
             if name in tensors and tensors[name].shape != shape:
                 raise CodebookError(f"{path}: {name} must have the shape {shape}, not {tensors[name].shape}")
@@ -149,7 +158,13 @@ def _load_version(path: Path, inode: int, mtime_ns: int) -> Codebook:
 
 
 def train_codebook(
-    descriptors: Array, words: int, *, iterations: int = 10, seed: int = 0, projected: bool = False
+    descriptors: Array,
+    words: int,
+    *,
+    iterations: int = 10,
+    seed: int = 0,
+    bits: int | None = None,
+    medians: bool = False,
 ) -> Codebook:
     """Learn a codebook by k-means.
 
@@ -158,11 +173,16 @@ def train_codebook(
         words: number of words C.
         iterations: of Lloyd's algorithm.
         seed: of the random start; the same input and seed give the same codebook on the same machine.
-        projected: add the random rotation and the per-word medians of the original ASMK*.
+        bits: project to so many dimensions by a random rotation, as the original ASMK* does; D at most. None takes
+            residuals as they are.
+        medians: take residuals to the median of each word's descriptors, as the original ASMK* does, in place of
+            the mean.
 
     Raises:
-        CodebookError: there are fewer descriptors than words.
+        CodebookError: there are fewer descriptors than words, or more bits than dimensions.
     """
+    if bits is not None and not 1 <= bits <= descriptors.shape[1]:
+        raise CodebookError(f"codes can have from 1 to {descriptors.shape[1]} bits, not {bits}")
     if words < 1:
         raise CodebookError("a codebook needs at least one word")
     if len(descriptors) < words:
@@ -179,11 +199,9 @@ def train_codebook(
     )
     clustering.train(np.ascontiguousarray(descriptors, np.float32))
     centroids = np.array(clustering.centroids, np.float32)
-    if not projected:
-        return Codebook(centroids)
-    projection = _random_rotation(descriptors.shape[1], seed)
+    projection = None if bits is None else _random_rotation(descriptors.shape[1], seed)[:bits]
     plain = Codebook(centroids, projection)
-    return Codebook(centroids, projection, _medians(plain, descriptors))
+    return Codebook(centroids, projection, _medians(plain, descriptors)) if medians else plain
 
 
 def _read_npy(path: Path) -> NDArray[Any]:

@@ -28,8 +28,8 @@ from d2r.features import make_extractor
 from d2r.features.base import Features
 from d2r.files import PathLike, display_path
 from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
-from d2r.index import Hit, Index, PictureRow, StoreError, Writer
-from d2r.ingest import Job, Recipe
+from d2r.index import Hit, Index, Listing, PictureRow, StoreError, Writer
+from d2r.ingest import Recipe
 from d2r.regions import make_selector
 from d2r.verify import Verification, threshold_for, verify
 from d2r.walk import find_pictures, picture_job
@@ -111,6 +111,7 @@ class Engine:
         features: str = FEATURES,
         codebook: Codebook | None = None,
         words: int | None = None,
+        bits: int | None = None,
         max_side: int = MAX_SIDE,
         verify_features: int = VERIFY_FEATURES,
     ) -> Engine:
@@ -122,6 +123,8 @@ class Engine:
             features: specification of the feature extractor (:mod:`d2r.features`).
             codebook: visual words to use; None learns them from the first pictures that are added.
             words: how many to learn; None chooses from the number of pictures.
+            bits: of the code of a word when words are learned; None is one a dimension of the features. Fewer make a
+                smaller and faster index that finds less.
             max_side: pictures and region crops are scaled down to this longer side, in pixels.
             verify_features: at most this many features a picture are kept for verification.
 
@@ -132,12 +135,14 @@ class Engine:
         """
         make_selector(regions)
         dim = make_extractor(features).dim
+        if bits is not None and not 1 <= bits <= dim:
+            raise ValueError(f"bits must be from 1 to {dim}, the dimension of the features")
         if codebook is not None:
             codebook.check_dim(dim)
         if max_side < 32:
             raise ValueError("max_side must be 32 pixels or more")
         recipe = Recipe(regions, features, max_side, verify_features)
-        index = Index.create(Path(os.fsdecode(folder)), {"recipe": asdict(recipe), "words": words})
+        index = Index.create(Path(os.fsdecode(folder)), {"recipe": asdict(recipe), "words": words, "bits": bits})
         engine = Engine(index)
         if codebook is not None:
             with index.writing() as writer:
@@ -189,14 +194,17 @@ class Engine:
         if not Path(root).is_dir():
             raise NotADirectoryError(f"{display_path(root)}: not a folder")
         hidden: list[tuple[str, str]] = []
-        jobs = list(find_pictures(Path(root), on_error=lambda error: hidden.append(_unreadable(error))))
-        if not jobs:
-            endings = ", ".join(sorted(SUFFIXES))
-            raise StoreError(f"{display_path(root)}: no pictures there ({endings}); the index is as it was")
         with self.index.writing() as writer:
-            gone = self._gone(root, {job.path for job in jobs}, [path for path, _ in hidden])
+            found = find_pictures(Path(root), on_error=lambda error: hidden.append(_unreadable(error)))
+            listing = writer.listing(found)
+            if not listing.files:
+                endings = ", ".join(sorted(SUFFIXES))
+                raise StoreError(f"{display_path(root)}: no pictures there ({endings}); the index is as it was")
+            # What lies under a path that could not be read may still be there.
+            unknown = tuple(os.path.join(path, "") for path, _ in hidden)
+            gone = [row for row in listing.gone(root) if not row.path.startswith(unknown)]
             writer.remove(gone)
-            report = self._fill(writer, jobs, workers, max_pixels, progress)
+            report = self._fill(writer, listing, workers, max_pixels, progress)
         report.removed = sum(row.segment is not None for row in gone)
         report.skipped += hidden
         return report
@@ -218,9 +226,25 @@ class Engine:
             except OSError as error:
                 missing.append(_unreadable(error))
         with self.index.writing() as writer:
-            report = self._fill(writer, jobs, workers, max_pixels, progress)
+            report = self._fill(writer, writer.listing(jobs), workers, max_pixels, progress)
         report.skipped += missing
         return report
+
+    def compact(self, progress: Progress | None = None) -> None:
+        """Merge the segments of the index, and give back the disk space of removed pictures; searches go on.
+
+        Raises:
+            StoreError: another process is writing.
+            OSError: the disk is too full; the index is as it was.
+        """
+        tell = progress or (lambda stage, done, total: None)
+        with self.index.writing() as writer:
+            writer.compact(lambda done, total: tell("merge", done, total))
+
+    def check(self, progress: Progress | None = None) -> list[str]:
+        """Read all of the index and return what is damaged, one line each that names the file."""
+        tell = progress or (lambda stage, done, total: None)
+        return self.index.check(lambda done, total: tell("check", done, total))
 
     def remove(self, paths: Iterable[PathLike]) -> int:
         """Remove pictures by path; a folder's path removes all that the index holds from under it.
@@ -231,11 +255,10 @@ class Engine:
         Raises:
             StoreError: a path that the index does not hold; then nothing is removed.
         """
-        rows = self.index.pictures()
         found: dict[int, PictureRow] = {}
         for path in paths:
             wanted = _absolute(path)
-            named = {row.id: row for row in rows if row.path == wanted or row.path.startswith(os.path.join(wanted, ""))}
+            named = {row.id: row for row in self.index.pictures(wanted)}
             if not named:
                 raise StoreError(f"{display_path(wanted)}: not in the index; nothing was removed")
             found |= named
@@ -325,34 +348,26 @@ class Engine:
         )
 
     def _fill(
-        self, writer: Writer, jobs: list[Job], workers: int | None, max_pixels: int, progress: Progress | None
+        self, writer: Writer, listing: Listing, workers: int | None, max_pixels: int, progress: Progress | None
     ) -> Report:
         return build.fill(
             self.index,
             writer,
             self.recipe,
-            jobs,
+            listing,
             words=self.index.settings.get("words"),
+            bits=self.index.settings.get("bits"),
             workers=workers,
             max_pixels=max_pixels,
             progress=progress or (lambda stage, done, total: None),
         )
-
-    def _gone(self, root: str, listed: set[str], hidden: list[str]) -> list[PictureRow]:
-        """Return the pictures of a folder that are not there now; what lies under a hidden path may still be."""
-        under = os.path.join(root, "")
-        unknown = tuple(os.path.join(path, "") for path in hidden)
-        return [
-            row
-            for row in self.index.pictures()
-            if row.path.startswith(under) and row.path not in listed and not row.path.startswith(unknown)
-        ]
 
 
 def learn_codebook(
     folder: PathLike,
     words: int,
     *,
+    bits: int | None = None,
     regions: str = "whole",
     features: str = FEATURES,
     max_side: int = MAX_SIDE,
@@ -369,10 +384,13 @@ def learn_codebook(
     jobs = list(find_pictures(Path(_absolute(folder))))
     if not jobs:
         raise StoreError(f"{display_path(folder)}: no pictures there")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: build.sample_size(words)])
     return build.learn_codebook(
         Recipe(regions, features, max_side, VERIFY_FEATURES),
-        jobs,
+        [jobs[row] for row in chosen],
         words,
+        fewer=False,
+        bits=bits,
         staging=None,
         workers=default_workers() if workers is None else workers,
         max_pixels=max_pixels,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -20,8 +21,9 @@ from d2r.features import make_extractor
 from d2r.features.base import Features
 from d2r.files import display_path, replacing
 from d2r.images import ImageError, decode_image
-from d2r.index import Entry, PictureState
+from d2r.index import Entry, Job, PictureState
 from d2r.regions import make_selector
+from d2r.stages import stage, taken
 
 NO_FEATURES = "no features found: the picture has no texture"
 
@@ -44,18 +46,20 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture file to describe: its path, its size and time when it was listed, and the digest known of it."""
+class Outcome:
+    """What became of a job.
 
-    path: str
-    size: int
-    mtime_ns: int
-    digest: bytes | None = None
+    Attributes:
+        state: what to record of the file.
+        entry: what the index keeps of it; None when it cannot be used, or has not changed.
+        unchanged: the file's content is what the index has; only its time or place on the disk differ.
+        seconds: that each stage took: "read", "describe", "aggregate".
+    """
 
-
-@dataclass(frozen=True)
-class Unchanged:
-    """The file's content is what the index has; only its time or place on the disk differ."""
+    state: PictureState
+    entry: Entry | None = None
+    unchanged: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def prepare_worker() -> None:
@@ -88,20 +92,16 @@ def sample_file(
     return state, descriptors[rows]
 
 
-def enter_file(
-    recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, job: Job
-) -> tuple[PictureState, Entry | None] | Unchanged:
-    """Describe a picture (or take its staged description) and aggregate it.
-
-    Returns:
-        what to record of the file, and its entry, None when it cannot be used; or that it has not changed.
-    """
+def enter_file(recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, job: Job) -> Outcome:
+    """Describe a picture (or take its staged description) and aggregate it."""
+    taken()  # what another caller left
     state, description = describe_file(recipe, max_pixels, staging, job, keep=False)
-    if job.digest is not None and state.digest == job.digest:
-        return Unchanged()
     if description is None:
-        return state, None
-    return state, make_entry(description, load_codebook(codebook), recipe.verify_features)
+        unchanged = job.digest is not None and state.digest == job.digest
+        return Outcome(state, unchanged=unchanged, seconds=taken())
+    with stage("aggregate"):
+        entry = make_entry(description, load_codebook(codebook), recipe.verify_features)
+    return Outcome(state, entry, seconds=taken())
 
 
 def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
@@ -135,7 +135,8 @@ def describe_file(
     """
     state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
     try:
-        data = Path(job.path).read_bytes()
+        with stage("read"):
+            data = Path(job.path).read_bytes()
     except OSError as error:
         return replace(state, problem=f"cannot be read: {error.strerror or error}"), None
     digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -146,11 +147,13 @@ def describe_file(
     description = _staged(staged)
     if description is None:
         try:
-            image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
+            with stage("read"):
+                image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
         except ImageError as error:
             return replace(state, problem=error.reason), None
         selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
-        description = describe(image, selector, extractor, max_side=recipe.max_side)
+        with stage("describe"):
+            description = describe(image, selector, extractor, max_side=recipe.max_side)
         if keep and staged is not None:
             write_description(description, staged)
     problem = None if len(description.features) else NO_FEATURES

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from d2r.images import SUFFIXES
-from d2r.ingest import Job
+from d2r.index import Job
 
 
 def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:

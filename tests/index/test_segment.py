@@ -15,7 +15,7 @@ from d2r.features.base import Features
 from d2r.features.rootsift import RootSIFT
 from d2r.images import read_image, shrink
 from d2r.index import segment as module
-from d2r.index.segment import Entry, Segment, write_segment
+from d2r.index.segment import Entry, Segment, check_segment, merge_segments, write_segment
 
 WORDS = 30
 
@@ -53,7 +53,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize("dim", [64, 100, 128, 256])
 def test_what_was_written_comes_back(tmp_path: Path, dim: int) -> None:
     entries = some_entries(dim)
-    write_segment(tmp_path / "1", entries, WORDS)
+    write_segment(tmp_path / "1", entries)
     found = Segment.load(tmp_path / "1")
     assert len(found) == len(entries)
     for slot, (entry, aggregated) in enumerate(zip(entries, found.aggregated(dim), strict=True)):
@@ -73,11 +73,12 @@ def test_what_was_written_comes_back(tmp_path: Path, dim: int) -> None:
 
 
 def test_arrays_have_the_types_they_are_documented_to_have(tmp_path: Path) -> None:
-    write_segment(tmp_path / "1", some_entries(), WORDS)
+    write_segment(tmp_path / "1", some_entries())
     found = Segment.load(tmp_path / "1")
     types = {
-        "word_starts": np.int64, "posting_slots": np.uint32, "posting_codes": np.uint64, "g": np.float32,
-        "feature_starts": np.int64, "positions": np.float32, "scales": np.float32, "descriptors": np.int8,
+        "words": np.int32, "word_starts": np.int64, "posting_slots": np.uint16, "posting_codes": np.uint64,
+        "g": np.float32, "feature_starts": np.int64, "positions": np.float32, "scales": np.float32,
+        "descriptors": np.int8,
         "descriptor_units": np.float32, "region_starts": np.int64, "boxes": np.float32, "box_scores": np.float32,
     }  # fmt: skip
     assert {name: getattr(found, name).dtype for name in types} == types
@@ -88,13 +89,13 @@ def test_arrays_have_the_types_they_are_documented_to_have(tmp_path: Path) -> No
 
 def test_postings_lie_by_word_and_within_a_word_by_slot(tmp_path: Path) -> None:
     entries = some_entries()
-    write_segment(tmp_path / "1", entries, WORDS)
+    write_segment(tmp_path / "1", entries)
     found = Segment.load(tmp_path / "1")
     assert found.word_starts[0] == 0
     assert found.word_starts[-1] == len(found.posting_slots) == len(found.posting_codes)
-    assert len(found.word_starts) == WORDS + 1
-    for word in range(WORDS):
-        rows = slice(found.word_starts[word], found.word_starts[word + 1])
+    assert found.words.tolist() == sorted({word for entry in entries for word in entry.aggregated.words.tolist()})
+    for row, word in enumerate(found.words):
+        rows = slice(found.word_starts[row], found.word_starts[row + 1])
         holders = [slot for slot, entry in enumerate(entries) if word in entry.aggregated.words]
         assert found.posting_slots[rows].tolist() == holders
         codes = [entries[slot].aggregated.vectors[entries[slot].aggregated.words == word][0] for slot in holders]
@@ -104,14 +105,15 @@ def test_postings_lie_by_word_and_within_a_word_by_slot(tmp_path: Path) -> None:
 def test_the_first_and_the_last_word_have_postings_too(tmp_path: Path) -> None:
     entry = empty_entry()
     ends = Aggregated(np.array([0, WORDS - 1], np.int32), pack_signs(np.eye(2, 128)), 128)
-    write_segment(tmp_path / "1", [Entry(ends, entry.boxes, entry.box_scores, entry.features)], WORDS)
+    write_segment(tmp_path / "1", [Entry(ends, entry.boxes, entry.box_scores, entry.features)])
     found = Segment.load(tmp_path / "1")
-    assert found.word_starts.tolist() == [0] + [1] * (WORDS - 1) + [2]
+    assert found.words.tolist() == [0, WORDS - 1]
+    assert found.word_starts.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(next(found.aggregated(128)).vectors, ends.vectors)
 
 
 def test_pictures_without_anything_can_be_alone_in_a_segment(tmp_path: Path) -> None:
-    write_segment(tmp_path / "1", [empty_entry(), empty_entry()], WORDS)
+    write_segment(tmp_path / "1", [empty_entry(), empty_entry()])
     found = Segment.load(tmp_path / "1")
     assert found.g.tolist() == [0, 0]
     assert [len(one) for one in found.aggregated(128)] == [0, 0]
@@ -121,7 +123,7 @@ def test_pictures_without_anything_can_be_alone_in_a_segment(tmp_path: Path) -> 
 
 def test_a_descriptor_is_kept_to_half_a_unit_and_brought_back_to_unit_length(tmp_path: Path) -> None:
     entries = some_entries()
-    write_segment(tmp_path / "1", entries, WORDS)
+    write_segment(tmp_path / "1", entries)
     found = Segment.load(tmp_path / "1")
     for slot, entry in enumerate(entries):
         original = entry.features.descriptors
@@ -139,7 +141,7 @@ def test_real_descriptors_keep_unit_length_within_one_percent(tmp_path: Path) ->
     photos = [shrink(read_image(path), 256) for path in bundled_photos().backgrounds[:4]]
     entries = [Entry(random_entry(np.random.default_rng(0)).aggregated, np.zeros((1, 4), np.float32),
                      np.ones(1, np.float32), features) for features in RootSIFT(top=300).extract(photos)]  # fmt: skip
-    write_segment(tmp_path / "1", entries, WORDS)
+    write_segment(tmp_path / "1", entries)
     found = Segment.load(tmp_path / "1")
     for slot, entry in enumerate(entries):
         assert len(entry.features) > 50
@@ -148,10 +150,50 @@ def test_real_descriptors_keep_unit_length_within_one_percent(tmp_path: Path) ->
 
 
 def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
-    search, verification = write_segment(tmp_path / "1", some_entries(), WORDS)
+    entries = some_entries()
+    written = write_segment(tmp_path / "1", entries)
     sizes = {path.stem: path.stat().st_size for path in (tmp_path / "1").iterdir()}
-    assert search == sum(sizes[name] for name in ("word_starts", "posting_slots", "posting_codes", "g"))
-    assert search + verification == sum(sizes.values())
+    searched = ("words", "word_starts", "posting_slots", "posting_codes", "g")
+    assert written.search_bytes == sum(sizes[name] for name in searched)
+    assert written.search_bytes + written.verify_bytes == sum(sizes.values())
+    assert (written.slots, written.postings) == (len(entries), sum(len(entry.aggregated) for entry in entries))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 22])
+def test_merged_segments_are_as_if_what_lives_had_been_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    entries = [*some_entries(), *some_entries()[:5], *some_entries()]
+    bounds = [(0, 9), (9, 10), (10, 14), (14, 23)]
+    live = [np.array([0, 1, 2, 5, 8]), np.array([0]), np.zeros(0, np.int64), np.arange(9)]
+    sources = []
+    for number, (start, stop) in enumerate(bounds):
+        write_segment(tmp_path / f"{number}", entries[start:stop])
+        sources.append((Segment.load(tmp_path / f"{number}"), live[number]))
+    merged = merge_segments(tmp_path / "merged", sources)
+    kept = [entries[start + slot] for (start, _), slots in zip(bounds, live, strict=True) for slot in slots]
+    at_once = write_segment(tmp_path / "at-once", kept)
+    assert merged == at_once  # the digests of all files among it
+
+
+def test_a_segment_as_it_was_written_is_sound_and_each_flipped_bit_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "1"
+    written = write_segment(folder, some_entries())
+    assert check_segment(folder, written.digests) == []
+    rng = np.random.default_rng(0)
+    for file in sorted(folder.iterdir()):
+        good = file.read_bytes()
+        for bit in rng.integers(0, len(good) * 8, 5):
+            damaged = bytearray(good)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            problems = check_segment(folder, written.digests)
+            assert len(problems) == 1
+            assert str(file) in problems[0]
+        file.unlink()
+        assert "No such file" in check_segment(folder, written.digests)[0]
+        file.write_bytes(good)
 
 
 @pytest.mark.parametrize("after", [0, 1, 6, 11])
@@ -171,10 +213,10 @@ def test_a_failure_in_the_middle_of_writing_leaves_nothing(
 
     monkeypatch.setattr(np, "save", failing)
     with pytest.raises(type(error)):
-        write_segment(tmp_path / "1", some_entries(), WORDS)
+        write_segment(tmp_path / "1", some_entries())
     assert names(tmp_path) == []
     monkeypatch.undo()
-    write_segment(tmp_path / "1", some_entries(), WORDS)  # and it can be written afterwards
+    write_segment(tmp_path / "1", some_entries())  # and it can be written afterwards
     assert names(tmp_path) == ["1"]
 
 
@@ -186,7 +228,7 @@ def test_every_file_is_on_the_disk_before_the_segment_appears(tmp_path: Path, mo
         synced[path.name] = (tmp_path / "1").exists()
 
     monkeypatch.setattr(module, "sync", note)
-    write_segment(tmp_path / "1", some_entries(), WORDS)
+    write_segment(tmp_path / "1", some_entries())
     appeared = synced.pop(tmp_path.name)
     assert appeared  # the folder that holds it, last, so that its name is on the disk too
     assert sorted(synced) == sorted([".1.part", *names(tmp_path / "1")])
@@ -201,23 +243,23 @@ def test_a_segment_whose_data_does_not_reach_the_disk_does_not_appear(
 
     monkeypatch.setattr(module, "sync", failing)
     with pytest.raises(OSError, match="Input/output error"):
-        write_segment(tmp_path / "1", some_entries(), WORDS)
+        write_segment(tmp_path / "1", some_entries())
     assert names(tmp_path) == []
 
 
 def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".1.part").mkdir()
     (tmp_path / ".1.part" / "left.npy").write_bytes(b"half")
-    write_segment(tmp_path / "1", some_entries(), WORDS)
+    write_segment(tmp_path / "1", some_entries())
     assert names(tmp_path) == ["1"]
     assert "left.npy" not in names(tmp_path / "1")
     assert len(Segment.load(tmp_path / "1")) == len(some_entries())
 
 
 def test_a_segment_that_is_there_is_not_written_over(tmp_path: Path) -> None:
-    write_segment(tmp_path / "1", [empty_entry()], WORDS)
+    write_segment(tmp_path / "1", [empty_entry()])
     with pytest.raises(OSError):  # noqa: PT011 - its type differs by system
-        write_segment(tmp_path / "1", some_entries(), WORDS)
+        write_segment(tmp_path / "1", some_entries())
     assert len(Segment.load(tmp_path / "1")) == 1
     assert names(tmp_path) == ["1"]
 
@@ -225,7 +267,7 @@ def test_a_segment_that_is_there_is_not_written_over(tmp_path: Path) -> None:
 def test_a_missing_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Segment.load(tmp_path / "1")
-    write_segment(tmp_path / "1", some_entries(), WORDS)
+    write_segment(tmp_path / "1", some_entries())
     (tmp_path / "1" / "scales.npy").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         Segment.load(tmp_path / "1")
@@ -234,7 +276,7 @@ def test_a_missing_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["word_starts", "posting_codes", "descriptors", "boxes"])
 def test_a_damaged_file_is_a_value_error(tmp_path: Path, name: str) -> None:
-    write_segment(tmp_path / "1", some_entries(), WORDS)
+    write_segment(tmp_path / "1", some_entries())
     file = tmp_path / "1" / f"{name}.npy"
     content = file.read_bytes()
     damaged = [content[:length] for length in (0, 1, 8, 30, 127, 128, len(content) - 1)]

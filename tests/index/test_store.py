@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -46,13 +47,28 @@ def found(index):
     return {Path(row.path).stem for row in index.pictures() if row.segment is not None}
 
 
-@pytest.fixture
-def index(tmp_path):
-    index = Index.create(tmp_path / "x.index", {"made": "for tests"})
+def created(folder):
+    index = Index.create(folder, {"made": "for tests"})
     with index.writing() as writer:
         writer.set_codebook(Codebook(np.random.default_rng(0).normal(size=(WORDS, DIM)).astype(np.float32)))
-    yield index
-    index.close()
+    return index
+
+
+@pytest.fixture
+def index(tmp_path):
+    with created(tmp_path / "x.index") as index:
+        yield index
+
+
+@pytest.fixture
+def quick_index(tmp_path):
+    """In memory where the system has such a place: to sync is then free, and more happens before a kill."""
+    memory = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder,
+        created(Path(folder, "x.index")) as index,
+    ):
+        yield index
 
 
 def test_search_equals_brute_force_over_several_segments_and_removals(index):
@@ -135,7 +151,7 @@ def test_readers_are_not_blocked_while_a_writer_holds_the_index(index):
 def test_an_error_in_the_middle_of_a_commit_leaves_the_last_good_state(index, monkeypatch):
     put(index, [1, 2])
     with index.writing() as writer:
-        monkeypatch.setattr(writer._catalogue, "put_picture", lambda row: (_ for _ in ()).throw(OSError(28, "full")))
+        monkeypatch.setattr(writer._catalogue, "put_pictures", lambda rows: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             writer.put([(state(3), entry(3))])
     assert found(index) == {"1", "2"}
@@ -200,55 +216,235 @@ def test_a_read_only_index_can_be_searched(index, tmp_path):
 
 
 _WRITER = """
-    import sys
+    import os, sys
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from test_store import entry, state
     from d2r.index import Index
 
-    index = Index(Path(sys.argv[1]))
-    with index.writing() as writer:
-        print("ready", flush=True)
-        for number in range(int(sys.argv[3]), 100_000):
-            writer.put([(state(f"{number}-{part}"), entry(part)) for part in range(3)])
-            print(number, flush=True)  # acknowledged: must survive from here on
-            if number % 5 == 4:
-                writer.remove([index.picture(f"/photos/{number - 4}-{part}.jpg") for part in range(3)])
-                print(-(number - 4) - 1, flush=True)
+    def write(start):
+        index = Index(Path(sys.argv[1]))
+        with index.writing() as writer:
+            print("ready", flush=True)
+            for number in range(start, 100_000):
+                writer.put([(state(f"{number}-{part}"), entry(part)) for part in range(3)])
+                print(number, flush=True)  # acknowledged: must survive from here on
+                if number % 5 == 4:
+                    writer.remove([index.picture(f"/photos/{number - 4}-{part}.jpg") for part in range(3)])
+                    print(-(number - 4) - 1, flush=True)
+                if number % 7 == 6:
+                    writer.compact()
 """
 
+# One process imports everything and loads the compiled code, and forks a writer for each line it reads.
+_FORKER = (
+    textwrap.dedent(_WRITER)
+    + """
+import tempfile
+from test_store import created, put
 
-def test_killing_a_writer_at_random_moments_loses_nothing_that_was_acknowledged(index):
+with tempfile.TemporaryDirectory() as folder, created(Path(folder, "x.index")) as warm:
+    for number in range(9):
+        put(warm, [number])
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        write(int(line))
+        os._exit(1)
+    print("child", child, flush=True)
+    os.waitpid(child, 0)
+    print("end", flush=True)
+"""
+)
+
+
+def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(quick_index):
+    index = quick_index
     rng = random.Random(0)
     expected: set[int] = set()
     start = 0
-    for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(_WRITER), index.folder, Path(__file__).parent, str(start)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        acknowledged = [int(line) for line in process.stdout.read().split("\n") if line]
-        process.wait()
+    forker = subprocess.Popen(
+        [sys.executable, "-c", _FORKER, index.folder, Path(__file__).parent],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    moments = 0
+    for _ in range(100):
+        forker.stdin.write(f"{start}\n")
+        forker.stdin.flush()
+        lines = []
+        while not ("ready" in lines and any(line.startswith("child") for line in lines)):
+            lines.append(forker.stdout.readline().strip())
+        time.sleep(rng.uniform(0.0, 0.15))
+        os.kill(int(next(line for line in lines if line.startswith("child")).split()[1]), signal.SIGKILL)
+        while lines[-1] != "end":
+            lines.append(forker.stdout.readline().strip())
+        acknowledged = [int(line) for line in lines if line.lstrip("-").isdigit()]
+        moments += bool(acknowledged)
         for number in acknowledged:
             if number >= 0:
                 expected.add(number)
             else:
                 expected.discard(-number - 1)
         with Index(index.folder) as reader:
+            assert reader.check() == []
             names = found(reader)
             numbers = {int(name.split("-")[0]) for name in names}
             # Whole batches only; at most the change that was under way may be there beyond what was acknowledged.
             assert all({f"{number}-{part}" for part in range(3)} <= names for number in numbers)
             assert len(numbers ^ expected) <= 1
             for row in reader.pictures():
-                reader.features(row)
+                assert row.slot is None or reader.features(row).positions[0, 0] == int(
+                    Path(row.path).stem.split("-")[1]
+                )
             assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
             expected, start = numbers, max(numbers, default=start) + 1
-    assert expected
+    forker.stdin.close()
+    assert forker.wait() == 0
+    assert moments > 50
+
+
+def ranking(index, query, top=1000):
+    return [(Path(hit.picture.path).stem, hit.score) for hit in index.search(query, top)]
+
+
+def test_merging_as_pictures_come_keeps_segments_few_and_changes_no_answer(index):
+    query = entry(3, words=30).aggregated
+    with Index.create(index.folder.parent / "at-once.index", {}) as at_once:
+        with at_once.writing() as writer:
+            writer.set_codebook(index.codebook)
+        put(at_once, range(100))
+        for seed in range(100):
+            put(index, [seed])
+        assert index.size().segments < 20
+        assert at_once.size().segments == 1
+        assert ranking(index, query) == ranking(at_once, query)
+        assert ranking(index, query, 7) == ranking(at_once, query, 7)
+    assert index.check() == []
+
+
+def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(index):
+    for start in range(0, 60, 20):
+        put(index, range(start, start + 20))
+    with index.writing() as writer:
+        writer.remove([index.picture(f"/photos/{seed}.jpg") for seed in range(0, 60, 7)])
+    query = entry(3, words=30).aggregated
+    before, rows = ranking(index, query), list(index.pictures())
+    steps = []
+    with index.writing() as writer:
+        writer.compact(lambda done, total: steps.append((done, total)))
+    assert steps == [(0, 1), (1, 1)]
+    assert ranking(index, query) == before
+    size = index.size()
+    assert (size.segments, size.dead, size.pictures) == (1, 0, 51)
+    assert [path.name for path in (index.folder / "segments").iterdir()] == ["000004"]
+    assert index.check() == []
+    for old, new in zip(rows, index.pictures(), strict=True):
+        assert (old.id, old.path, old.words) == (new.id, new.path, new.words)
+        assert index.features(new).positions[0, 0] == int(Path(new.path).stem)
+    with index.writing() as writer:
+        writer.compact()
+    assert [path.name for path in (index.folder / "segments").iterdir()] == ["000004"]  # nothing left to do
+
+
+def test_several_queries_at_once_have_the_answers_of_each_alone_on_any_number_of_threads(index):
+    for start in range(0, 60, 20):
+        put(index, range(start, start + 20))
+    queries = [entry(seed, words=seed % 20).aggregated for seed in range(25)]
+    expected = [index.search(query, 9) for query in queries]
+    assert any(expected)
+    for threads in (1, 2, 5):
+        with Index(index.folder, threads=threads) as reader:
+            assert reader.search_all(queries, 9) == expected
+            assert reader.search_all([], 9) == []
+
+
+def test_of_equal_scores_the_picture_that_came_first_is_first(index):
+    for start in (0, 10, 20):
+        with index.writing() as writer:
+            writer.put([(state(f"{start + number:02d}"), entry(1)) for number in range(10)])
+    for top in (1, 3, 12, 30):
+        assert [name for name, _ in ranking(index, entry(1).aggregated, top)] == [
+            f"{number:02d}" for number in range(top)
+        ]
+
+
+def problems_of(folder):
+    try:
+        with Index(folder) as reader:
+            return reader.check()
+    except StoreError as error:
+        return [str(error)]
+
+
+def contents(index):
+    return list(index.pictures()), index.settings, index._catalogue.layout().segments
+
+
+@pytest.mark.parametrize("state_of_log", ["empty", "full"])
+def test_a_flipped_bit_in_any_file_is_found_or_changes_nothing(index, tmp_path, state_of_log):
+    for start in (0, 10, 20):
+        put(index, range(start, start + 10))
+    with index.writing() as writer:
+        writer.remove([index.picture(f"/photos/{seed}.jpg") for seed in (3, 12)])
+        if state_of_log == "full":
+            writer.put([(state(40), entry(40))])
+            copy = Path(shutil.copytree(index.folder, tmp_path / "copy.index"))
+    if state_of_log == "empty":
+        copy = Path(shutil.copytree(index.folder, tmp_path / "copy.index"))
+    with Index(copy) as reader:
+        assert reader.check() == []
+        good = contents(reader)
+    rng = np.random.default_rng(0)
+    files = [
+        file
+        for file in sorted(copy.rglob("*"))
+        if file.is_file() and file.stat().st_size and "sqlite-" not in file.name
+    ]
+    assert len(files) > 40
+    for file in files:
+        original = file.read_bytes()
+        found_in_file = 0
+        bits = rng.integers(0, len(original) * 8, 200 if file.suffix == ".sqlite" else 2)
+        for bit in bits:
+            damaged = bytearray(original)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            problems = problems_of(copy)
+            if problems:
+                assert str(file) in problems[0] or "catalogue" in problems[0], (file, bit, problems)
+                found_in_file += 1
+            else:
+                with Index(copy) as reader:
+                    assert contents(reader) == good, (file, bit)
+            file.write_bytes(original)
+        assert found_in_file == len(bits) if file.suffix != ".sqlite" else found_in_file > 0
+
+
+def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):
+    put(index, range(3))
+    index.close()
+    for change in (
+        "UPDATE pictures SET width = width + 1 WHERE id = 2",
+        "UPDATE pictures SET path = x'2f61' WHERE id = 2",
+        "UPDATE pictures SET slot = 3 WHERE id = 2",
+        "UPDATE pictures SET slot = 0 WHERE id = 2",
+        "UPDATE pictures SET segment = 9 WHERE id = 2",
+        "DELETE FROM pictures WHERE id = 2",
+        "INSERT INTO dead VALUES (1, 1)",
+        "INSERT INTO dead VALUES (2, 0)",
+    ):
+        with Index(index.folder) as reader:
+            assert reader.check() == []
+        good = (index.folder / "catalogue.sqlite").read_bytes()
+        with sqlite3.connect(index.folder / "catalogue.sqlite") as connection:
+            connection.execute(change)
+        connection.close()
+        with Index(index.folder) as reader:
+            assert reader.check(), change
+        (index.folder / "catalogue.sqlite").write_bytes(good)
 
 
 def test_searches_during_changes_always_see_one_whole_state(index):
@@ -270,8 +466,11 @@ def test_searches_during_changes_always_see_one_whole_state(index):
     threads = [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(15):
+    for turn in range(15):
         put(index, range(10))
+        if turn % 4 == 3:
+            with index.writing() as writer:
+                writer.compact()
     stop.set()
     for thread in threads:
         thread.join()
@@ -285,9 +484,9 @@ def test_a_disk_that_fills_loses_nothing_and_the_index_can_be_used_on(index):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    code = textwrap.dedent(_WRITER)
+    code = textwrap.dedent(_WRITER) + "write(100)"
     done = subprocess.run(
-        [sys.executable, "-c", code, index.folder, Path(__file__).parent, "100"],
+        [sys.executable, "-c", code, index.folder, Path(__file__).parent],
         preexec_fn=limit_files,
         capture_output=True,
         text=True,

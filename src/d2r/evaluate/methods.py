@@ -105,10 +105,10 @@ def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | No
     sums = np.zeros(len(database.g), np.float32)
     if query.vectors.dtype == np.uint64:
         table = selectivity_by_distance(query.vectors.shape[1], query.dim, kernel)
-        score_postings(
-            query.words, query.vectors, np.ones(len(query), np.float32),
-            database.starts, database.entries, database.vectors, table, sums,
-        )  # fmt: skip
+        every = np.arange(len(database.starts) - 1, dtype=np.int32)
+        score_postings(query.vectors.shape[1])(
+            query.words, query.vectors, every, database.starts, database.entries, database.vectors, table, sums
+        )
         own = float(len(query))
     else:
         for word, vector in zip(query.words, query.vectors, strict=True):

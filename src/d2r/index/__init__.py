@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from d2r.index.catalogue import FORMAT, PictureRow, StoreError
+from d2r.index.listing import Job, Listing
 from d2r.index.segment import Entry, Segment
 from d2r.index.store import Hit, Index, IndexSize, PictureState, Writer
 
@@ -12,6 +13,8 @@ __all__ = [
     "Hit",
     "Index",
     "IndexSize",
+    "Job",
+    "Listing",
     "PictureRow",
     "PictureState",
     "Segment",

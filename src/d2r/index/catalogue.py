@@ -1,7 +1,8 @@
 """The catalogue of an index, in SQLite: its settings, its pictures, and which segments are live.
 
 A commit here is what makes a change visible: segment files are written and synced first, then one transaction names
-them. Readers (WAL mode) are never blocked and see one consistent state.
+them. Readers (WAL mode) are never blocked and see one consistent state. Rows carry checksums of what they say, which
+SQLite itself does not keep.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import json
 import os
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -22,22 +24,24 @@ from numpy.typing import NDArray
 
 from d2r.files import sync
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""
 
 _APPLICATION_ID = 0x44325249  # "D2RI"
 _FILE = "catalogue.sqlite"
+_Item = TypeVar("_Item")
 
 _SCHEMA = """
-CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE segments (
     id INTEGER PRIMARY KEY AUTOINCREMENT, slots INTEGER NOT NULL, postings INTEGER NOT NULL,
-    search_bytes INTEGER NOT NULL, verify_bytes INTEGER NOT NULL
+    search_bytes INTEGER NOT NULL, verify_bytes INTEGER NOT NULL, digests TEXT NOT NULL, crc INTEGER NOT NULL
 );
 CREATE TABLE pictures (
     id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB,
-    width INTEGER, height INTEGER, segment INTEGER, slot INTEGER, words INTEGER, problem TEXT
+    width INTEGER, height INTEGER, words INTEGER, problem TEXT, crc INTEGER NOT NULL,
+    segment INTEGER, slot INTEGER
 );
 CREATE INDEX picture_places ON pictures (segment, slot);
 CREATE TABLE dead (segment INTEGER NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY (segment, slot)) WITHOUT ROWID;
@@ -60,9 +64,9 @@ class PictureRow:
         digest: BLAKE2b of its content; None when it could not be read.
         width: in pixels, upright; None when it was skipped.
         height: in pixels, upright; None when it was skipped.
+        words: visual words in its descriptor; 0 when it has no features.
         segment: where its descriptor is; None when it was skipped.
         slot: its place in the segment.
-        words: visual words in its descriptor; 0 when it has no features.
         problem: why it was skipped, or that it has no features; None when all is well.
     """
 
@@ -73,21 +77,22 @@ class PictureRow:
     digest: bytes | None
     width: int | None
     height: int | None
+    words: int | None
     segment: int | None
     slot: int | None
-    words: int | None
     problem: str | None
 
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """One live segment: its pictures (dead ones too), its postings, and its bytes on disk by purpose."""
+    """One live segment: its pictures (dead ones too), postings, bytes on disk by purpose, and digests by file."""
 
     id: int
     slots: int
     postings: int
     search_bytes: int
     verify_bytes: int
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Catalogue:
         if not file.is_file():
             raise StoreError(f"{folder}: not an index; make one with `d2r index PHOTOS --out {folder}`")
         self._lock = threading.RLock()
-        self._connection = _connect(file, write=write)
+        self.connection = _connect(file, write=write)
         try:
             self._check_format()
         except BaseException:
@@ -141,7 +146,7 @@ class Catalogue:
         connection = sqlite3.connect(part, isolation_level=None)
         try:
             connection.executescript(_SCHEMA)
-            connection.executemany("INSERT INTO settings VALUES (?, ?)", _encoded(settings))
+            connection.executemany(_PUT_SETTING, [_setting(key, value) for key, value in settings.items()])
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -153,14 +158,11 @@ class Catalogue:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self.connection.close()
 
     def _check_format(self) -> None:
-        try:
-            application = self._value("PRAGMA application_id")
-            version = self._value("PRAGMA user_version")
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.folder}: its catalogue is damaged ({error}); restore it or index again") from error
+        application = self._value("PRAGMA application_id")
+        version = self._value("PRAGMA user_version")
         if application != _APPLICATION_ID:
             raise StoreError(f"{self.folder}: not an index; {_FILE} belongs to another program")
         if version != FORMAT:
@@ -169,12 +171,23 @@ class Catalogue:
             raise StoreError(f"{self.folder}: written by {age} d2r (format {version}, this one is {FORMAT}); {todo}")
 
     def _value(self, sql: str) -> Any:
-        with self._lock:
-            return self._connection.execute(sql).fetchone()[0]
+        return self._all(sql)[0][0]
 
     def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+        try:
+            with self._lock:
+                return self.connection.execute(sql, parameters).fetchall()
+        except sqlite3.OperationalError:
+            raise  # busy, full or the like: nothing is wrong with the file
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.folder}: its catalogue is damaged ({error}); restore it or index again") from error
+
+    def _sound(self, table: str, columns: str) -> list[Any]:
+        """Return the rows of a small table; :class:`StoreError` when one is not what was written."""
+        rows = self._all(f"SELECT {columns}, crc FROM {table} ORDER BY 1")
+        if any(_crc(row[:-1]) != row[-1] for row in rows):
+            raise StoreError(f"{self.folder}: its catalogue is damaged ({table}); restore it or index again")
+        return [row[:-1] for row in rows]
 
     def version(self) -> int:
         """Return a number that changes when another connection has committed."""
@@ -182,110 +195,225 @@ class Catalogue:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the index."""
-        return {key: json.loads(value) for key, value in self._all("SELECT key, value FROM settings")}
+        return {key: json.loads(value) for key, value in self._sound("settings", "key, value")}
 
     def layout(self) -> Layout:
         """Return the live segments and their dead slots, of one moment."""
         with self.transaction(write=False):
-            segments = self._all("SELECT id, slots, postings, search_bytes, verify_bytes FROM segments ORDER BY id")
-            rows = self._all("SELECT segment, slot FROM dead ORDER BY segment, slot")
-        dead: dict[int, list[int]] = {}
-        for segment, slot in rows:
-            dead.setdefault(segment, []).append(slot)
-        arrays = {segment: np.array(slots, np.int64) for segment, slots in dead.items()}
-        return Layout(tuple(SegmentRow(*segment) for segment in segments), arrays)
+            segments = self._sound("segments", _SEGMENT_COLUMNS)
+            rows = np.array(self._all("SELECT segment, slot FROM dead ORDER BY segment, slot"), np.int64).reshape(-1, 2)
+        numbers, starts = np.unique(rows[:, 0], return_index=True)
+        dead = dict(zip(numbers.tolist(), np.split(rows[:, 1], starts[1:]), strict=False))
+        return Layout(tuple(_segment(segment) for segment in segments), dead)
 
-    def pictures(self) -> list[PictureRow]:
-        """Return every picture, by path; skipped ones too."""
-        return [_picture(row) for row in self._all(f"SELECT {_COLUMNS} FROM pictures ORDER BY path")]
+    def counts(self) -> tuple[int, int]:
+        """Return how many pictures have a descriptor, and how many files were skipped."""
+        rows = self._all("SELECT count(segment), count(*) FROM pictures")
+        return rows[0][0], rows[0][1] - rows[0][0]
+
+    def pictures(self, under: str | None = None) -> Iterator[PictureRow]:
+        """Yield pictures by path, skipped ones too: all, or those at the path ``under`` or in that folder.
+
+        They are read a thousand at a time, so that a large catalogue is never all in memory; what is committed
+        meanwhile may or may not be seen.
+        """
+        last = b""
+        first, end = b"", b"\xff"
+        if under is not None:
+            own = os.fsencode(under)
+            yield from (picture for picture in [self.at_path(under)] if picture is not None)
+            inside = os.path.join(own, b"")
+            first, end = inside, inside[:-1] + bytes([inside[-1] + 1])
+        last = first
+        while True:
+            rows = self._all(
+                f"SELECT {_COLUMNS} FROM pictures WHERE path > ? AND path < ? ORDER BY path LIMIT 1000", [last, end]
+            )
+            if not rows:
+                return
+            yield from (_picture(row) for row in rows)
+            last = rows[-1][1]
 
     def at_path(self, path: str) -> PictureRow | None:
         """Return the picture of a path."""
         rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE path = ?", [os.fsencode(path)])
         return _picture(rows[0]) if rows else None
 
-    def at_place(self, segment: int, slot: int) -> PictureRow | None:
-        """Return the live picture of a slot; None when it was removed meanwhile."""
-        rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE segment = ? AND slot = ?", [segment, slot])
-        return _picture(rows[0]) if rows else None
+    def at_places(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], PictureRow]:
+        """Return the live pictures of (segment, slot) places; those that were removed or moved meanwhile are not in."""
+        found = {}
+        for chunk in _batched(places, 400):
+            values = ", ".join(["(?, ?)"] * len(chunk))
+            sql = (
+                f"WITH places (a, b) AS (VALUES {values})"
+                f" SELECT {_COLUMNS} FROM places JOIN pictures ON segment = a AND slot = b"
+            )
+            for row in self._all(sql, [number for place in chunk for number in place]):
+                found[row[8], row[9]] = _picture(row)
+        return found
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[None]:
         """Run a block as one transaction: all of it becomes visible at its end, or none after an error."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            self.connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield
-                self._connection.execute("COMMIT")
+                self.connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
                 raise
+
+    def shrink_log(self) -> None:
+        """Move what the write-ahead log holds into the database, and give its space back, if that can be done now."""
+        with self._lock, suppress(sqlite3.OperationalError):  # readers are busy, or the disk is full
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def next_segment(self) -> int:
         """Return a segment number that was never used; a transaction later, use it or lose it."""
-        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'segments'")
-        return (rows[0][0] if rows else 0) + 1
+        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'segments' UNION SELECT max(id) FROM segments")
+        return max((row[0] or 0 for row in rows), default=0) + 1
+
+    def put_setting(self, key: str, value: Any) -> None:
+        """Set a setting."""
+        with self._lock:
+            self.connection.execute(_PUT_SETTING, _setting(key, value))
 
     def put_segment(self, segment: SegmentRow) -> None:
         """Make a segment live."""
-        values = (segment.id, segment.slots, segment.postings, segment.search_bytes, segment.verify_bytes)
-        with self._lock:
-            self._connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", values)
-
-    def put_picture(self, picture: PictureRow) -> None:
-        """Add a picture, or replace the one of the same path; its number stays, its old descriptor dies."""
-        path = os.fsencode(picture.path)
-        old = self.at_path(picture.path)
         values = (
-            picture.size, picture.mtime_ns, picture.digest, picture.width, picture.height,
-            picture.segment, picture.slot, picture.words, picture.problem,
+            segment.id, segment.slots, segment.postings, segment.search_bytes, segment.verify_bytes,
+            json.dumps(dict(segment.digests)),
         )  # fmt: skip
         with self._lock:
-            if old is None:
-                self._connection.execute(
-                    "INSERT INTO pictures (size, mtime_ns, digest, width, height, segment, slot, words, problem, path)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*values, path),
-                )
-                return
-            if (old.segment, old.slot) != (picture.segment, picture.slot):
-                self._bury(old)
-            self._connection.execute(
-                "UPDATE pictures SET size = ?, mtime_ns = ?, digest = ?, width = ?, height = ?,"
-                " segment = ?, slot = ?, words = ?, problem = ? WHERE path = ?",
-                (*values, path),
+            self.connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, _crc(values)))
+
+    def put_pictures(self, pictures: Sequence[PictureRow]) -> None:
+        """Add pictures, or replace those of the same path; their numbers stay, their old descriptors die."""
+        places = self._places([picture.path for picture in pictures])
+        rows, dead = [], []
+        for picture in pictures:
+            place = (picture.segment, picture.slot)
+            old = places.get(picture.path)
+            if old is not None and old[0] is not None and old != place:
+                dead.append(old)
+            places[picture.path] = place
+            values = (
+                os.fsencode(picture.path), picture.size, picture.mtime_ns, picture.digest,
+                picture.width, picture.height, picture.words, picture.problem,
+            )  # fmt: skip
+            rows.append((*values, _crc(values), *place))
+        with self._lock:
+            self.connection.executemany(_PUT_PICTURE, rows)
+            self._bury(dead)
+
+    def move_pictures(self, moves: Sequence[tuple[int, int, int, int]]) -> None:
+        """Say that descriptors are elsewhere: new segment, new slot, old segment, old slot; the old ones are dead."""
+        with self._lock:
+            self.connection.executemany(
+                "UPDATE pictures SET segment = ?, slot = ? WHERE segment = ? AND slot = ?", moves
             )
+            self._bury([(segment, slot) for _, _, segment, slot in moves])
 
     def drop_pictures(self, pictures: Iterable[PictureRow]) -> None:
         """Remove pictures; their descriptors are dead from then on."""
+        rows = list(pictures)
         with self._lock:
-            for picture in pictures:
-                self._bury(picture)
-                self._connection.execute("DELETE FROM pictures WHERE id = ?", [picture.id])
+            self._bury([(row.segment, row.slot) for row in rows if row.segment is not None])
+            self.connection.executemany("DELETE FROM pictures WHERE id = ?", [(row.id,) for row in rows])
 
     def drop_dead_segments(self) -> None:
         """Remove the segments of which every slot is dead."""
         with self._lock:
-            self._connection.execute(
+            self.connection.execute(
                 "DELETE FROM segments WHERE slots = (SELECT count(*) FROM dead WHERE dead.segment = segments.id)"
             )
-            self._connection.execute("DELETE FROM dead WHERE segment NOT IN (SELECT id FROM segments)")
+            self.connection.execute("DELETE FROM dead WHERE segment NOT IN (SELECT id FROM segments)")
 
-    def _bury(self, picture: PictureRow) -> None:
-        if picture.segment is not None:
-            self._connection.execute("INSERT OR IGNORE INTO dead VALUES (?, ?)", [picture.segment, picture.slot])
+    def check(self) -> list[str]:
+        """Return what is wrong with the catalogue, one line each; reads all of it."""
+        try:
+            with self.transaction(write=False):
+                return self._check()
+        except (sqlite3.DatabaseError, StoreError) as error:
+            return [f"{_FILE}: damaged ({error})"]
+
+    def _check(self) -> list[str]:
+        problems = [f"{_FILE}: {row[0]}" for row in self._all("PRAGMA integrity_check") if row[0] != "ok"]
+        for table, columns in (
+            ("settings", "key, value"),
+            ("segments", _SEGMENT_COLUMNS),
+            ("pictures", "path, size, mtime_ns, digest, width, height, words, problem"),
+        ):
+            rows = self.connection.execute(f"SELECT {columns}, crc FROM {table}")
+            problems += [
+                f"{_FILE}: a row of {table} is not what was written ({row[0]!r})"
+                for row in rows
+                if _crc(row[:-1]) != row[-1]
+            ]
+        # Every slot of a segment is one picture's, or dead; nothing else is.
+        for segment, slots, used, different in self._all(
+            "SELECT id, slots, count(slot), count(DISTINCT slot) FROM segments LEFT JOIN ("
+            " SELECT segment, slot FROM pictures WHERE segment IS NOT NULL UNION ALL SELECT segment, slot FROM dead"
+            ") ON segment = id AND slot BETWEEN 0 AND slots - 1 GROUP BY id"
+        ):
+            if not slots == used == different:
+                problems.append(f"{_FILE}: segment {segment} of {slots} slots has {used} uses of {different} of them")
+        strays = (
+            "SELECT count(*) FROM (SELECT segment, slot FROM pictures WHERE segment IS NOT NULL"
+            " UNION ALL SELECT segment, slot FROM dead) LEFT JOIN segments ON segment = id"
+            " WHERE id IS NULL OR slot IS NULL OR slot NOT BETWEEN 0 AND slots - 1"
+        )
+        if self._value(strays):
+            problems.append(f"{_FILE}: it names slots that no segment has")
+        return problems
+
+    def _places(self, paths: Sequence[str]) -> dict[str, tuple[int | None, int | None]]:
+        found = {}
+        for chunk in _batched(paths, 500):
+            sql = f"SELECT path, segment, slot FROM pictures WHERE path IN ({', '.join('?' * len(chunk))})"
+            for path, segment, slot in self._all(sql, [os.fsencode(path) for path in chunk]):
+                found[os.fsdecode(path)] = (segment, slot)
+        return found
+
+    def _bury(self, places: Iterable[tuple[int | None, int | None]]) -> None:
+        self.connection.executemany("INSERT OR IGNORE INTO dead VALUES (?, ?)", places)
 
 
-_COLUMNS = "id, path, size, mtime_ns, digest, width, height, segment, slot, words, problem"
+_COLUMNS = "id, path, size, mtime_ns, digest, width, height, words, segment, slot, problem"
+_SEGMENT_COLUMNS = "id, slots, postings, search_bytes, verify_bytes, digests"
+_PUT_SETTING = "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)"
+_PUT_PICTURE = """
+INSERT INTO pictures (path, size, mtime_ns, digest, width, height, words, problem, crc, segment, slot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
+    width = excluded.width, height = excluded.height, words = excluded.words, problem = excluded.problem,
+    crc = excluded.crc, segment = excluded.segment, slot = excluded.slot
+"""
+
+
+def _batched(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _picture(row: Sequence[Any]) -> PictureRow:
     return PictureRow(row[0], os.fsdecode(row[1]), *row[2:])
 
 
-def _encoded(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, json.dumps(value)) for key, value in settings.items()]
+def _segment(row: Sequence[Any]) -> SegmentRow:
+    number, slots, postings, search_bytes, verify_bytes, digests = row
+    return SegmentRow(number, slots, postings, search_bytes, verify_bytes, json.loads(digests))
+
+
+def _setting(key: str, value: Any) -> tuple[str, str, int]:
+    text = json.dumps(value)
+    return key, text, _crc((key, text))
+
+
+def _crc(values: Sequence[Any]) -> int:
+    """Return the checksum of a row's values; not of where a descriptor lies, which moves, and is checked otherwise."""
+    return zlib.crc32(repr(tuple(values)).encode("utf-8", "surrogatepass"))
 
 
 def _connect(file: Path, *, write: bool) -> sqlite3.Connection:

@@ -1,13 +1,29 @@
-"""The inner loops of search, in Numba, out of the interpreter's lock."""
+"""The inner loops of the index, in Numba, out of the interpreter's lock: scoring, the best k, and merging postings.
+
+Scoring streams the codes of the query's words from memory and is bound by that. Codes go in blocks of :data:`_BLOCK`:
+first the Hamming distances of a block, which the compiler turns into vector instructions, then the updates of the
+scores. No posting is tested for being worth an update: half of them are, so the branch would be guessed wrong every
+other time, which costs more than the update. Between the updates the lines of memory that are wanted soon are asked
+for, over the end of one word's postings into the next word's, where the hardware's own prefetching starts anew.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
+
+_BLOCK = 64  # postings whose distances are taken at once
+_AHEAD = 192  # postings between what is scored and what is fetched; of no great effect from 128 to 384
+_LINE = 64  # bytes of a cache line
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -20,37 +36,193 @@ def _popcount(typing_context: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, array: Any, row: Any) -> Any:
+    """Ask for the cache line of ``array[row]``, a 1-D array; a row outside it is allowed and does nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, integer = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        prefetch = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        function = cgutils.get_or_insert_function(builder.module, prefetch, "llvm.prefetch.p0i8")
+        read, into_l2, data_cache = integer(0), integer(2), integer(1)
+        builder.call(function, [address, read, into_l2, data_cache])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@lru_cache(maxsize=8)
+def score_postings(blocks: int) -> Callable[..., None]:
+    """Return the scoring loop for codes of ``blocks`` uint64 each.
+
+    It adds ``s(1 - 2 h / D)`` of every posting of the query's words to the score of its picture, and takes
+
+    - words: int32 (W,), the query's words, ascending;
+    - codes: uint64 (W, B), their packed signs;
+    - segment_words: int32 (U,), the words that the segment has, ascending;
+    - starts: int64 (U + 1,), the postings of ``segment_words[u]`` are rows ``starts[u]`` to ``starts[u + 1]``;
+    - posting_slots: uint16 or uint32 (P,), the picture of each posting; no picture twice for one word;
+    - posting_codes: uint64 (P, B), the packed signs of each posting;
+    - table: float32 (64 B + 1,), the selectivity s at Hamming distance h;
+    - scores: float32 (S,), added to in place.
+    """
+
+    @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+    def score(
+        words: NDArray[np.int32],
+        codes: NDArray[np.uint64],
+        segment_words: NDArray[np.int32],
+        starts: NDArray[np.int64],
+        posting_slots: NDArray[np.uint16],
+        posting_codes: NDArray[np.uint64],
+        table: NDArray[np.float32],
+        scores: NDArray[np.float32],
+    ) -> None:
+        rows, places = _shared(words, segment_words)
+        flat = posting_codes.reshape(-1)
+        distances = np.empty(_BLOCK, np.uint16)
+        for shared in range(len(rows)):
+            code = codes[rows[shared]]
+            posting, end = starts[places[shared]], starts[places[shared] + 1]
+            following = starts[places[shared + 1]] if shared + 1 < len(rows) else end
+            while posting < end:
+                count = min(_BLOCK, end - posting)
+                block = flat[posting * blocks : (posting + count) * blocks]
+                slots = posting_slots[posting : posting + count]
+                ahead = posting + _AHEAD
+                if ahead >= end:
+                    ahead += following - end
+                _prefetch(posting_slots, ahead)
+                _prefetch(posting_slots, ahead + _LINE // 2)
+                if count == _BLOCK:  # a fixed number, so that both loops are unrolled
+                    for one in range(_BLOCK):
+                        bits = np.uint64(0)
+                        for part in range(blocks):
+                            bits += _popcount(block[one * blocks + part] ^ code[part])
+                        distances[one] = bits
+                    for line in range(_BLOCK // 4):
+                        for part in range(0, 4 * blocks, _LINE // 8):
+                            _prefetch(flat, ahead * blocks + line * 4 * blocks + part)
+                        for one in range(line * 4, line * 4 + 4):
+                            scores[slots[one]] += table[distances[one]]
+                else:
+                    for part in range(0, _BLOCK * blocks, _LINE // 8):
+                        _prefetch(flat, ahead * blocks + part)
+                    for one in range(count):
+                        bits = np.uint64(0)
+                        for part in range(blocks):
+                            bits += _popcount(block[one * blocks + part] ^ code[part])
+                        scores[slots[one]] += table[bits]
+                posting += count
+
+    return score  # type: ignore[no-any-return]
+
+
 @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
-def score_postings(
-    words: NDArray[np.int32],
-    codes: NDArray[np.uint64],
-    weights: NDArray[np.float32],
-    starts: NDArray[np.int64],
-    posting_slots: NDArray[np.uint32],
-    posting_codes: NDArray[np.uint64],
-    table: NDArray[np.float32],
+def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32]) -> Any:
+    """Return the rows in ``words`` and in ``segment_words`` of what is in both; both ascend."""
+    rows, places = np.empty(len(words), np.int64), np.empty(len(words), np.int64)
+    found = 0
+    place = 0
+    for row in range(len(words)):
+        place += np.searchsorted(segment_words[place:], words[row])
+        if place == len(segment_words):
+            break
+        if segment_words[place] == words[row]:
+            rows[found], places[found] = row, place
+            found += 1
+    return rows[:found], places[:found]
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def keep_best(
     scores: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    first: int,
+    best_scores: NDArray[np.float32],
+    best_places: NDArray[np.int64],
 ) -> None:
-    """Add ``w_c s(1 - 2 h / D)`` of every posting of the query's words to the score of its picture.
+    """Bring the best of ``scores * factors`` into a list of the k best so far, and set the scores to 0.
 
     Args:
-        words: int32 (W,), the query's words.
-        codes: uint64 (W, B), the query's packed signs.
-        weights: float32 (W,), the weight w_c of each of the words.
-        starts: int64 (C + 1,), the postings of word c are rows ``starts[c]`` to ``starts[c + 1]``.
-        posting_slots: uint32 (P,), the picture of each posting.
-        posting_codes: uint64 (P, B), the packed signs of each posting.
-        table: float32 (64 B + 1,), the selectivity at Hamming distance h.
-        scores: float32 (S,), added to in place.
+        scores: float32 (S,), zeroed.
+        factors: float32 (S,), at least 0.
+        first: the place of score 0; score i has place ``first + i``.
+        best_scores: float32 (k,), a heap with the least at its root; 0 where there is none yet.
+        best_places: int64 (k,). Of equal scores the lower places are kept.
     """
-    blocks = codes.shape[1]
-    for row in range(len(words)):
-        word = words[row]
-        weight = weights[row]
+    for start in range(0, len(scores), _BLOCK):
+        block, own = scores[start : start + _BLOCK], factors[start : start + _BLOCK]
+        least = best_scores[0]
+        below = np.nextafter(least, np.float32(0.0))
+        better = 0
+        for row in range(len(block)):  # vector instructions, which taking the highest would not be; few blocks pass
+            better += block[row] * own[row] > below
+        if better:
+            for row in range(len(block)):
+                value, place = block[row] * own[row], first + start + row
+                if value > best_scores[0] or (value == best_scores[0] and value > 0.0 and place < best_places[0]):
+                    _replace_least(best_scores, best_places, value, place)
+        block[:] = 0.0
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _replace_least(scores: NDArray[np.float32], places: NDArray[np.int64], score: np.float32, place: np.int64) -> None:
+    """Put a score in place of the heap's root, and let it sink; of equal scores the later place is the lesser."""
+    node = 0
+    while True:
+        child = 2 * node + 1
+        if child >= len(scores):
+            break
+        other = child + 1
+        if other < len(scores) and _less(scores, places, other, child):
+            child = other
+        if scores[child] > score or (scores[child] == score and places[child] < place):
+            break
+        scores[node], places[node] = scores[child], places[child]
+        node = child
+    scores[node], places[node] = score, place
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _less(scores: NDArray[np.float32], places: NDArray[np.int64], a: int, b: int) -> Any:
+    return scores[a] < scores[b] or (scores[a] == scores[b] and places[a] > places[b])
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def count_live(
+    rows: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    posting_slots: NDArray[np.uint16],
+    new_slots: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> None:
+    """Add to ``counts[rows[u]]`` the postings of the segment's word u whose picture has a new slot (not -1)."""
+    for word in range(len(rows)):
         for posting in range(starts[word], starts[word + 1]):
-            distance = np.uint64(0)
-            for block in range(blocks):
-                distance += _popcount(codes[row, block] ^ posting_codes[posting, block])
-            value = table[distance]
-            if value != 0.0:  # at or above half the bits, which most postings are
-                scores[posting_slots[posting]] += weight * value
+            counts[rows[word]] += new_slots[posting_slots[posting]] >= 0
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def copy_live(
+    rows: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    posting_slots: NDArray[np.uint16],
+    posting_codes: NDArray[np.uint64],
+    new_slots: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    out_slots: NDArray[np.uint16],
+    out_codes: NDArray[np.uint64],
+) -> None:
+    """Append the live postings of each word u of a segment at ``ends[rows[u]]``, which moves on."""
+    for word in range(len(rows)):
+        end = ends[rows[word]]
+        for posting in range(starts[word], starts[word + 1]):
+            slot = new_slots[posting_slots[posting]]
+            if slot >= 0:
+                out_slots[end] = slot
+                out_codes[end] = posting_codes[posting]
+                end += 1
+        ends[rows[word]] = end

@@ -1,14 +1,19 @@
 """A segment: the descriptors of some pictures as plain ``.npy`` arrays, written once, then only memory-mapped.
 
 A picture has a slot, 0 to S - 1. For search the aggregated descriptors are kept by visual word (postings); for
-verification and display the local features and the regions are kept by picture.
+verification and display the local features and the regions are kept by picture. A segment holds at most
+:data:`MAX_SLOTS` pictures, so that a slot takes two bytes, and the scores of all its pictures stay in a core's cache
+while the postings stream past.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -20,11 +25,18 @@ from d2r.aggregate import Aggregated
 from d2r.boxes import Boxes
 from d2r.features.base import Features
 from d2r.files import sync
+from d2r.index.kernels import copy_live, count_live
 
-_SEARCH = ("word_starts", "posting_slots", "posting_codes", "g")
-_VERIFY = (
-    "feature_starts", "positions", "scales", "descriptors", "descriptor_units", "region_starts", "boxes", "box_scores",
-)  # fmt: skip
+MAX_SLOTS = 65536
+"""Pictures a segment holds at most: as many as 16 bits tell apart."""
+
+_SEARCH = ("words", "word_starts", "posting_slots", "posting_codes", "g")
+_ROWS = {
+    "feature_starts": ("positions", "scales", "descriptors"),
+    "region_starts": ("boxes", "box_scores"),
+}  # of each picture a range of rows of these arrays, from its start to the next picture's
+_VERIFY = ("descriptor_units", *_ROWS, *(name for names in _ROWS.values() for name in names))
+_CHUNK = 4 << 20  # postings that a merge holds in memory at once
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,32 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """The arrays of one segment, memory-mapped; shapes for S pictures, C words, P postings, F features, R regions.
+class Written:
+    """A segment on the disk.
 
     Attributes:
-        word_starts: int64 (C + 1,), the postings of word c are rows ``word_starts[c]`` to ``word_starts[c + 1]``.
-        posting_slots: uint32 (P,), ascending within a word.
+        slots: its pictures.
+        postings: their visual words together.
+        search_bytes: of files that search reads.
+        verify_bytes: of the others.
+        digests: of each file, by the name of its array, see :func:`digest`.
+    """
+
+    slots: int
+    postings: int
+    search_bytes: int
+    verify_bytes: int
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The arrays of one segment, memory-mapped; S pictures, U words that occur, P postings, F features, R regions.
+
+    Attributes:
+        words: int32 (U,), ascending.
+        word_starts: int64 (U + 1,), the postings of ``words[u]`` are rows ``word_starts[u]`` to ``word_starts[u + 1]``.
+        posting_slots: uint16 (P,), ascending within a word.
         posting_codes: uint64 (P, B).
         g: float32 (S,), 1 / sqrt(number of words), 0 for a picture without any.
         feature_starts: int64 (S + 1,).
@@ -63,8 +95,9 @@ class Segment:
         box_scores: float32 (R,).
     """
 
+    words: NDArray[np.int32]
     word_starts: NDArray[np.int64]
-    posting_slots: NDArray[np.uint32]
+    posting_slots: NDArray[np.uint16]
     posting_codes: NDArray[np.uint64]
     g: NDArray[np.float32]
     feature_starts: NDArray[np.int64]
@@ -81,10 +114,10 @@ class Segment:
         """Map the arrays of a segment.
 
         Raises:
-            FileNotFoundError: it is gone, because its pictures were removed.
+            FileNotFoundError: it is gone, because its pictures were removed or moved to another segment.
             ValueError: a file is damaged.
         """
-        return Segment(**{name: _map(folder / f"{name}.npy") for name in (*_SEARCH, *_VERIFY)})
+        return Segment(**{name: _map(_file(folder, name)) for name in (*_SEARCH, *_VERIFY)})
 
     def __len__(self) -> int:
         return len(self.g)
@@ -104,7 +137,7 @@ class Segment:
 
     def aggregated(self, dim: int) -> Iterator[Aggregated]:
         """Yield the aggregated descriptor of every slot, in order; one pass over the postings sorts them back."""
-        words = np.repeat(np.arange(len(self.word_starts) - 1, dtype=np.int32), np.diff(self.word_starts))
+        words = np.repeat(self.words, np.diff(self.word_starts))
         order = np.argsort(self.posting_slots, kind="stable")
         starts = np.searchsorted(self.posting_slots[order], np.arange(len(self) + 1))
         for slot in range(len(self)):
@@ -112,32 +145,82 @@ class Segment:
             yield Aggregated(words[rows], self.posting_codes[rows], dim)
 
 
-def write_segment(folder: Path, entries: Sequence[Entry], words: int) -> tuple[int, int]:
+def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
     """Write entries as the segment ``folder``, which appears whole and synced or not at all.
 
     Args:
         folder: must not exist; its parent must.
-        entries: at least one.
-        words: size C of the codebook.
-
-    Returns:
-        bytes for search and bytes for verification.
+        entries: at least one, and at most :data:`MAX_SLOTS`.
     """
+
+    def write(part: Path) -> None:
+        for name, array in _arrays(entries).items():
+            np.save(_file(part, name), array)
+
+    return _appear(folder, write)
+
+
+def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.int64]]]) -> Written:
+    """Write some slots of segments as the segment ``folder``, in their order; nothing large is held in memory.
+
+    Args:
+        folder: must not exist; its parent must.
+        sources: segments, each with the slots to take, int64 ascending; at most :data:`MAX_SLOTS` in all.
+    """
+
+    def write(part: Path) -> None:
+        _merge_postings(part, sources)
+        _merge_pictures(part, sources)
+
+    return _appear(folder, write)
+
+
+def check_segment(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the files of a segment, one line each that names the file."""
+    problems = []
+    for name, expected in digests.items():
+        file = _file(folder, name)
+        try:
+            found = digest(file)
+        except OSError as error:
+            problems.append(f"{file}: cannot be read ({error.strerror or error})")
+            continue
+        if found != expected:
+            problems.append(f"{file}: its content is not what was written")
+    return problems
+
+
+def digest(file: Path) -> str:
+    """Return the BLAKE2b digest of a file's content, 32 hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _appear(folder: Path, write: Callable[[Path], None]) -> Written:
+    """Have a segment written beside its place; move it there when every file is on the disk."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        for name, array in _arrays(entries, words).items():
-            np.save(part / f"{name}.npy", array)
-            sync(part / f"{name}.npy")
-        sizes = [sum((part / f"{name}.npy").stat().st_size for name in names) for names in (_SEARCH, _VERIFY)]
+        write(part)
+        files = {name: _file(part, name) for name in (*_SEARCH, *_VERIFY)}
+        for file in files.values():
+            sync(file)
+        sizes = {name: file.stat().st_size for name, file in files.items()}
+        digests = {name: digest(file) for name, file in files.items()}
+        slots, postings = len(_map(files["g"])), len(_map(files["posting_slots"]))
         sync(part)
         part.rename(folder)
         sync(folder.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return sizes[0], sizes[1]
+    search, verify = (sum(sizes[name] for name in names) for names in (_SEARCH, _VERIFY))
+    return Written(slots, postings, search, verify, digests)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
 
 
 def _map(path: Path) -> NDArray[Any]:
@@ -147,18 +230,20 @@ def _map(path: Path) -> NDArray[Any]:
         raise ValueError(f"{path.name}: its header cannot be read") from error
 
 
-def _arrays(entries: Sequence[Entry], words: int) -> dict[str, NDArray[np.generic]]:
+def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
     aggregated = [entry.aggregated for entry in entries]
     counts = np.array([len(one) for one in aggregated], np.int64)
     flat = np.concatenate([one.words for one in aggregated])
-    slots = np.repeat(np.arange(len(entries), dtype=np.uint32), counts)
+    slots = np.repeat(np.arange(len(entries), dtype=np.uint16), counts)
     order = np.argsort(flat, kind="stable")
+    words, starts = np.unique(flat[order], return_index=True)
     codes = np.concatenate([one.vectors for one in aggregated])
     features = [entry.features for entry in entries]
     units = [np.abs(one.descriptors).max(initial=1e-6) / 127.0 for one in features]
     quantised = [np.rint(one.descriptors / unit).astype(np.int8) for one, unit in zip(features, units, strict=True)]
     return {
-        "word_starts": np.searchsorted(flat[order], np.arange(words + 1)).astype(np.int64),
+        "words": words.astype(np.int32),
+        "word_starts": np.append(starts, len(flat)).astype(np.int64),
         "posting_slots": slots[order],
         "posting_codes": codes[order],
         "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
@@ -173,5 +258,102 @@ def _arrays(entries: Sequence[Entry], words: int) -> dict[str, NDArray[np.generi
     }
 
 
-def _starts(counts: Sequence[int]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+def _starts(counts: Iterable[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.fromiter(counts, np.int64))]).astype(np.int64)
+
+
+_Sources = Sequence[tuple[Segment, NDArray[np.int64]]]
+
+
+@contextmanager
+def _writing(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """Yield what appends rows to an array of a known shape; not a mapping, which a full disk would make crash."""
+    with _file(folder, name).open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+        def append(rows: NDArray[Any]) -> None:
+            file.write(np.ascontiguousarray(rows, dtype).data)
+
+        yield append
+
+
+def _write(folder: Path, name: str, shape: tuple[int, ...], dtype: Any, parts: Iterable[NDArray[Any]]) -> None:
+    with _writing(folder, name, shape, dtype) as append:
+        for part in parts:
+            append(part)
+
+
+def _merge_postings(folder: Path, sources: _Sources) -> None:
+    words = np.unique(np.concatenate([segment.words for segment, _ in sources]))
+    counts = np.zeros(len(words), np.int64)
+    inputs = []
+    first = 0
+    for segment, slots in sources:
+        new_slots = np.full(len(segment), -1, np.int32)
+        new_slots[slots] = np.arange(first, first + len(slots))
+        first += len(slots)
+        rows = np.searchsorted(words, segment.words)
+        count_live(rows, segment.word_starts, segment.posting_slots, new_slots, counts)
+        inputs.append((segment, rows, new_slots))
+    total, alive = int(counts.sum()), counts > 0
+    _write(folder, "words", (int(alive.sum()),), np.int32, [words[alive]])
+    _write(folder, "word_starts", (int(alive.sum()) + 1,), np.int64, [_starts(counts[alive])])
+    blocks = sources[0][0].posting_codes.shape[1]
+    with (
+        _writing(folder, "posting_slots", (total,), np.uint16) as append_slots,
+        _writing(folder, "posting_codes", (total, blocks), np.uint64) as append_codes,
+    ):
+        for chunk in _chunks(counts):
+            out_slots, out_codes = _merged(inputs, counts, chunk)
+            append_slots(out_slots)
+            append_codes(out_codes)
+
+
+def _chunks(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Cut the words into ranges of about :data:`_CHUNK` postings; a word is never cut."""
+    ends = np.cumsum(counts)
+    edges = np.unique(np.searchsorted(ends, np.arange(_CHUNK, ends[-1] if len(ends) else 0, _CHUNK)) + 1)
+    bounds = [0, *(int(edge) for edge in edges if edge < len(counts)), len(counts)]
+    return [(start, stop) for start, stop in pairwise(bounds) if stop > start]
+
+
+def _merged(
+    inputs: Sequence[tuple[Segment, NDArray[np.int64], NDArray[np.int32]]],
+    counts: NDArray[np.int64],
+    chunk: tuple[int, int],
+) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
+    """Return the live postings of a range of words: slots and codes."""
+    starts = _starts(counts[chunk[0] : chunk[1]])
+    slots = np.empty(starts[-1], np.uint16)
+    codes = np.empty((int(starts[-1]), inputs[0][0].posting_codes.shape[1]), np.uint64)
+    ends = starts[:-1].copy()
+    for segment, rows, new_slots in inputs:
+        start, stop = np.searchsorted(rows, chunk)
+        copy_live(
+            rows[start:stop] - chunk[0], segment.word_starts[start : stop + 1],
+            segment.posting_slots, segment.posting_codes, new_slots, ends, slots, codes,
+        )  # fmt: skip
+    return slots, codes
+
+
+def _merge_pictures(folder: Path, sources: _Sources) -> None:
+    total = sum(len(slots) for _, slots in sources)
+    for name in ("g", "descriptor_units"):
+        _write(folder, name, (total,), np.float32, (getattr(segment, name)[slots] for segment, slots in sources))
+    for starts_name, names in _ROWS.items():
+        counts = [np.diff(getattr(segment, starts_name))[slots] for segment, slots in sources]
+        starts = _starts(np.concatenate(counts))
+        _write(folder, starts_name, (total + 1,), np.int64, [starts])
+        for name in names:
+            array = getattr(sources[0][0], name)
+            shape = (int(starts[-1]), *array.shape[1:])
+            _write(folder, name, shape, array.dtype, _live_rows(sources, starts_name, name))
+
+
+def _live_rows(sources: _Sources, starts_name: str, name: str) -> Iterator[NDArray[Any]]:
+    for segment, slots in sources:
+        starts, rows = getattr(segment, starts_name), getattr(segment, name)
+        for run in np.split(slots, np.flatnonzero(np.diff(slots) != 1) + 1):  # of consecutive slots
+            if len(run):
+                yield rows[starts[run[0]] : starts[run[-1] + 1]]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +23,13 @@ from d2r.aggregate import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Boxes
 from d2r.codebook import Codebook
 from d2r.features.base import Features
+from d2r.index import compaction
 from d2r.index.catalogue import Catalogue, PictureRow, SegmentRow, StoreError
-from d2r.index.kernels import score_postings
-from d2r.index.segment import Entry, Segment, write_segment
+from d2r.index.kernels import keep_best, score_postings
+from d2r.index.listing import Job, Listing
+from d2r.index.segment import MAX_SLOTS, Entry, Segment, Written, check_segment, digest, merge_segments, write_segment
 
+_DIGEST = "codebook"  # setting: digest of the file of visual words
 _SEGMENTS = "segments"
 _CODEBOOK = "codebook.safetensors"
 _LOCK = ".writer.lock"
@@ -88,13 +95,16 @@ class Index:
 
     Args:
         folder: made by :meth:`create`.
+        threads: that one search uses at most; None is one a processor.
 
     Raises:
         StoreError: there is no index, it is of another format, or it is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         self.folder = folder
+        self._threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="search")
         self._catalogue = Catalogue(folder)
         self._lock = threading.Lock()
         self._snapshot = _Snapshot(-1, {}, {})
@@ -114,6 +124,7 @@ class Index:
 
     def close(self) -> None:
         """Release the catalogue and the mapped files."""
+        self._pool.shutdown()
         self._catalogue.close()
         self._snapshot = _Snapshot(-1, {}, {})
 
@@ -137,9 +148,9 @@ class Index:
         """Where the visual words are kept."""
         return self.folder / _CODEBOOK
 
-    def pictures(self) -> list[PictureRow]:
-        """Return every picture of the catalogue, by path; skipped ones too."""
-        return self._catalogue.pictures()
+    def pictures(self, under: str | None = None) -> Iterator[PictureRow]:
+        """Yield pictures by path, skipped ones too: all, or those at the absolute path ``under`` or in that folder."""
+        return self._catalogue.pictures(under)
 
     def picture(self, path: str) -> PictureRow | None:
         """Return the picture at an absolute path."""
@@ -148,11 +159,10 @@ class Index:
     def size(self) -> IndexSize:
         """Return counts and bytes."""
         layout = self._catalogue.layout()
-        rows = self._catalogue.pictures()
-        found = sum(row.segment is not None for row in rows)
+        pictures, skipped = self._catalogue.counts()
         return IndexSize(
-            pictures=found,
-            skipped=len(rows) - found,
+            pictures=pictures,
+            skipped=skipped,
             dead=sum(len(slots) for slots in layout.dead.values()),
             segments=len(layout.segments),
             words=self.codebook.words if self.codebook else 0,
@@ -168,33 +178,45 @@ class Index:
             query: packed signs of the codebook's dimension.
             top: at least 1.
         """
-        while True:
-            found = self._rank(query, top)
-            pictures = [self._catalogue.at_place(segment, slot) for _, segment, slot in found]
-            hits = [Hit(row, score) for row, (score, _, _) in zip(pictures, found, strict=True) if row is not None]
-            if len(hits) == len(found):
-                return hits  # else a commit moved or removed one of them meanwhile: look again
+        return self.search_all([query], top)[0]
 
-    def _rank(self, query: Aggregated, top: int) -> list[tuple[float, int, int]]:
-        """Return score, segment and slot of the best pictures."""
-        if len(query) == 0:
-            return []
+    def search_all(self, queries: Sequence[Aggregated], top: int) -> list[list[Hit]]:
+        """Return :meth:`search` of several queries, of one state of the index.
+
+        They are scored together, segment by segment, so that each part of the index is read once for all of them.
+        """
+        while True:
+            found = self._rank(queries, top)
+            places = sorted({place for one in found for _, place in one})
+            pictures = self._catalogue.at_places(places)
+            if len(pictures) == len(places):
+                # Of equal scores the picture that was in the index first comes first, wherever its descriptor is now.
+                return [
+                    sorted(
+                        (Hit(pictures[place], score) for score, place in one),
+                        key=lambda hit: (-hit.score, hit.picture.id),
+                    )
+                    for one in found
+                ]  # else a commit moved or removed one of them meanwhile: look again
+
+    def _rank(self, queries: Sequence[Aggregated], top: int) -> list[list[tuple[float, tuple[int, int]]]]:
+        """Return score and place of the best pictures of each query, in no order."""
         snapshot = self._fresh()
-        table = selectivity_by_distance(query.vectors.shape[1], query.dim, KERNELS["r-asmk*"])
-        weights = np.ones(len(query), np.float32)
-        own = np.float32(1.0 / np.sqrt(len(query)))
-        found: list[tuple[float, int, int]] = []
-        for number, segment in snapshot.segments.items():
-            scores = np.zeros(len(segment), np.float32)
-            score_postings(
-                query.words, query.vectors, weights,
-                segment.word_starts, segment.posting_slots, segment.posting_codes, table, scores,
-            )  # fmt: skip
-            scores *= segment.g * own
-            if number in snapshot.dead:
-                scores[snapshot.dead[number]] = 0.0
-            found += [(float(scores[slot]), number, int(slot)) for slot in _best(scores, top)]
-        return sorted(found, key=lambda hit: (-hit[0], hit[1], hit[2]))[:top]
+        # The largest first: the last to be done are then small, and no thread waits long.
+        numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))
+        threads = min(self._threads, len(numbers))
+        parts = [
+            self._pool.submit(_best, snapshot, numbers[thread::threads], queries, top) for thread in range(1, threads)
+        ]
+        every = [_best(snapshot, numbers[::threads], queries, top)] if numbers else []
+        every += [part.result() for part in parts]
+        best = [np.concatenate([part[row] for part in every]) for row in range(len(queries))] if every else []
+        found = []
+        for one in best or [np.zeros(0, _BEST)] * len(queries):
+            one = one[np.lexsort((one["place"], -one["score"]))][:top]
+            places = zip((one["place"] >> 16).tolist(), (one["place"] & 0xFFFF).tolist(), strict=True)
+            found.append(list(zip(one["score"].tolist(), places, strict=True)))
+        return found
 
     def features(self, picture: PictureRow) -> Features:
         """Return the local features that the index keeps of a picture."""
@@ -212,10 +234,10 @@ class Index:
         assert self.codebook is not None or not snapshot.segments
         for number, segment in snapshot.segments.items():
             assert self.codebook is not None
-            for slot, aggregated in enumerate(segment.aggregated(self.codebook.dim)):
-                picture = self._catalogue.at_place(number, slot)
-                if picture is not None:
-                    yield picture, aggregated
+            pictures = self._catalogue.at_places([(number, slot) for slot in range(len(segment))])
+            for slot, aggregated in enumerate(segment.aggregated(self.codebook.bits)):
+                if (number, slot) in pictures:
+                    yield pictures[number, slot], aggregated
 
     def _place(self, picture: PictureRow) -> tuple[Segment, int]:
         if picture.segment is None or picture.slot is None:
@@ -252,6 +274,29 @@ class Index:
         except ValueError as error:
             raise StoreError(f"{folder}: a file is damaged ({error}); restore it or index again") from error
 
+    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+        """Read everything and return what is damaged, one line each that names the file; empty when all is well.
+
+        Args:
+            progress: told how many segments were read, of how many.
+        """
+        problems = self._catalogue.check()
+        if problems:
+            return problems  # what it says of the other files is not to be trusted
+        expected = self._catalogue.settings().get(_DIGEST)
+        if expected is not None:
+            try:
+                if digest(self.codebook_file) != expected:
+                    problems.append(f"{self.codebook_file}: its content is not what was written")
+            except OSError as error:
+                problems.append(f"{self.codebook_file}: cannot be read ({error.strerror or error})")
+        layout = self._catalogue.layout()
+        for done, row in enumerate(layout.segments):
+            progress(done, len(layout.segments))
+            problems += check_segment(_segment_folder(self.folder, row.id), row.digests)
+        progress(len(layout.segments), len(layout.segments))
+        return problems
+
     @contextmanager
     def writing(self) -> Iterator[Writer]:
         """Hold the index for writing; readers go on undisturbed.
@@ -271,6 +316,7 @@ class Index:
             try:
                 yield Writer(self, catalogue)
             finally:
+                catalogue.shrink_log()  # while there is room: on a full disk it could not be any more
                 catalogue.close()
         finally:
             lock.release()
@@ -289,48 +335,120 @@ class Writer:
         if self._index.codebook is not None:
             raise StoreError(f"{self._index.folder}: its visual words are set and cannot change")
         codebook.save(self._index.codebook_file)
+        with self._catalogue.transaction():
+            self._catalogue.put_setting(_DIGEST, digest(self._index.codebook_file))
+
+    def listing(self, files: Iterable[Job]) -> Listing:
+        """Compare files with what the index holds; one listing at a time."""
+        return Listing(self._catalogue, files)
 
     def put(self, pictures: Sequence[tuple[PictureState, Entry | None]]) -> None:
-        """Add pictures, or replace those of the same path; an entry of None records a file that was skipped."""
+        """Add pictures, or replace those of the same path; an entry of None records a file that was skipped.
+
+        Small segments are merged afterwards when enough have gathered.
+        """
+        for start in range(0, len(pictures), MAX_SLOTS):
+            self._put(pictures[start : start + MAX_SLOTS])
+        self._sweep()
+        self._merge_due()
+
+    def _put(self, pictures: Sequence[tuple[PictureState, Entry | None]]) -> None:
         entries = [entry for _, entry in pictures if entry is not None]
         number = self._catalogue.next_segment()
-        segment = self._write(number, entries) if entries else None
+        if self._index.codebook is None and entries:
+            raise StoreError(f"{self._index.folder}: set its visual words before adding pictures")
+        written = write_segment(self._place(number), entries) if entries else None
+        rows = []
         slot = 0
+        for state, entry in pictures:
+            place: tuple[int | None, int | None, int | None] = (None, None, None)
+            if entry is not None:
+                place = (len(entry.aggregated), number, slot)
+                slot += 1
+            rows.append(_row(state, *place))
         with self._catalogue.transaction():
-            if segment is not None:
-                self._catalogue.put_segment(segment)
-            for state, entry in pictures:
-                place: tuple[int | None, int | None, int | None] = (None, None, None)
-                if entry is not None:
-                    place = (number, slot, len(entry.aggregated))
-                    slot += 1
-                self._catalogue.put_picture(_row(state, *place))
+            if written is not None:
+                self._catalogue.put_segment(_segment_row(number, written))
+            self._catalogue.put_pictures(rows)
             self._catalogue.drop_dead_segments()
-        self._sweep()
+
+    def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Merge all segments into as few as can be, and give back the disk space of removed pictures.
+
+        Needs as much free space as a full segment takes. What is done when it stops or fails stays done.
+
+        Args:
+            progress: told how many merges are done, of how many.
+        """
+        groups = compaction.packed(*self._live(None))
+        for done, group in enumerate(groups):
+            progress(done, len(groups))
+            self._merge(group)
+        progress(len(groups), len(groups))
 
     def touch(self, pictures: Sequence[PictureRow]) -> None:
         """Record new size and time of files whose content is what it was."""
         with self._catalogue.transaction():
-            for picture in pictures:
-                self._catalogue.put_picture(picture)
+            self._catalogue.put_pictures(pictures)
 
     def remove(self, pictures: Sequence[PictureRow]) -> None:
         """Remove pictures; a search that begins after this does not find them."""
+        try:
+            self._drop(pictures)
+        except sqlite3.OperationalError as error:
+            if not _disk_is_full(error):
+                raise
+            for start in range(0, len(pictures), 20):  # to remove is what makes room, so it must do with very little
+                self._catalogue.shrink_log()
+                self._drop(pictures[start : start + 20])
+        self._sweep()
+        self._merge_due()
+
+    def _drop(self, pictures: Sequence[PictureRow]) -> None:
         with self._catalogue.transaction():
             self._catalogue.drop_pictures(pictures)
             self._catalogue.drop_dead_segments()
+
+    def _due(self) -> list[int]:
+        layout = self._catalogue.layout()
+        slots = {row.id: row.slots for row in layout.segments}
+        return compaction.due({id: count - len(layout.dead.get(id, _NONE)) for id, count in slots.items()}, slots)
+
+    def _live(self, numbers: Sequence[int] | None) -> tuple[dict[int, NDArray[np.int64]], dict[int, int]]:
+        """Return the live slots of segments (None: of all), and how many slots they have."""
+        layout = self._catalogue.layout()
+        slots = {row.id: row.slots for row in layout.segments if numbers is None or row.id in numbers}
+        return {id: np.setdiff1d(np.arange(count), layout.dead.get(id, _NONE)) for id, count in slots.items()}, slots
+
+    def _merge_due(self) -> None:
+        """Merge what the policy says, as often as it says so; a disk too full for that leaves all as it is."""
+        try:
+            while numbers := self._due():
+                live, _ = self._live(numbers)
+                self._merge([(number, live[number]) for number in numbers])
+        except (OSError, sqlite3.OperationalError) as error:
+            if not _disk_is_full(error):
+                raise
+            self._sweep()
+
+    def _merge(self, group: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
+        """Make one segment of slots of others."""
+        sources = [(Segment.load(_segment_folder(self._index.folder, number)), slots) for number, slots in group]
+        number = self._catalogue.next_segment()
+        written = merge_segments(self._place(number), sources)
+        old = [(source, int(slot)) for source, slots in group for slot in slots]
+        with self._catalogue.transaction():
+            self._catalogue.put_segment(_segment_row(number, written))
+            self._catalogue.move_pictures([(number, new, *place) for new, place in enumerate(old)])
+            self._catalogue.drop_dead_segments()
         self._sweep()
 
-    def _write(self, number: int, entries: Sequence[Entry]) -> SegmentRow:
-        codebook = self._index.codebook
-        if codebook is None:
-            raise StoreError(f"{self._index.folder}: set its visual words before adding pictures")
+    def _place(self, number: int) -> Path:
+        """Return the folder of a segment to be written, which is not there."""
         folder = _segment_folder(self._index.folder, number)
         folder.parent.mkdir(exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)  # written by a process that died before its commit
-        search_bytes, verify_bytes = write_segment(folder, entries, codebook.words)
-        postings = sum(len(entry.aggregated) for entry in entries)
-        return SegmentRow(number, len(entries), postings, search_bytes, verify_bytes)
+        return folder
 
     def _sweep(self) -> None:
         """Delete the folders of segments that no commit names: removed, or left by a process that died."""
@@ -344,14 +462,52 @@ def _segment_folder(index: Path, number: int) -> Path:
     return index / _SEGMENTS / f"{number:06d}"
 
 
-def _row(state: PictureState, segment: int | None, slot: int | None, words: int | None) -> PictureRow:
+def _disk_is_full(error: OSError | sqlite3.OperationalError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+
+
+def _segment_row(number: int, written: Written) -> SegmentRow:
+    return SegmentRow(
+        number, written.slots, written.postings, written.search_bytes, written.verify_bytes, written.digests
+    )
+
+
+def _row(state: PictureState, words: int | None, segment: int | None, slot: int | None) -> PictureRow:
     return PictureRow(
         0, state.path, state.size, state.mtime_ns, state.digest, state.width, state.height,
-        segment, slot, words, state.problem,
+        words, segment, slot, state.problem,
     )  # fmt: skip
 
 
-def _best(scores: NDArray[np.float32], top: int) -> NDArray[np.int64]:
-    """Return the slots of the ``top`` highest positive scores; of a tie at the end all, so that no order is lost."""
-    least = np.partition(scores, -top)[-top] if top < len(scores) else np.float32(0.0)
-    return np.flatnonzero((scores >= least) & (scores > 0.0))
+_BEST = np.dtype([("score", np.float32), ("place", np.int64)])
+
+
+def _best(
+    snapshot: _Snapshot, numbers: Sequence[int], queries: Sequence[Aggregated], top: int
+) -> list[NDArray[np.void]]:
+    """Return for each query score and place (segment, and slot in the low 16 bits) of the best of some segments."""
+    most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
+    found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
+    for number in numbers:
+        segment = snapshot.segments[number]
+        scores = np.zeros(len(segment), np.float32)
+        factors = np.array(segment.g)
+        factors[snapshot.dead.get(number, _NONE)] = 0.0
+        for query, best_scores, best_places in zip(queries, *found, strict=True):
+            if len(query):
+                blocks = query.vectors.shape[1]
+                score_postings(blocks)(
+                    query.words, query.vectors, segment.words, segment.word_starts,
+                    segment.posting_slots, segment.posting_codes,
+                    selectivity_by_distance(blocks, query.dim, KERNELS["r-asmk*"]), scores,
+                )  # fmt: skip
+                keep_best(scores, factors, number << 16, best_scores, best_places)
+    best = np.zeros(found[0].shape, _BEST)
+    own = [len(query) ** -0.5 if len(query) else 0.0 for query in queries]
+    best["score"], best["place"] = found[0] * np.array(own, np.float32)[:, None], found[1]
+    return [one[one["score"] > 0.0] for one in best]
+
+
+_NONE = np.zeros(0, np.int64)

@@ -1,0 +1,88 @@
+"""The files that an index should hold, compared with those it holds; on the disk, so that a million take no memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from d2r.index.catalogue import Catalogue, PictureRow
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture file to describe: its path, its size and time when it was listed, and the digest known of it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: bytes | None = None
+
+
+class Listing:
+    """Files in temporary tables beside the catalogue; made by :meth:`d2r.index.Writer.listing`.
+
+    Args:
+        catalogue: the writer's.
+        files: absolute paths with size and time; read once, a few at a time. Of the same path twice the first counts.
+
+    Attributes:
+        files: how many there are.
+        pending: how many of them the index does not have as they are: new, changed, or skipped the last time, since
+            one that was skipped is worth another try.
+    """
+
+    def __init__(self, catalogue: Catalogue, files: Iterable[Job]) -> None:
+        self._catalogue = catalogue
+        with catalogue.transaction():
+            for name in ("listed", "pending"):
+                self._run(f"DROP TABLE IF EXISTS temp.{name}")
+            self._run("CREATE TEMP TABLE listed (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size, mtime_ns)")
+        source = iter(files)
+        # In short transactions: a walk over a slow disk must not hold the catalogue.
+        while chunk := [(os.fsencode(job.path), job.size, job.mtime_ns) for job in islice(source, 1000)]:
+            with catalogue.transaction():
+                catalogue.connection.executemany(
+                    "INSERT OR IGNORE INTO listed (path, size, mtime_ns) VALUES (?, ?, ?)", chunk
+                )
+        with catalogue.transaction():
+            self._run(
+                "CREATE TEMP TABLE pending AS SELECT listed.path, listed.size, listed.mtime_ns,"
+                " CASE WHEN segment IS NOT NULL THEN digest END AS digest FROM listed LEFT JOIN pictures USING (path)"
+                " WHERE segment IS NULL OR pictures.size != listed.size OR pictures.mtime_ns != listed.mtime_ns"
+                " ORDER BY listed.id"
+            )
+        self.files = int(self._run("SELECT count(*) FROM listed")[0][0])
+        self.pending = int(self._run("SELECT count(*) FROM pending")[0][0])
+
+    def jobs(self) -> Iterator[Job]:
+        """Yield the pending files in the order they were listed."""
+        last = 0
+        while rows := self._run(
+            "SELECT rowid, path, size, mtime_ns, digest FROM pending WHERE rowid > ? ORDER BY rowid LIMIT 500", [last]
+        ):
+            yield from (_job(row[1:]) for row in rows)
+            last = rows[-1][0]
+
+    def sample(self, count: int, seed: int) -> list[Job]:
+        """Return some pending files chosen at random, in the order they were listed; all when there are no more."""
+        rows = np.sort(np.random.default_rng(seed).permutation(self.pending)[:count]) + 1
+        sql = "SELECT path, size, mtime_ns, digest FROM pending WHERE rowid = ?"
+        return [_job(self._run(sql, [int(row)])[0]) for row in rows]
+
+    def gone(self, under: str) -> Iterator[PictureRow]:
+        """Yield the pictures that the index has from under a folder but that were not listed."""
+        for picture in self._catalogue.pictures(under):
+            if not self._run("SELECT 1 FROM listed WHERE path = ?", [os.fsencode(picture.path)]):
+                yield picture
+
+    def _run(self, sql: str, parameters: Any = ()) -> list[Any]:
+        return self._catalogue.connection.execute(sql, parameters).fetchall()
+
+
+def _job(row: Any) -> Job:
+    return Job(os.fsdecode(row[0]), *row[1:])

@@ -1,0 +1,81 @@
+"""Which files the index does not have as they are, without holding them all in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2r.aggregate import Aggregated
+from d2r.codebook import Codebook
+from d2r.features.base import Features
+from d2r.index import Entry, Index, Job, PictureState
+
+NOTHING = Entry(
+    Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), 128),
+    np.array([[0, 0, 9, 9]], np.float32),
+    np.ones(1, np.float32),
+    Features.empty(128),
+)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    """Pictures a to e of size 1 and time 1, of which d was skipped."""
+    with Index.create(tmp_path / "x.index", {}) as index:
+        with index.writing() as writer:
+            writer.set_codebook(Codebook(np.eye(128, dtype=np.float32)))
+            writer.put([
+                (PictureState(f"/photos/{name}.jpg", 1, 1, name.encode()), None if name == "d" else NOTHING)
+                for name in "abcde"
+            ])  # fmt: skip
+        yield index
+
+
+def test_new_changed_and_skipped_files_are_pending_in_the_order_they_were_listed(index: Index) -> None:
+    listed = [("z", 1, 1), ("e", 1, 1), ("d", 1, 1), ("c", 2, 1), ("b", 1, 2), ("a", 1, 1), ("\udcff", 5, 6)]
+    files = [Job(f"/photos/{name}.jpg", size, time) for name, size, time in listed]
+    with index.writing() as writer:
+        listing = writer.listing(iter(files))
+        assert (listing.files, listing.pending) == (7, 5)
+        found = list(listing.jobs())
+        # The digest is known of those that have a descriptor, so that a new time alone costs no description.
+        assert [(Path(job.path).stem, job.size, job.mtime_ns, job.digest) for job in found] == [
+            ("z", 1, 1, None), ("d", 1, 1, None), ("c", 2, 1, b"c"), ("b", 1, 2, b"b"), ("\udcff", 5, 6, None),
+        ]  # fmt: skip
+        assert listing.sample(100, seed=1) == found
+        some = listing.sample(3, seed=1)
+        assert some == listing.sample(3, seed=1)
+        assert len(some) == 3
+        assert [job for job in found if job in some] == some
+
+
+def test_of_a_path_that_is_listed_twice_the_first_counts(index: Index) -> None:
+    with index.writing() as writer:
+        listing = writer.listing([Job("/photos/a.jpg", 1, 1), Job("/photos/a.jpg", 2, 2)])
+        assert (listing.files, listing.pending) == (1, 0)
+
+
+def test_jobs_are_those_of_the_start_even_while_pictures_are_put(index: Index) -> None:
+    with index.writing() as writer:
+        listing = writer.listing([Job(f"/photos/new-{number:04d}.jpg", 1, 1) for number in range(1203)])
+        seen = []
+        for job in listing.jobs():
+            seen.append(job.path)
+            if len(seen) % 400 == 0:
+                writer.put([(PictureState(path, 1, 1, b""), NOTHING) for path in seen])
+        assert seen == [f"/photos/new-{number:04d}.jpg" for number in range(1203)]
+
+
+def test_gone_are_the_pictures_of_a_folder_that_were_not_listed(index: Index) -> None:
+    with index.writing() as writer:
+        writer.put(
+            [(PictureState(path, 1, 1, b""), NOTHING) for path in ("/photos-too/a.jpg", "/photos.jpg", "/z/a.jpg")]
+        )
+        listing = writer.listing([Job("/photos/b.jpg", 1, 1)])
+        assert [row.path for row in listing.gone("/photos")] == [f"/photos/{name}.jpg" for name in "acde"]
+        assert [row.path for row in listing.gone("/z")] == ["/z/a.jpg"]
+        assert len(list(listing.gone("/"))) == 7
+        assert list(listing.gone("/nothing")) == []
