@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ Array = NDArray[np.float32]
 
 MAX_SAMPLES_PER_WORD = 64
 """Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
+
+_EXACT_WORDS = 16384
 
 
 class CodebookError(ValueError):
@@ -57,7 +60,8 @@ class Codebook:
 
     @cached_property
     def _search(self) -> Any:
-        index = faiss.IndexFlatL2(self.dim)
+        index = _nearest(self.words, self.dim)
+        index.train(self.centroids)
         index.add(self.centroids)
         return index
 
@@ -73,7 +77,9 @@ class Codebook:
     def assign(self, descriptors: Array, nearest: int = 1) -> NDArray[np.int32]:
         """Return the ``nearest`` closest words of each descriptor, closest first, int32 (N, nearest).
 
-        Of words at equal distance the lower-numbered comes first.
+        Of words at equal distance the lower-numbered comes first. Of more than 16,384 words only those in the nearest
+        cells of a coarse partition are looked at: twenty times quicker, and a few descriptors in a hundred get one
+        of the next closest words; always the same one.
 
         Raises:
             CodebookError: the descriptors are not of the codebook's dimension, or not finite.
@@ -189,19 +195,31 @@ def train_codebook(
         raise CodebookError(
             f"{len(descriptors):,} descriptors are too few to learn {words:,} words; ask for fewer words"
         )
-    clustering = faiss.Kmeans(
-        descriptors.shape[1],
-        words,
-        niter=iterations,
-        seed=seed + 1,
-        min_points_per_centroid=1,
-        max_points_per_centroid=MAX_SAMPLES_PER_WORD,
-    )
-    clustering.train(np.ascontiguousarray(descriptors, np.float32))
-    centroids = np.array(clustering.centroids, np.float32)
+    dim = descriptors.shape[1]
+    clustering = faiss.Clustering(dim, words)
+    clustering.niter = iterations
+    clustering.seed = seed + 1
+    clustering.min_points_per_centroid = 1
+    clustering.max_points_per_centroid = MAX_SAMPLES_PER_WORD
+    clustering.update_index = True  # the partition follows the words
+    clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
+    centroids = faiss.vector_to_array(clustering.centroids).reshape(words, dim)
     projection = None if bits is None else _random_rotation(descriptors.shape[1], seed)[:bits]
     plain = Codebook(centroids, projection)
     return Codebook(centroids, projection, _medians(plain, descriptors)) if medians else plain
+
+
+def _nearest(words: int, dim: int) -> Any:
+    """Return an empty faiss index of words: exact, or of many words with a coarse partition."""
+    flat = faiss.IndexFlatL2(dim)
+    if words <= _EXACT_WORDS:
+        return flat
+    cells = 1 << round(math.log2(4.0 * math.sqrt(words)))
+    index = faiss.IndexIVFFlat(flat, dim, cells)
+    index.cp.niter = 3  # it need not be good, only quick: every process that opens the codebook makes it anew
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 16
+    index.nprobe = cells // 32
+    return index
 
 
 def _read_npy(path: Path) -> NDArray[Any]:

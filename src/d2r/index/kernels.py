@@ -192,6 +192,33 @@ def _less(scores: NDArray[np.float32], places: NDArray[np.int64], a: int, b: int
 
 
 @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def sort_postings(
+    words: NDArray[np.int32],
+    codes: NDArray[np.uint64],
+    picture_starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    out_slots: NDArray[np.uint16],
+    out_codes: NDArray[np.uint64],
+) -> None:
+    """Bring the words and codes of pictures into order of word, and of picture within a word.
+
+    Args:
+        words: int32 (P,), the words of the first picture, then of the next.
+        codes: uint64 (P, B).
+        picture_starts: int64 (S + 1,), where the words of each picture start.
+        ends: int64 (C + 1,), where the postings of each word start; each moves on to where they end.
+        out_slots: uint16 (P,), written.
+        out_codes: uint64 (P, B), written.
+    """
+    for slot in range(len(picture_starts) - 1):
+        for row in range(picture_starts[slot], picture_starts[slot + 1]):
+            place = ends[words[row]]
+            out_slots[place] = slot
+            out_codes[place] = codes[row]
+            ends[words[row]] = place + 1
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def count_live(
     rows: NDArray[np.int64],
     starts: NDArray[np.int64],

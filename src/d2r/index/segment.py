@@ -25,7 +25,7 @@ from d2r.aggregate import Aggregated
 from d2r.boxes import Boxes
 from d2r.features.base import Features
 from d2r.files import sync
-from d2r.index.kernels import copy_live, count_live
+from d2r.index.kernels import copy_live, count_live, sort_postings
 
 MAX_SLOTS = 65536
 """Pictures a segment holds at most: as many as 16 bits tell apart."""
@@ -234,18 +234,19 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
     aggregated = [entry.aggregated for entry in entries]
     counts = np.array([len(one) for one in aggregated], np.int64)
     flat = np.concatenate([one.words for one in aggregated])
-    slots = np.repeat(np.arange(len(entries), dtype=np.uint16), counts)
-    order = np.argsort(flat, kind="stable")
-    words, starts = np.unique(flat[order], return_index=True)
     codes = np.concatenate([one.vectors for one in aggregated])
+    occurrences = np.bincount(flat)
+    words = np.flatnonzero(occurrences)
+    posting_slots, posting_codes = np.empty(len(flat), np.uint16), np.empty(codes.shape, np.uint64)
+    sort_postings(flat, codes, _starts(counts), _starts(occurrences), posting_slots, posting_codes)
     features = [entry.features for entry in entries]
     units = [np.abs(one.descriptors).max(initial=1e-6) / 127.0 for one in features]
     quantised = [np.rint(one.descriptors / unit).astype(np.int8) for one, unit in zip(features, units, strict=True)]
     return {
         "words": words.astype(np.int32),
-        "word_starts": np.append(starts, len(flat)).astype(np.int64),
-        "posting_slots": slots[order],
-        "posting_codes": codes[order],
+        "word_starts": _starts(occurrences[words]),
+        "posting_slots": posting_slots,
+        "posting_codes": posting_codes,
         "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
         "feature_starts": _starts([len(one) for one in features]),
         "positions": np.concatenate([one.positions for one in features]),
