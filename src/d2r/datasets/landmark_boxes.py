@@ -154,13 +154,13 @@ def read_pictures(path: Path) -> dict[str, LandmarkPicture]:
 
 
 def read_boxes(
-    path: Path, pictures: Mapping[str, LandmarkPicture], others: Mapping[str, FractionBox] | None = None
+    path: Path, pictures: Mapping[str, LandmarkPicture] | None, others: Mapping[str, FractionBox] | None = None
 ) -> dict[str, FractionBox]:
     """Read ``boxes_split1.csv`` or ``boxes_split2.csv``: id to box, in the order of the file.
 
     Args:
         path: of the file.
-        pictures: the pictures that can have a box.
+        pictures: the pictures that can have a box; None takes a box of any.
         others: the boxes of the other file; no picture may have a box in both.
 
     Raises:
@@ -169,7 +169,7 @@ def read_boxes(
     """
     boxes: dict[str, FractionBox] = {}
     for row, (picture, text) in read_rows(path, _BOX_COLUMNS):
-        if picture not in pictures:
+        if pictures is not None and picture not in pictures:
             reason = f"box of {picture[:80]!r}, which is not in {PICTURES}; add the picture or remove the box"
             raise wrong_row(path, row, reason)
         if picture in boxes:
