@@ -14,27 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.cli import main
 from d2r.codebook import train_codebook
 from d2r.engine import Engine
-
-
-@pytest.fixture
-def d2r(monkeypatch, capsys):
-    """Run the command line in this process; returns exit status, output and error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["d2r", *map(os.fspath, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def start(*arguments, **options):
@@ -45,7 +26,7 @@ def start(*arguments, **options):
 def test_help_explains_every_command(d2r):
     status, out, _ = d2r("--help")
     assert status == 0
-    for command in ("index", "search", "info", "remove", "pairs", "demo"):
+    for command in ("index", "search", "info", "remove", "pairs", "demo", "annotate"):
         assert command in out
         status, text, _ = d2r(command, "--help")
         assert status == 0

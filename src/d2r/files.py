@@ -17,6 +17,12 @@ def display_path(path: PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def printable_path(path: PathLike) -> str:
+    """Return a path without anything that a page cannot show or that would reorder its text, such as newlines."""
+    shown = display_path(path)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there takes its place when the block ends well.

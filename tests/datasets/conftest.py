@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from d2r.datasets.ground_truth import ClutterSet, Instance
 from d2r.datasets.sources import read_backgrounds, read_instances
 from d2r.images import Picture
 from synthetic import SMALL, texture, write
+from web import Server, serving
 
 VIEWS = (
     [(30, 20), (290, 20), (290, 220), (30, 220)],
@@ -59,3 +60,10 @@ def folder_of_views(tmp_path) -> Callable[..., Path]:
         return tmp_path / "instances"
 
     return make
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server on this machine."""
+    with serving() as running:
+        yield running

@@ -1,93 +1,16 @@
 import gzip
 import hashlib
-import http.server
 import io
 import json
 import tarfile
-import threading
-from dataclasses import dataclass, field
 
 import pytest
 from filelock import FileLock
 
 from d2r.datasets import download
-from d2r.datasets.download import BASE_URLS, NAMES, DownloadError, fetch, get_dataset
+from d2r.datasets.download import BASE_URLS, NAMES, DownloadError, Limits, NoAnswerError, fetch, get_dataset
 from d2r.datasets.revisited import read_ground_truth
-
-
-@dataclass
-class Resource:
-    """A file on the test's server, with what goes wrong at its next requests, one each."""
-
-    content: bytes
-    mishaps: list = field(default_factory=list)  # a status to answer, or ("cut", bytes to send before the end)
-    ranges: bool = True
-    heeds_if_range: bool = True
-    etag: str | None = '"v1"'
-    length: bool = True
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {}
-        self.asked = []  # (path, Range header, status)
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def asked_for(self, ending):
-        return [(given, status) for path, given, status in self.asked if path.endswith(ending)]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        resource = self.server.files.get(self.path)
-        mishap = resource.mishaps.pop(0) if resource and resource.mishaps else None
-        if resource is None or isinstance(mishap, int):
-            return self.answer(404 if resource is None else mishap)
-        content, start, status = resource.content, 0, 200
-        asked = self.headers.get("Range")
-        unchanged = self.headers.get("If-Range") == resource.etag or not resource.heeds_if_range
-        if asked and resource.ranges and unchanged:
-            start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
-            if start >= len(content):
-                return self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
-        headers = {}
-        if status == 206:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        if resource.etag:
-            headers["ETag"] = resource.etag
-        body = content[start:]
-        if resource.length:
-            headers["Content-Length"] = len(body)
-        if mishap and mishap[0] == "cut":
-            body = body[: mishap[1]]
-        return self.answer(status, headers, body)
-
-    def answer(self, status, headers=None, body=b""):
-        self.server.asked.append((self.path, self.headers.get("Range"), status))
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+from web import Resource
 
 
 def get(name, folder, server, **options):
@@ -269,6 +192,50 @@ def test_the_next_address_is_tried(tmp_path, server):
     assert (tmp_path / "file").read_bytes() == b"content"
     with pytest.raises(DownloadError, match=r"other: no address gives it: .*/a/x: .*404.*; .*/b/x: .*404"):
         fetch([f"{server.url}/a/x", f"{server.url}/b/x"], tmp_path / "other")
+
+
+def test_silence_is_told_from_other_failures(tmp_path, server):
+    server.files["/file"] = Resource(b"content", [("late", 30.0), 503])
+    with pytest.raises(NoAnswerError, match=r"no answer \(timed out\) \(given up after 1 tries\)"):
+        fetch([f"{server.url}/file"], tmp_path / "file", tries=1, limits=Limits(timeout_s=0.1))
+    with pytest.raises(DownloadError) as failure:
+        fetch([f"{server.url}/file"], tmp_path / "file", tries=1)
+    assert not isinstance(failure.value, NoAnswerError)
+
+
+def test_a_late_or_slow_answer_is_waited_for(tmp_path, server):
+    server.files["/file"] = Resource(b"content", [("late", 0.1)])
+    fetch([f"{server.url}/file"], tmp_path / "file", tries=1)
+    server.files["/other"] = Resource(b"content", [("trickle", 0.02)])
+    fetch([f"{server.url}/other"], tmp_path / "other", tries=1)
+    assert files_in(tmp_path) == {"file": b"content", "other": b"content"}
+
+
+def test_an_answer_that_trickles_is_given_up_for_good_and_can_go_on_later(tmp_path, server):
+    server.files["/file"] = Resource(b"c" * 500, [("trickle", 0.02)])
+    with pytest.raises(DownloadError, match=r"/file: it takes longer than 0.1 s"):
+        fetch([f"{server.url}/file"], tmp_path / "file", pause_s=0.0, limits=Limits(max_seconds=0.1))
+    assert len(server.asked) == 1
+    fetch([f"{server.url}/file"], tmp_path / "file")
+    assert server.asked[-1][1].startswith("bytes=")
+    assert files_in(tmp_path) == {"file": b"c" * 500}
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_file_that_is_too_large_is_refused(tmp_path, server, length):
+    server.files["/file"] = Resource(b"c" * 5_000_000, length=length)
+    with pytest.raises(DownloadError, match=r"/file: it is larger than 2,000 bytes"):
+        fetch([f"{server.url}/file"], tmp_path / "file", limits=Limits(max_bytes=2000))
+    assert [name for name in files_in(tmp_path) if not name.endswith(".tag")] == []
+
+
+def test_every_request_waits_its_turn(tmp_path, server):
+    server.files["/file"] = Resource(b"content", [503, 503])
+    turns = []
+    fetch(
+        [f"{server.url}/file"], tmp_path / "file", pause_s=0.0, limits=Limits(lambda: turns.append(len(server.asked)))
+    )
+    assert turns == [0, 1, 2]
 
 
 def test_a_wrong_checksum_is_refused(tmp_path, server):

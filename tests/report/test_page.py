@@ -6,14 +6,13 @@ import base64
 import io
 import os
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from d2r.boxes import Box
 from d2r.describe import Description
@@ -23,7 +22,6 @@ from d2r.images import Picture
 from d2r.report import page
 from d2r.report.page import MOST_LINES, search_page, write_page
 
-CHROMIUM = Path("/usr/bin/chromium")
 BOX = (40.0, 30.0, 200.0, 150.0)
 TURN = np.array([[0.8, -0.2, 30.0], [0.1, 0.9, 5.0]])
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
@@ -292,16 +290,6 @@ def test_many_results_are_embedded_smaller(tmp_path: Path, monkeypatch: pytest.M
     result = found(saved(tmp_path / "a.jpg", width=1000, height=750), width=1000, height=750)
     assert [side for side, _ in embedded(page_of(result))] == [320, page.LARGE_SIDE]
     assert [side for side, _ in embedded(page_of(result, result))] == [320, page.SMALL_SIDE, page.SMALL_SIDE]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs a browser: there is no {CHROMIUM}")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=os.fspath(CHROMIUM), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def test_a_browser_opens_match_views_by_keyboard_without_errors_requests_or_sideways_scrolling(

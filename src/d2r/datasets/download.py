@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import math
 import shutil
 import tarfile
 import time
@@ -52,7 +53,6 @@ BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
 """Where the files are: for each source the addresses to try in turn, without a slash at the end."""
 
 _CHUNK = 1 << 20
-_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 60.0
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers that may be another one in a while."""
@@ -102,8 +102,37 @@ class DownloadError(Exception):
         return f"{self.name}: {self.reason}"
 
 
+class NoAnswerError(DownloadError):
+    """Nothing was heard from a server: it is not there, or the network is not."""
+
+
 class _InterruptedError(Exception):
     """A transfer that broke off, or that the server would not begin: it may work if tried again."""
+
+
+class _SilenceError(_InterruptedError):
+    """No answer came."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a transfer may take.
+
+    Attributes:
+        before_request: called before each request, also a repeated one; it may wait, so as to limit their rate.
+        max_bytes: a larger file is refused.
+        max_seconds: a request whose answer takes longer than this, from its beginning to its end, is given up for good:
+            a server that trickles would hold it for ever.
+        timeout_s: the longest silence, before an answer or in the middle of it.
+    """
+
+    before_request: Callable[[], None] = lambda: None
+    max_bytes: float = math.inf
+    max_seconds: float = math.inf
+    timeout_s: float = 60.0
+
+
+NO_LIMITS: Final = Limits()
 
 
 def get_dataset(
@@ -174,6 +203,7 @@ def fetch(
     progress: Progress | None = None,
     tries: int = 6,
     pause_s: float = 1.0,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Fetch one file over HTTP, unless it is there.
 
@@ -187,9 +217,11 @@ def fetch(
         progress: is told how far the transfer is.
         tries: an address is given up after so many tries in a row that brought nothing new.
         pause_s: seconds before the second try; twice as long before each further one, up to a minute.
+        limits: what the transfer may take.
 
     Raises:
-        DownloadError: no address gives the file, or what they give has another checksum.
+        NoAnswerError: there is one address, and nothing was heard from it at the last try.
+        DownloadError: no address gives the file, what they give has another checksum, or it goes beyond the limits.
         OSError: the file cannot be written.
     """
     if path.exists() and (sha256 is None or _sha256(path) == sha256):
@@ -199,7 +231,7 @@ def fetch(
     errors: list[DownloadError] = []
     for url in urls:
         try:
-            _persist(url, part, tag, _reporter(path.name, progress), tries, pause_s)
+            _persist(url, part, tag, _reporter(path.name, progress), tries, pause_s, limits)
             if sha256 is not None:
                 _check(url, part, sha256)
         except DownloadError as error:
@@ -240,24 +272,32 @@ def _size(path: Path) -> int:
 
 
 def _persist(
-    url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], tries: int, pause_s: float
+    url: str,
+    part: Path,
+    tag: Path,
+    report: Callable[[int, int | None], None],
+    tries: int,
+    pause_s: float,
+    limits: Limits,
 ) -> None:
     """Transfer ``url`` to ``part``, and try again as long as tries bring something or few in a row do not."""
     furthest, vain = _size(part), 0
     while True:
         try:
-            _transfer(url, part, tag, report)
+            limits.before_request()
+            _transfer(url, part, tag, report, limits)
         except _InterruptedError as error:
             vain = 1 if _size(part) > furthest else vain + 1
             furthest = max(furthest, _size(part))
             if vain >= tries:
-                raise DownloadError(url, f"{error} (given up after {tries} tries)") from error
+                kind = NoAnswerError if isinstance(error, _SilenceError) else DownloadError
+                raise kind(url, f"{error} (given up after {tries} tries)") from error
             time.sleep(min(pause_s * 2 ** (vain - 1), _LONGEST_PAUSE_S))
         else:
             return
 
 
-def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None], None]) -> None:
+def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], limits: Limits) -> None:
     """Transfer ``url`` to ``part`` once, or the rest of it.
 
     ``tag`` keeps what the server calls the version that ``part`` is the beginning of; without it a beginning
@@ -268,8 +308,9 @@ def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None
     headers = {"User-Agent": "detect-to-retrieve", "Accept-Encoding": "identity"}
     if known and start:
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
+    end = time.monotonic() + limits.max_seconds
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=limits.timeout_s)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
@@ -281,7 +322,7 @@ def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None
                 raise _InterruptedError(answer) from error
             raise DownloadError(url, answer) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(f"no answer ({getattr(error, 'reason', error)})") from error
+        raise _SilenceError(f"no answer ({getattr(error, 'reason', error)})") from error
 
     with response:
         resumed = response.status == 206
@@ -299,17 +340,22 @@ def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None
                 tag.write_text(version)
             elif not resumed:
                 tag.unlink(missing_ok=True)
-            while chunk := _read(response):
+            while max(done, total or 0) <= limits.max_bytes and (chunk := _read(response)):
                 file.write(chunk)
                 done += len(chunk)
                 report(done, total)
+                if time.monotonic() > end:
+                    raise DownloadError(url, f"it takes longer than {limits.max_seconds:g} s")
+    if max(done, total or 0) > limits.max_bytes:
+        part.unlink()
+        raise DownloadError(url, f"it is larger than {limits.max_bytes:,.0f} bytes")
     if total is not None and done != total:
         raise _InterruptedError(f"the transfer broke off after {done:,} of {total:,} bytes")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
     try:
-        return response.read(_CHUNK)
+        return response.read1(_CHUNK)  # what is there: read() would wait for as much as was asked for
     except (OSError, http.client.HTTPException) as error:
         raise _InterruptedError(f"the transfer broke off ({error})") from error
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from d2r.boxes import Box
 from d2r.engine import Answer, Result
-from d2r.files import PathLike, display_path, replacing
+from d2r.files import PathLike, printable_path, replacing
 from d2r.images import MAX_PIXELS, ImageError, Picture, encode_jpeg, read_image, shrink
 
 LARGE_SIDE = 720
@@ -133,14 +133,14 @@ def search_page(
         for rank, result in enumerate(answer.results, start=1)
     ]
     return _TEMPLATE.render(
-        query_name=_printable(query_name),
+        query_name=printable_path(query_name),
         query_image=_data_uri(shrink(query, LARGE_SIDE)),
         query_width=width,
         query_height=height,
         query_region=_polygon(_corners(region)) if box is not None else None,
         query_features=_dots(answer.query.features.positions),
         feature_count=len(answer.query.features),
-        index_name=_printable(index_name),
+        index_name=printable_path(index_name),
         collection=collection,
         stages=list(answer.seconds.items()),
         cards=cards,
@@ -177,8 +177,8 @@ def _card(
     query_points, points = result.query_points[chosen], result.points[chosen]
     return _Card(
         rank=rank,
-        folder=_printable(os.path.join(folder, "")) if folder else "",
-        name=_printable(name),
+        folder=printable_path(os.path.join(folder, "")) if folder else "",
+        name=printable_path(name),
         score=result.score,
         inliers=result.inliers,
         width=size[0],
@@ -268,12 +268,6 @@ def _dots(points: NDArray[np.floating]) -> str:
 
 def _data_uri(picture: Picture) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture, _QUALITY)).decode()
-
-
-def _printable(path: str) -> str:
-    """Return a path without anything that a page cannot show or that would reorder its text, such as newlines."""
-    shown = display_path(path)
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
 
 
 def _duration(seconds: float) -> str:

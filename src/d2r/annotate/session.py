@@ -1,0 +1,275 @@
+"""The pictures that are looked through, what was decided about each, and the files that keep it.
+
+A decision is a box, or that the picture has no prominent landmark. All of them are in the published format
+(:mod:`d2r.datasets.landmark_boxes`): a picture of ``train.csv`` was decided about, and has a box or none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, KeysView, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from d2r.datasets.landmark_boxes import (
+    PICTURES,
+    TRAINING,
+    VALIDATION,
+    FractionBox,
+    LandmarkPicture,
+    read_boxes,
+    read_pictures,
+    write_boxes,
+    write_pictures,
+)
+from d2r.datasets.landmark_sample import Sample, draw_sample
+from d2r.files import display_path
+from d2r.walk import find_pictures
+
+_FILES: Final = (TRAINING, VALIDATION, PICTURES)
+
+
+class AnnotateError(Exception):
+    """A folder that cannot be looked through; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is said of a picture: where its landmark is, or with ``box`` None that it has no prominent one."""
+
+    box: FractionBox | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to decide about.
+
+    Attributes:
+        path: of its file.
+        picture: as ``train.csv`` will have it: its id is the path below the folder, its landmark the sub-folder.
+        split: name of the file that its box goes to.
+    """
+
+    path: Path
+    picture: LandmarkPicture
+    split: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is: pictures in all, with a box, without a prominent landmark, and of no use."""
+
+    pictures: int
+    boxes: int
+    none: int
+    unreadable: int
+
+    @property
+    def open(self) -> int:
+        """Pictures that wait for a decision."""
+        return self.pictures - self.boxes - self.none - self.unreadable
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the files hold: pictures by id, and for each file of boxes its boxes by id."""
+
+    pictures: Mapping[str, LandmarkPicture]
+    boxes: Mapping[str, Mapping[str, FractionBox]]
+
+    def decision(self, picture: str) -> Decision | None:
+        if picture not in self.pictures:
+            return None
+        return Decision(next((boxes[picture] for boxes in self.boxes.values() if picture in boxes), None))
+
+    def place(self, picture: str) -> str | None:
+        return next((split for split, boxes in self.boxes.items() if picture in boxes), None)
+
+    def without(self, picture: str) -> _State:
+        return _State(
+            {name: row for name, row in self.pictures.items() if name != picture},
+            {split: {k: box for k, box in boxes.items() if k != picture} for split, boxes in self.boxes.items()},
+        )
+
+    def having(self, picture: LandmarkPicture, box: FractionBox | None, split: str) -> _State:
+        boxes = {name: dict(given) for name, given in self.boxes.items()}
+        if box is None:
+            for given in boxes.values():
+                given.pop(picture.id, None)
+        else:
+            boxes[split][picture.id] = box
+        return _State({**self.pictures, picture.id: self.pictures.get(picture.id, picture)}, boxes)
+
+
+class Session:
+    """Decisions about a list of pictures; safe to use from several threads.
+
+    Every method that changes something returns after that is on the disk, and changes nothing when it fails.
+
+    Attributes:
+        items: the pictures, by number.
+        out: folder of the files.
+        sample: what was drawn, where only a sample is shown.
+        skipped: files and folders that could not be looked at.
+    """
+
+    def __init__(self, items: tuple[Item, ...], out: Path, sample: Sample | None, skipped: tuple[OSError, ...]) -> None:
+        self.items = items
+        self.out = out
+        self.sample = sample
+        self.skipped = skipped
+        self._lock = threading.RLock()
+        pictures = read_pictures(out / PICTURES)
+        training = read_boxes(out / TRAINING, None)
+        self._boxes_on_disk: dict[str, Mapping[str, FractionBox]] = {
+            TRAINING: training,
+            VALIDATION: read_boxes(out / VALIDATION, None, training),
+        }
+        self._pictures_on_disk: KeysView[str] = pictures.keys()
+        boxes = {
+            split: {picture: box for picture, box in read.items() if picture in pictures}
+            for split, read in self._boxes_on_disk.items()
+        }
+        self._state = _State(pictures, boxes)
+        self._history: list[tuple[int, Decision | None, str | None]] = []
+        self._unreadable: set[int] = set()
+
+    def decision(self, number: int) -> Decision | None:
+        """Return what is decided about a picture; None where nothing is."""
+        with self._lock:
+            return self._state.decision(self.items[number].picture.id)
+
+    def decide(self, number: int, box: FractionBox | None) -> None:
+        """Keep that a picture has this box, or with None no prominent landmark.
+
+        Raises:
+            OSError: it could not be written; nothing has changed.
+        """
+        item = self.items[number]
+        with self._lock:
+            before, place = self._state.decision(item.picture.id), self._state.place(item.picture.id)
+            self._keep(self._state.having(item.picture, box, place or item.split))
+            self._history.append((number, before, place))
+
+    def undo(self) -> int | None:
+        """Take back the last decision that this session made; return its picture's number, None where there is none.
+
+        Raises:
+            OSError: it could not be written; nothing has changed.
+        """
+        with self._lock:
+            if not self._history:
+                return None
+            number, before, place = self._history[-1]
+            item = self.items[number]
+            if before is None:
+                self._keep(self._state.without(item.picture.id))
+            else:
+                self._keep(self._state.having(item.picture, before.box, place or item.split))
+            self._history.pop()
+            return number
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether :meth:`undo` has something to take back."""
+        return bool(self._history)
+
+    def mark(self, number: int, *, readable: bool) -> None:
+        """Keep, until the session ends, whether a picture's file is of use; one that is not waits for no decision."""
+        with self._lock:
+            (self._unreadable.discard if readable else self._unreadable.add)(number)
+
+    def progress(self) -> Progress:
+        """Return how far the work is."""
+        with self._lock:
+            decisions = [self._state.decision(item.picture.id) for item in self.items]
+            boxes = sum(decision is not None and decision.box is not None for decision in decisions)
+            decided = sum(decision is not None for decision in decisions)
+            unreadable = sum(decisions[number] is None for number in self._unreadable)
+            return Progress(len(self.items), boxes, decided - boxes, unreadable)
+
+    def next_open(self, after: int) -> int | None:
+        """Return the first picture after a number, going round, that waits for a decision; None when none does."""
+        count = len(self.items)
+        with self._lock:
+            for number in ((after + step) % count for step in range(1, count + 1)):
+                if number not in self._unreadable and self.items[number].picture.id not in self._state.pictures:
+                    return number
+        return None
+
+    def _keep(self, state: _State) -> None:
+        """Write what is on the disk in another way.
+
+        Two files cannot change at the same time. Where a picture joins or goes, the order is such that a crash in
+        between leaves a box without its picture, never a picture without its box, which would say something else;
+        such a box is passed over when the files are read, and gone when they are next written.
+        """
+        joins = len(state.pictures) >= len(self._state.pictures)
+        for name in _FILES if joins else reversed(_FILES):
+            if name == PICTURES and state.pictures.keys() != self._pictures_on_disk:
+                write_pictures(self.out / name, state.pictures.values())
+                self._pictures_on_disk = state.pictures.keys()
+            elif name != PICTURES and state.boxes[name] != self._boxes_on_disk[name]:
+                write_boxes(self.out / name, state.boxes[name])
+                self._boxes_on_disk[name] = state.boxes[name]
+        self._state = state
+
+
+@contextmanager
+def open_session(
+    folder: Path, out: Path, *, sample_seed: int | None = None, leave_out_rare: bool = False
+) -> Iterator[Session]:
+    """Look through the pictures of a folder, or go on with that; the files are there from the beginning.
+
+    Args:
+        folder: of pictures, searched to any depth; a sub-folder's name is the landmark of all pictures below it.
+        out: folder of the files. Pictures that it lists already are decided; those that are not in ``folder`` stay.
+        sample_seed: show only a sample of each landmark, see :func:`d2r.datasets.landmark_sample.draw_sample`, and keep
+            the boxes of its two parts in two files; None shows all and keeps them in the file for training.
+        leave_out_rare: see there.
+
+    Raises:
+        AnnotateError: there are no pictures, or another process writes the files.
+        d2r.datasets.landmark_boxes.LandmarkBoxesError: a file of ``out`` is damaged, or a landmark has too few pictures
+            to draw from.
+        OSError: ``out`` cannot be written.
+    """
+    items, skipped = _items(folder)
+    sample = None
+    if sample_seed is not None:
+        rows = [item.picture for item in items]
+        sample = draw_sample(rows, sample_seed, leave_out_rare=leave_out_rare, name=display_path(folder))
+        split = dict.fromkeys(sample.training, TRAINING) | dict.fromkeys(sample.validation, VALIDATION)
+        items = [replace(item, split=split[item.picture.id]) for item in items if item.picture.id in split]
+    if not items:
+        what = "no pictures" if sample is None else "no pictures in sub-folders, one a landmark"
+        raise AnnotateError(f"{display_path(folder)}: {what}")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".annotate.lock", timeout=0):
+            for name in (TRAINING, VALIDATION):
+                if not (out / name).exists():
+                    write_boxes(out / name, {})
+            if not (out / PICTURES).exists():
+                write_pictures(out / PICTURES, ())
+            yield Session(tuple(items), out, sample, tuple(skipped))
+    except Timeout as error:
+        raise AnnotateError(
+            f"{display_path(out)}: another `d2r annotate` writes into it; stop that one first"
+        ) from error
+
+
+def _items(folder: Path) -> tuple[list[Item], list[OSError]]:
+    """Return the pictures of a folder, all for training, and what could not be looked at."""
+    root = folder.absolute()
+    skipped: list[OSError] = []
+    items = []
+    for job in find_pictures(folder, on_error=skipped.append):
+        below = Path(job.path).relative_to(root)
+        landmark = below.parts[0] if len(below.parts) > 1 else None
+        items.append(Item(Path(job.path), LandmarkPicture(str(below), None, landmark), TRAINING))
+    return items, skipped

@@ -1,0 +1,271 @@
+"""Fetch the pictures of Google Landmark Boxes from the addresses in ``train.csv``.
+
+They go to ``folder/jpg/``, named by their ids. What could not be fetched is listed in ``folder/failures.csv``
+(``id,url,reason``) and is not tried again until that is asked for: many of the published addresses are dead. What is
+under way is in ``folder/downloads/``; nothing is in ``jpg/`` before it was decoded once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from d2r.datasets.download import DownloadError, Limits, NoAnswerError, fetch
+from d2r.datasets.landmark_boxes import LandmarkPicture, picture_path
+from d2r.datasets.landmark_csv import read_rows, write_rows
+from d2r.files import display_path
+from d2r.images import ImageError, read_image
+
+FOLDER: Final = "jpg"
+FAILURES: Final = "failures.csv"
+
+_DOWNLOADS: Final = "downloads"
+_COLUMNS: Final = ("id", "url", "reason")
+_MAX_BYTES: Final = 200e6
+_MAX_SECONDS: Final = 300.0
+_MOST_LOST: Final = 25
+"""So many silences in a row where answers were heard before, and it is the network that is gone."""
+
+_WRITE_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a call did.
+
+    Attributes:
+        there: pictures that were there before.
+        fetched: pictures that were fetched.
+        failed: id to reason, of those that could not be, in this call.
+        passed_over: pictures that failed in an earlier call and were not tried again.
+        without_url: pictures whose address is not known.
+    """
+
+    there: int
+    fetched: int
+    failed: dict[str, str]
+    passed_over: int
+    without_url: int
+
+
+def get_pictures(
+    pictures: Iterable[LandmarkPicture],
+    folder: Path,
+    *,
+    rate: float = 10.0,
+    retry_failed: bool = False,
+    connections: int = 8,
+    tries: int = 3,
+    pause_s: float = 1.0,
+    timeout_s: float = 30.0,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Fetched:
+    """Fetch the pictures that are not there; a call that was stopped is continued by the next one.
+
+    Args:
+        pictures: to fetch.
+        folder: see the module.
+        rate: at most so many requests a second, above 0.
+        retry_failed: try again what failed in an earlier call.
+        connections: transfers at the same time.
+        tries: see :func:`d2r.datasets.download.fetch`.
+        pause_s: as there.
+        timeout_s: longest silence of a server, in seconds.
+        progress: told ("fetch", pictures done, pictures in all).
+
+    Raises:
+        DownloadError: another process fetches into the folder, or no server answers any longer.
+        LandmarkBoxesError: ``failures.csv`` is damaged.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".pictures.lock", timeout=0):
+            return _Round(folder, rate, connections, tries, pause_s, timeout_s).run(pictures, retry_failed, progress)
+    except Timeout as error:
+        raise DownloadError(display_path(folder), "another process is fetching into it") from error
+
+
+class _StoppedError(Exception):
+    """The call ends; what waits for its turn need not be fetched."""
+
+
+class _Pace:
+    """Lets requests through at a limited rate, until it is stopped."""
+
+    def __init__(self, rate: float) -> None:
+        if not rate > 0:
+            raise ValueError(f"the rate must be above 0 requests a second, not {rate:g}")
+        self._interval = 1.0 / rate
+        self._next = 0.0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def wait(self) -> None:
+        with self._lock:
+            turn = max(self._next, time.monotonic())
+            self._next = turn + self._interval
+        if self._stopped.wait(turn - time.monotonic()):
+            raise _StoppedError
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+class _Failures:
+    """``failures.csv``, kept in memory and written now and then: one that was not yet is only tried again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, tuple[str, str]] = {}
+        if path.exists():
+            self._rows = {picture: (url, reason) for _, (picture, url, reason) in read_rows(path, _COLUMNS)}
+        self._written = time.monotonic()
+
+    def __contains__(self, picture: str) -> bool:
+        return picture in self._rows
+
+    def add(self, picture: LandmarkPicture, reason: str) -> None:
+        self._rows[picture.id] = (picture.url or "", reason)
+        if time.monotonic() - self._written > _WRITE_S:
+            self.write()
+
+    def remove(self, picture: str) -> None:
+        self._rows.pop(picture, None)
+
+    def write(self) -> None:
+        write_rows(self._path, _COLUMNS, ((picture, *row) for picture, row in self._rows.items()))
+        self._written = time.monotonic()
+
+
+class _Round:
+    """One call of :func:`get_pictures`."""
+
+    def __init__(
+        self, folder: Path, rate: float, connections: int, tries: int, pause_s: float, timeout_s: float
+    ) -> None:
+        self._folder = folder
+        self._connections = connections
+        self._tries, self._pause_s = tries, pause_s
+        self._pace = _Pace(rate)
+        self._limits = Limits(self._pace.wait, _MAX_BYTES, _MAX_SECONDS, timeout_s)
+        self._failures = _Failures(folder / FAILURES)
+        self._answered: set[str] = set()
+        self._lost: list[str] = []
+        self._failed: dict[str, str] = {}
+
+    def run(
+        self, pictures: Iterable[LandmarkPicture], retry_failed: bool, progress: Callable[[str, int, int], None]
+    ) -> Fetched:
+        wanted: list[LandmarkPicture] = []
+        there = passed_over = without_url = 0
+        for picture in pictures:
+            if picture_path(self._folder / FOLDER, picture.id).is_file():
+                there += 1
+                self._failures.remove(picture.id)
+            elif picture.url is None:
+                without_url += 1
+            elif picture.id in self._failures and not retry_failed:
+                passed_over += 1
+            else:
+                wanted.append(picture)
+        try:
+            self._fetch_all(wanted, progress)
+        finally:
+            self._failures.write()
+        with suppress(OSError):  # it has what is left of pictures that failed, to go on with
+            (self._folder / _DOWNLOADS).rmdir()
+        return Fetched(there, len(wanted) - len(self._failed), self._failed, passed_over, without_url)
+
+    def _fetch_all(self, wanted: list[LandmarkPicture], progress: Callable[[str, int, int], None]) -> None:
+        good = [picture for picture in wanted if self._is_address(picture)]
+        waiting, done = iter(good), len(wanted) - len(good)
+        running: dict[Future[None], LandmarkPicture] = {}
+        executor = ThreadPoolExecutor(self._connections)
+        try:
+            while True:
+                for picture in islice(waiting, 2 * self._connections - len(running)):
+                    running[executor.submit(self._bring, picture)] = picture
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._note(running.pop(future), future.exception())
+                    done += 1
+                    progress("fetch", done, len(wanted))
+        finally:
+            self._pace.stop()
+            executor.shutdown(cancel_futures=True)
+
+    def _is_address(self, picture: LandmarkPicture) -> bool:
+        problem = _problem(picture.url or "")
+        if problem is not None:
+            self._fail(picture, problem)
+        return problem is None
+
+    def _bring(self, picture: LandmarkPicture) -> None:
+        """Fetch one picture, decode it, and give it its name."""
+        url = picture.url or ""
+        arrived = picture_path(self._folder / _DOWNLOADS, picture.id)
+        fetch([url], arrived, tries=self._tries, pause_s=self._pause_s, limits=self._limits)
+        try:
+            read_image(arrived)
+        except ImageError as error:
+            arrived.unlink()
+            raise DownloadError(url, f"what arrived cannot be used: {error.reason}") from error
+        target = picture_path(self._folder / FOLDER, picture.id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        arrived.replace(target)
+
+    def _note(self, picture: LandmarkPicture, error: BaseException | None) -> None:
+        """Keep what became of a picture.
+
+        Raises:
+            DownloadError: servers that answered before, or all, have fallen silent. Their pictures are not recorded as
+                failures: it is the network that fails.
+        """
+        if error is not None and not isinstance(error, DownloadError):
+            raise error
+        host = urlsplit(picture.url or "").netloc
+        if not isinstance(error, NoAnswerError):
+            self._answered.add(host)
+            self._lost.clear()
+        elif host in self._answered or not self._answered:
+            self._lost.append(picture.id)
+        if error is None:
+            self._failures.remove(picture.id)
+        elif len(self._lost) < _MOST_LOST:
+            self._fail(picture, error.reason)
+        else:
+            for lost in self._lost:
+                self._failures.remove(lost)
+            raise DownloadError(
+                display_path(self._folder),
+                f"no server answers any longer, the last time: {error.reason}. When the network is there, run the same"
+                " command again: it goes on where it stopped",
+            )
+
+    def _fail(self, picture: LandmarkPicture, reason: str) -> None:
+        self._failed[picture.id] = reason
+        self._failures.add(picture, reason)
+
+
+def _problem(url: str) -> str | None:
+    """Return why a request cannot be made of an address, or None."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+        return "not an address of the web (http://... or https://...)"
+    return None
