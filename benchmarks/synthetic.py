@@ -34,7 +34,7 @@ class Statistics:
     agreement: float
 
 
-def statistics(index: Index) -> Statistics:
+def measure(index: Index) -> Statistics:
     """Measure an index of real pictures."""
     assert index.codebook is not None
     counts = np.zeros(index.codebook.words)
