@@ -204,7 +204,7 @@ def train_codebook(
     clustering.update_index = True  # the partition follows the words
     clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
     centroids = faiss.vector_to_array(clustering.centroids).reshape(words, dim)
-    projection = None if bits is None else _random_rotation(descriptors.shape[1], seed)[:bits]
+    projection = None if bits is None else random_rotation(descriptors.shape[1], seed)[:bits]
     plain = Codebook(centroids, projection)
     return Codebook(centroids, projection, _medians(plain, descriptors)) if medians else plain
 
@@ -227,7 +227,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
-def _random_rotation(dim: int, seed: int) -> Array:
+def random_rotation(dim: int, seed: int) -> Array:
     """Return a random orthogonal matrix: the Q of a Gaussian matrix, as in Hamming embedding."""
     q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))
     return np.ascontiguousarray(q, np.float32)

@@ -101,8 +101,8 @@ class Index:
         StoreError: there is no index, it is of another format, or it is damaged.
     """
 
-    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str, *, threads: int | None = None) -> None:
+        self.folder = folder = Path(folder)
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="search")
         self._catalogue = Catalogue(folder)

@@ -1,0 +1,53 @@
+"""What codes of fewer bits cost: one codebook, its residuals as they are and projected to fewer dimensions.
+
+    python benchmarks/code_bits.py SET [--words N] [--cache FOLDER]
+
+The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise. 128 is the random
+rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --words N`` keeps in the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from d2r.codebook import Codebook, random_rotation
+from d2r.engine import MAX_SIDE, REGIONS, VERIFY_FEATURES
+from d2r.evaluate.benchmark import load_benchmark
+from d2r.evaluate.extraction import extract
+from d2r.evaluate.run import Setup, codebook_file, compare
+from d2r.images import MAX_PIXELS
+from d2r.ingest import Recipe
+from d2r.report.tables import accuracy_table, as_text
+from d2r.workers import default_workers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--words", type=int, default=1024)
+    parser.add_argument("--cache", type=Path, default=Path("d2r-cache"))
+    options = parser.parse_args()
+    workers = default_workers()
+    benchmark = load_benchmark(options.set)
+    setup = Setup(Recipe(REGIONS, "rootsift", MAX_SIDE, VERIFY_FEATURES), ("asmk*", "r-asmk*"), options.words, 100)
+    described = extract(benchmark, setup.recipe, options.cache, workers=workers, max_pixels=MAX_PIXELS, progress=_quiet)
+    plain = Codebook.load(codebook_file(benchmark, described, setup, options.cache, None, _quiet))
+    rows = []
+    inliers: dict[tuple[int, int], int] = {}
+    for bits in (None, 128, 64, 32):
+        projection = None if bits is None else random_rotation(plain.dim, 0)[:bits]
+        file = codebook_file(benchmark, described, setup, options.cache, replace(plain, projection=projection), _quiet)
+        found = compare(benchmark, described, setup, file, inliers, workers=workers, progress=_quiet)
+        name = "" if bits is None else f", {bits} bits"
+        rows += [replace(row, method=row.method + name) for row in found]
+    print(as_text(accuracy_table(rows, f"Codes of fewer bits ({options.set.name}: {len(benchmark.queries)} queries)")))
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()
