@@ -117,6 +117,7 @@ def measured(folder: Path, queries: list[Aggregated], build_seconds: float) -> d
                     if number < PLANTED:
                         best = {hit.picture.path for hit in hits[:3]}
                         assert best == {f"/synthetic/{3 * number + view:09d}.jpg" for view in range(3)}, (number, best)
+                memory = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
                 row[f"search_ms_{threads}_{turn}"] = [
                     round(statistics.median(times), 3), round(float(np.percentile(times, 99)), 3)
                 ]  # fmt: skip
@@ -124,7 +125,6 @@ def measured(folder: Path, queries: list[Aggregated], build_seconds: float) -> d
                     scored = sum(visited(index, query) for query in queries)
                     row[f"ns_posting_{turn}"] = round(1e6 * sum(times) / scored, 2)
     size = index_size(folder)
-    memory = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "pictures": size.pictures,
         "segments": size.segments,
