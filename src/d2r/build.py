@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def fill(
         outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
         old = index.picture(job.path)
         if outcome.unchanged and old is not None:
-            batch.touched.append(replace(old, size=job.size, mtime_ns=job.mtime_ns))
+            batch.touched.append(old._replace(size=job.size, mtime_ns=job.mtime_ns))
             report.unchanged += 1
         else:
             _count(report, outcome, old)

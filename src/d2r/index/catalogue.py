@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -52,9 +52,8 @@ class StoreError(Exception):
     """An index that cannot be opened or changed; the message names it and says what to do."""
 
 
-@dataclass(frozen=True)
-class PictureRow:
-    """One picture of the collection, as the catalogue knows it.
+class PictureRow(NamedTuple):
+    """One picture of the collection, as the catalogue knows it; a tuple because a thousand are made for an answer.
 
     Attributes:
         id: stays the same as long as the path is in the index.

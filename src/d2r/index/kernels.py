@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 _BLOCK = 64  # postings whose distances are taken at once
 _AHEAD = 192  # postings between what is scored and what is fetched; of no great effect from 128 to 384
+_STEP = 16  # postings that are scored between one fetch and the next
 _LINE = 64  # bytes of a cache line
 
 
@@ -53,6 +54,51 @@ def _prefetch(typing_context: Any, array: Any, row: Any) -> Any:
     return types.void(array, types.int64), generate
 
 
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32], starts: NDArray[np.int64]) -> Any:
+    """Return the rows in ``words`` of those that a segment has, and where their postings start and end."""
+    rows = np.empty(len(words), np.int64)
+    firsts, ends = np.empty(len(words), np.int64), np.empty(len(words), np.int64)
+    every = len(segment_words) > 0 and segment_words[-1] == len(segment_words) - 1  # it has all words up to its last
+    found = 0
+    place = 0
+    for row in range(len(words)):
+        word = words[row]
+        place = word if every else place + np.searchsorted(segment_words[place:], word)
+        if place >= len(segment_words):
+            break
+        if segment_words[place] == word:
+            rows[found], firsts[found], ends[found] = row, starts[place], starts[place + 1]
+            found += 1
+    return rows[:found], firsts[:found], ends[:found]
+
+
+@njit(nogil=True, cache=True, boundscheck=False, inline="always")  # type: ignore[untyped-decorator]
+def _fetch(
+    shared: int,
+    posting: int,
+    count: int,
+    firsts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    posting_slots: NDArray[np.uint16],
+    flat: NDArray[np.uint64],
+    blocks: int,
+) -> Any:
+    """Ask for the next postings of the lists, about ``count``, from one of list ``shared`` on; return what follows."""
+    while count > 0 and shared < len(firsts):
+        stop = min(posting + count, ends[shared])
+        count -= stop - posting
+        for part in range(posting * blocks, stop * blocks, _LINE // 8):
+            _prefetch(flat, part)
+        _prefetch(posting_slots, posting)
+        _prefetch(posting_slots, stop)
+        posting = stop
+        if posting == ends[shared]:
+            shared += 1
+            posting = firsts[shared] if shared < len(firsts) else posting
+    return shared, posting
+
+
 @lru_cache(maxsize=8)
 def score_postings(blocks: int) -> Callable[..., None]:
     """Return the scoring loop for codes of ``blocks`` uint64 each.
@@ -80,60 +126,38 @@ def score_postings(blocks: int) -> Callable[..., None]:
         table: NDArray[np.float32],
         scores: NDArray[np.float32],
     ) -> None:
-        rows, places = _shared(words, segment_words)
+        rows, firsts, ends = _shared(words, segment_words, starts)
         flat = posting_codes.reshape(-1)
         distances = np.empty(_BLOCK, np.uint16)
+        # What is fetched runs ahead of what is scored, over the ends of lists: short ones would else never be ahead.
+        fetched, fetch = 0, firsts[0] if len(rows) else 0
+        for _ in range(_AHEAD // _BLOCK):
+            fetched, fetch = _fetch(fetched, fetch, _BLOCK, firsts, ends, posting_slots, flat, blocks)
         for shared in range(len(rows)):
             code = codes[rows[shared]]
-            posting, end = starts[places[shared]], starts[places[shared] + 1]
-            following = starts[places[shared + 1]] if shared + 1 < len(rows) else end
-            while posting < end:
-                count = min(_BLOCK, end - posting)
+            for posting in range(firsts[shared], ends[shared], _BLOCK):
+                count = min(_BLOCK, ends[shared] - posting)
                 block = flat[posting * blocks : (posting + count) * blocks]
                 slots = posting_slots[posting : posting + count]
-                ahead = posting + _AHEAD
-                if ahead >= end:
-                    ahead += following - end
-                _prefetch(posting_slots, ahead)
-                _prefetch(posting_slots, ahead + _LINE // 2)
                 if count == _BLOCK:  # a fixed number, so that both loops are unrolled
                     for one in range(_BLOCK):
                         bits = np.uint64(0)
                         for part in range(blocks):
                             bits += _popcount(block[one * blocks + part] ^ code[part])
                         distances[one] = bits
-                    for line in range(_BLOCK // 4):
-                        for part in range(0, 4 * blocks, _LINE // 8):
-                            _prefetch(flat, ahead * blocks + line * 4 * blocks + part)
-                        for one in range(line * 4, line * 4 + 4):
+                    for start in range(0, _BLOCK, _STEP):
+                        fetched, fetch = _fetch(fetched, fetch, _STEP, firsts, ends, posting_slots, flat, blocks)
+                        for one in range(start, start + _STEP):
                             scores[slots[one]] += table[distances[one]]
                 else:
-                    for part in range(0, _BLOCK * blocks, _LINE // 8):
-                        _prefetch(flat, ahead * blocks + part)
+                    fetched, fetch = _fetch(fetched, fetch, count, firsts, ends, posting_slots, flat, blocks)
                     for one in range(count):
                         bits = np.uint64(0)
                         for part in range(blocks):
                             bits += _popcount(block[one * blocks + part] ^ code[part])
                         scores[slots[one]] += table[bits]
-                posting += count
 
     return score  # type: ignore[no-any-return]
-
-
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
-def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32]) -> Any:
-    """Return the rows in ``words`` and in ``segment_words`` of what is in both; both ascend."""
-    rows, places = np.empty(len(words), np.int64), np.empty(len(words), np.int64)
-    found = 0
-    place = 0
-    for row in range(len(words)):
-        place += np.searchsorted(segment_words[place:], words[row])
-        if place == len(segment_words):
-            break
-        if segment_words[place] == words[row]:
-            rows[found], places[found] = row, place
-            found += 1
-    return rows[:found], places[:found]
 
 
 @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]

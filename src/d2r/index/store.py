@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -35,8 +35,7 @@ _CODEBOOK = "codebook.safetensors"
 _LOCK = ".writer.lock"
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """One picture found: its catalogue row and its similarity K(query, picture), at most 1."""
 
     picture: PictureRow
@@ -83,9 +82,11 @@ class IndexSize:
 
 @dataclass(frozen=True)
 class _Snapshot:
+    """The segments of one commit, and for each picture g, or 0 when it is dead, float32 (S,)."""
+
     version: int
     segments: dict[int, Segment]
-    dead: dict[int, NDArray[np.int64]]
+    factors: dict[int, NDArray[np.float32]]
 
 
 class Index:
@@ -263,7 +264,10 @@ class Index:
                     if self._catalogue.layout().segments == layout.segments:
                         break  # not removed by a commit since: it is really gone
                     continue
-                self._snapshot = _Snapshot(version, segments, dict(layout.dead))
+                factors = {number: np.array(segment.g) for number, segment in segments.items()}
+                for number, slots in layout.dead.items():
+                    factors[number][slots] = 0.0
+                self._snapshot = _Snapshot(version, segments, factors)
                 return self._snapshot
             raise StoreError(f"{self.folder}: a file is missing ({missing.filename}); restore it or index again")
 
@@ -490,20 +494,18 @@ def _best(
     """Return for each query score and place (segment, and slot in the low 16 bits) of the best of some segments."""
     most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
     found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
+    tables = [selectivity_by_distance(query.vectors.shape[1], query.dim, KERNELS["r-asmk*"]) for query in queries]
+    every = np.zeros(max(len(snapshot.segments[number]) for number in numbers), np.float32)
     for number in numbers:
         segment = snapshot.segments[number]
-        scores = np.zeros(len(segment), np.float32)
-        factors = np.array(segment.g)
-        factors[snapshot.dead.get(number, _NONE)] = 0.0
-        for query, best_scores, best_places in zip(queries, *found, strict=True):
+        scores = every[: len(segment)]
+        for query, table, best_scores, best_places in zip(queries, tables, *found, strict=True):
             if len(query):
-                blocks = query.vectors.shape[1]
-                score_postings(blocks)(
+                score_postings(query.vectors.shape[1])(
                     query.words, query.vectors, segment.words, segment.word_starts,
-                    segment.posting_slots, segment.posting_codes,
-                    selectivity_by_distance(blocks, query.dim, KERNELS["r-asmk*"]), scores,
+                    segment.posting_slots, segment.posting_codes, table, scores,
                 )  # fmt: skip
-                keep_best(scores, factors, number << 16, best_scores, best_places)
+                keep_best(scores, snapshot.factors[number], number << 16, best_scores, best_places)
     best = np.zeros(found[0].shape, _BEST)
     own = [len(query) ** -0.5 if len(query) else 0.0 for query in queries]
     best["score"], best["place"] = found[0] * np.array(own, np.float32)[:, None], found[1]
