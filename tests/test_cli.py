@@ -213,6 +213,22 @@ def test_codes_of_fewer_bits_make_a_smaller_index_that_still_finds(d2r, photo_fo
     assert "codes of 64 bits" in " ".join(err.split())
 
 
+def test_an_index_whose_first_run_failed_takes_other_words_the_next_time(d2r, photo_folder, tmp_path):
+    index = tmp_path / "x.index"
+    status, _, err = d2r("index", photo_folder, "--out", index, "--words", "1000000", "--workers", "0")
+    assert status == 1
+    assert "ask for fewer words" in " ".join(err.split())
+    status, _, err = d2r("index", photo_folder, "--out", index, "--bits", "999", "--workers", "0")
+    assert status == 1
+    assert "from 1 to 128 bits" in " ".join(err.split())
+    status, _, _ = d2r("index", photo_folder, "--out", index, "--words", "64", "--bits", "96", "--workers", "0")
+    assert status == 0
+    with Engine.open(index) as engine:
+        assert (engine.index.codebook.words, engine.index.codebook.bits) == (64, 96)
+    status, _, err = d2r("index", photo_folder, "--out", index, "--codebook", index, "--workers", "0")
+    assert status == 0
+
+
 def test_removing_from_the_command_line(d2r, engine, collection, tmp_path):
     index = tmp_path / "photos.index"
     status, out, _ = d2r("remove", index, collection / "deep")

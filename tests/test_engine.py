@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ from d2r.engine import Engine, codebook_from
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.registry import SpecError
+from d2r.walk import picture_job
 
 
 def names(answer):
@@ -382,3 +384,34 @@ def test_opening_and_a_search_change_no_file(built_index, photo_folder):
     after = state()
     del before[built_index / "segments"], after[built_index / "segments"]
     assert after == before
+
+
+def test_a_file_that_cannot_be_looked_at_keeps_its_descriptor(engine, collection, monkeypatch):
+    bad = sorted(collection.rglob("*.jpg"))[0]
+
+    def job(path):
+        if path == bad:
+            raise OSError(errno.EIO, "Input/output error", os.fspath(path))
+        return picture_job(path)
+
+    monkeypatch.setattr("d2r.walk.picture_job", job)
+    report = engine.sync(collection, workers=0)
+    assert report.removed == 0
+    assert report.skipped == [(os.fspath(bad), "cannot be read: Input/output error")]
+    assert engine.index.picture(os.fspath(bad)).segment is not None
+
+
+def test_only_the_time_of_a_file_changed_while_others_were_added(engine, collection):
+    pictures = sorted(collection.rglob("*.jpg"))
+    for number in range(7):  # small segments, about to be merged
+        copy = collection / f"copy-{number}.jpg"
+        copy.write_bytes(pictures[0].read_bytes())
+        engine.add([copy], workers=0)
+    os.utime(pictures[1], (5, 5))
+    (collection / "new.jpg").write_bytes(pictures[0].read_bytes())
+    report = engine.sync(collection, workers=0)
+    assert (report.added, report.changed, report.removed) == (1, 0, 0)
+    assert engine.check() == []
+    assert engine.search(pictures[1], verify=0).results[0].path == os.fspath(pictures[1])
+    again = engine.sync(collection, workers=0)
+    assert (again.added, again.changed, again.unchanged) == (0, 0, report.unchanged + 1)

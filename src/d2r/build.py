@@ -120,8 +120,8 @@ def fill(
     for done, (job, result) in enumerate(outcomes, start=1):
         outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
         old = index.picture(job.path)
-        if outcome.unchanged and old is not None:
-            batch.touched.append(old._replace(size=job.size, mtime_ns=job.mtime_ns))
+        if outcome.unchanged:
+            batch.touched.append(job)
             report.unchanged += 1
         else:
             _count(report, outcome, old)
@@ -164,7 +164,7 @@ class _Batch:
         self._pictures: list[tuple[PictureState, Entry | None]] = []
         self._bytes = 0
         self._since = time.monotonic()
-        self.touched: list[PictureRow] = []
+        self.touched: list[Job] = []
 
     def put(self, state: PictureState, entry: Entry | None) -> None:
         self._pictures.append((state, entry))

@@ -175,13 +175,13 @@ def index_photos(
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
+    for option, value in (("--words", words), ("--bits", bits)):
+        if codebook is not None and value is not None:
+            raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
     if Index.exists(index):
         engine = Engine.open(index)
         _check_fixed(engine, regions=regions, features=features, words=words, bits=bits, codebook=codebook)
     else:
-        for option, value in (("--words", words), ("--bits", bits)):
-            if codebook is not None and value is not None:
-                raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
         engine = Engine.create(
             index,
             regions=regions or REGIONS,
@@ -207,13 +207,15 @@ def _check_fixed(
         if wanted is not None and wanted != given:
             raise typer.BadParameter(f"--{option}: this index was made with {given}; make another index for {wanted}")
     book = engine.index.codebook
-    if book is None:
+    if book is None:  # the run that made the index ended before it had words
+        if (codebook, words, bits) != (None, None, None):
+            engine.choose_words(codebook_from(codebook) if codebook is not None else None, words, bits)
         return
     if words is not None and words != book.words:
         raise typer.BadParameter(f"--words: this index has {book.words} words; make another index for {words}")
     if bits is not None and bits != book.bits:
         raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; make another index for {bits}")
-    if codebook is not None and (codebook_from(codebook).centroids != book.centroids).any():
+    if codebook is not None and not codebook_from(codebook).same_as(book):
         raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
 
 

@@ -65,6 +65,16 @@ class Codebook:
         index.add(self.centroids)
         return index
 
+    def same_as(self, other: Codebook) -> bool:
+        """Say whether another codebook gives the same words and residuals."""
+        pairs = (
+            (self.centroids, other.centroids), (self.projection, other.projection), (self.medians, other.medians)
+        )  # fmt: skip
+        return all(
+            (one is None) == (two is None) and (one is None or two is None or np.array_equal(one, two))
+            for one, two in pairs
+        )
+
     def check_dim(self, dim: int) -> None:
         """Raise :class:`CodebookError` unless the words are of ``dim`` dimensions."""
         if self.dim != dim:

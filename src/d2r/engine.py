@@ -22,7 +22,7 @@ from d2r import build
 from d2r.aggregate import KERNELS, Aggregated, aggregate, assign
 from d2r.boxes import Box, Boxes
 from d2r.build import Progress, Report
-from d2r.codebook import Codebook
+from d2r.codebook import Codebook, CodebookError
 from d2r.describe import Description, describe_query
 from d2r.features import make_extractor
 from d2r.features.base import Features
@@ -135,8 +135,7 @@ class Engine:
         """
         make_selector(regions)
         dim = make_extractor(features).dim
-        if bits is not None and not 1 <= bits <= dim:
-            raise ValueError(f"bits must be from 1 to {dim}, the dimension of the features")
+        _checked_bits(bits, dim)
         if codebook is not None:
             codebook.check_dim(dim)
         if max_side < 32:
@@ -148,6 +147,15 @@ class Engine:
             with index.writing() as writer:
                 writer.set_codebook(codebook)
         return engine
+
+    def choose_words(self, codebook: Codebook | None, words: int | None, bits: int | None) -> None:
+        """Say anew how an index without visual words gets them; arguments as of :meth:`create`."""
+        with self.index.writing() as writer:
+            if codebook is not None:
+                codebook.check_dim(self._extractor.dim)
+                writer.set_codebook(codebook)
+            writer.put_setting("words", words)
+            writer.put_setting("bits", _checked_bits(bits, self._extractor.dim))
 
     @staticmethod
     def open(folder: PathLike) -> Engine:
@@ -193,20 +201,20 @@ class Engine:
         root = _absolute(folder)
         if not Path(root).is_dir():
             raise NotADirectoryError(f"{display_path(root)}: not a folder")
-        hidden: list[tuple[str, str]] = []
+        hidden: list[OSError] = []
         with self.index.writing() as writer:
-            found = find_pictures(Path(root), on_error=lambda error: hidden.append(_unreadable(error)))
-            listing = writer.listing(found)
+            listing = writer.listing(find_pictures(Path(root), on_error=hidden.append))
             if not listing.files:
                 endings = ", ".join(sorted(SUFFIXES))
                 raise StoreError(f"{display_path(root)}: no pictures there ({endings}); the index is as it was")
-            # What lies under a path that could not be read may still be there.
-            unknown = tuple(os.path.join(path, "") for path, _ in hidden)
-            gone = [row for row in listing.gone(root) if not row.path.startswith(unknown)]
+            # What could not be read, or lies under it, may still be there.
+            unread = {str(error.filename) for error in hidden if not isinstance(error, FileNotFoundError)}
+            under = tuple(os.path.join(path, "") for path in unread)
+            gone = [row for row in listing.gone(root) if row.path not in unread and not row.path.startswith(under)]
             writer.remove(gone)
             report = self._fill(writer, listing, workers, max_pixels, progress)
         report.removed = sum(row.segment is not None for row in gone)
-        report.skipped += hidden
+        report.skipped += [_unreadable(error) for error in hidden]
         return report
 
     def add(
@@ -412,6 +420,12 @@ def codebook_from(path: PathLike) -> Codebook:
         if engine.index.codebook is None:
             raise StoreError(f"{source}: this index has no visual words yet")
         return engine.index.codebook
+
+
+def _checked_bits(bits: int | None, dim: int) -> int | None:
+    if bits is not None and not 1 <= bits <= dim:
+        raise CodebookError(f"codes can have from 1 to {dim} bits, one a dimension of the features, not {bits}")
+    return bits
 
 
 def _absolute(path: PathLike) -> str:

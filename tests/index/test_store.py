@@ -18,7 +18,7 @@ import pytest
 from d2r.aggregate import KERNELS, Aggregated, pack_signs, similarity
 from d2r.codebook import Codebook
 from d2r.features.base import Features
-from d2r.index import Entry, Index, PictureState, StoreError
+from d2r.index import Entry, Index, Job, PictureState, StoreError
 from d2r.index.catalogue import FORMAT
 
 WORDS, DIM = 50, 128
@@ -445,6 +445,123 @@ def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):
         with Index(index.folder) as reader:
             assert reader.check(), change
         (index.folder / "catalogue.sqlite").write_bytes(good)
+
+
+def test_a_new_time_alone_moves_no_descriptor_even_when_it_was_merged_meanwhile(index):
+    for seed in range(7):
+        put(index, [seed])
+    listed = Job("/photos/3.jpg", 1, 99)
+    put(index, [7])  # the eighth segment: all are merged
+    with index.writing() as writer:
+        writer.touch([listed, Job("/photos/unknown.jpg", 1, 99)])
+    assert index.picture("/photos/3.jpg").mtime_ns == 99
+    assert index.check() == []
+    assert index.search(entry(3).aggregated, 1)[0].picture.path == "/photos/3.jpg"
+
+
+def test_rows_that_were_read_before_a_merge_still_remove_their_pictures(index):
+    for seed in range(3):
+        put(index, [seed])
+    rows = list(index.pictures())
+    with index.writing() as writer:
+        writer.compact()
+        writer.remove(rows[:2])
+    assert index.check() == []
+    assert [name for name, _ in ranking(index, entry(2).aggregated)] == ["2"]
+
+
+def test_features_are_found_where_a_merge_moved_them(index):
+    for seed in range(3):
+        put(index, [seed])
+    hit = index.search(entry(1).aggregated, 1)[0]
+    with index.writing() as writer:
+        writer.compact()
+        assert index.features(hit.picture).positions[0, 0] == 1
+        assert len(index.regions(hit.picture)[0]) == 1
+        writer.remove([hit.picture])
+    with pytest.raises(StoreError, match="removed from the index meanwhile"):
+        index.features(hit.picture)
+
+
+def test_every_picture_is_read_once_though_segments_merge_meanwhile(index):
+    for seed in range(6):
+        put(index, [seed])
+    seen = []
+    for picture, aggregated in index.aggregated():
+        seen.append(Path(picture.path).stem)
+        np.testing.assert_array_equal(aggregated.words, entry(int(seen[-1])).aggregated.words)
+        if len(seen) == 2:
+            with index.writing() as writer:
+                writer.compact()
+    assert sorted(seen) == [str(seed) for seed in range(6)]
+
+
+def test_a_picture_that_the_catalogue_lost_ends_a_search_with_an_error(index):
+    put(index, range(3))
+    with sqlite3.connect(index.folder / "catalogue.sqlite") as connection:
+        connection.execute("DELETE FROM pictures WHERE id = 2")
+    connection.close()
+    with pytest.raises(StoreError, match="lost pictures"):
+        index.search(entry(1).aggregated, 3)
+
+
+def test_damage_is_not_merged_under_a_new_checksum(index):
+    for seed in range(3):
+        put(index, [seed])
+    file = index.folder / "segments" / "000002" / "descriptors.npy"
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    with index.writing() as writer, pytest.raises(StoreError, match=r"000002/descriptors\.npy: its content is not"):
+        writer.compact()
+    assert len(index.check()) == 1
+
+
+def test_a_missing_codebook_is_an_error_and_not_learned_anew(index):
+    put(index, [1])
+    index.codebook_file.unlink()
+    with Index(index.folder) as reader:
+        with pytest.raises(StoreError, match=r"codebook\.safetensors: missing"):
+            _ = reader.codebook
+        assert len(reader.check()) == 1
+
+
+def test_a_codebook_of_a_writer_that_died_before_its_commit_is_forgotten(tmp_path):
+    with Index.create(tmp_path / "x.index", {}) as index:
+        codebook = Codebook(np.random.default_rng(0).normal(size=(WORDS, DIM)).astype(np.float32))
+        codebook.save(index.codebook_file)
+        with index.writing() as writer:
+            assert index.codebook is None
+            writer.set_codebook(codebook)
+        assert index.codebook is not None
+        assert index.check() == []
+
+
+def test_queries_that_do_not_fit_are_refused(index):
+    put(index, [1])
+    narrow = entry(1).aggregated
+    with pytest.raises(ValueError, match="64 bits"):
+        index.search(Aggregated(narrow.words, narrow.vectors[:, :1], 64), 1)
+    with pytest.raises(ValueError, match="top must be"):
+        index.search(narrow, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user needs the superuser")
+def test_a_reader_without_the_right_to_write_sees_what_a_writer_committed(index, tmp_path):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(0o755)
+    with index.writing() as writer:
+        for seed in range(5):
+            writer.put([(state(seed), entry(seed))])
+        for path in [index.folder, *index.folder.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        code = (
+            "import os, sys; from pathlib import Path; from d2r.index import Index; os.setuid(65534);"
+            "print(Index(Path(sys.argv[1])).size().pictures)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, index.folder], capture_output=True, text=True, check=False)
+    assert done.stdout == "5\n", done.stderr
 
 
 def test_searches_during_changes_always_see_one_whole_state(index):

@@ -176,6 +176,8 @@ class Catalogue:
         try:
             with self._lock:
                 return self.connection.execute(sql, parameters).fetchall()
+        except sqlite3.ProgrammingError as error:
+            raise StoreError(f"{self.folder}: the index was closed") from error
         except sqlite3.OperationalError:
             raise  # busy, full or the like: nothing is wrong with the file
         except sqlite3.DatabaseError as error:
@@ -237,6 +239,11 @@ class Catalogue:
         """Return the picture of a path."""
         rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE path = ?", [os.fsencode(path)])
         return _picture(rows[0]) if rows else None
+
+    def in_segment(self, segment: int) -> dict[int, PictureRow]:
+        """Return the live pictures of a segment by slot; none when it was merged or removed meanwhile."""
+        rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE segment = ?", [segment])
+        return {row[9]: _picture(row) for row in rows}
 
     def at_places(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], PictureRow]:
         """Return the live pictures of (segment, slot) places; those that were removed or moved meanwhile are not in."""
@@ -316,11 +323,14 @@ class Catalogue:
             self._bury([(segment, slot) for _, _, segment, slot in moves])
 
     def drop_pictures(self, pictures: Iterable[PictureRow]) -> None:
-        """Remove pictures; their descriptors are dead from then on."""
-        rows = list(pictures)
+        """Remove pictures, wherever they are by now; their descriptors are dead from then on."""
+        ids = [(picture.id,) for picture in pictures]
         with self._lock:
-            self._bury([(row.segment, row.slot) for row in rows if row.segment is not None])
-            self.connection.executemany("DELETE FROM pictures WHERE id = ?", [(row.id,) for row in rows])
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO dead SELECT segment, slot FROM pictures WHERE id = ? AND segment IS NOT NULL",
+                ids,
+            )
+            self.connection.executemany("DELETE FROM pictures WHERE id = ?", ids)
 
     def drop_dead_segments(self) -> None:
         """Remove the segments of which every slot is dead."""
@@ -417,8 +427,11 @@ def _crc(values: Sequence[Any]) -> int:
 
 def _connect(file: Path, *, write: bool) -> sqlite3.Connection:
     address = "file:" + quote(os.fsencode(file.absolute()))
-    # WAL needs to write beside the database even to read it; on a read-only medium nothing changes anyway.
-    reading = "ro" if os.access(file.parent, os.W_OK) else "ro&immutable=1"
+    # To read a database with a log SQLite must write beside it, or find the log's files there. Where it can do neither,
+    # as on a read-only medium, nothing changes either.
+    log = file.with_name(f"{file.name}-wal")
+    fixed = not os.access(file.parent, os.W_OK) and not log.exists()
+    reading = "ro&immutable=1" if fixed else "ro"
     uri = f"{address}?mode={'rw' if write else reading}"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0)

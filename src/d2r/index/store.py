@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -103,6 +104,7 @@ class Index:
     """
 
     def __init__(self, folder: Path | str, *, threads: int | None = None) -> None:
+        _allow_files()
         self.folder = folder = Path(folder)
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="search")
@@ -140,8 +142,11 @@ class Index:
     @property
     def codebook(self) -> Codebook | None:
         """The visual words; None until a writer has set them."""
-        if self._codebook is None and (self.folder / _CODEBOOK).is_file():
-            self._codebook = Codebook.load(self.folder / _CODEBOOK)
+        if self._codebook is None:
+            if self.codebook_file.is_file():
+                self._codebook = Codebook.load(self.codebook_file)
+            elif _DIGEST in self._catalogue.settings():
+                raise StoreError(f"{self.codebook_file}: missing; restore it, or index the photos again elsewhere")
         return self._codebook
 
     @property
@@ -186,23 +191,35 @@ class Index:
 
         They are scored together, segment by segment, so that each part of the index is read once for all of them.
         """
+        if top < 1:
+            raise ValueError("top must be 1 or more")
         while True:
-            found = self._rank(queries, top)
+            snapshot = self._fresh()
+            found = self._rank(snapshot, queries, top)
             places = sorted({place for one in found for _, place in one})
             pictures = self._catalogue.at_places(places)
             if len(pictures) == len(places):
-                # Of equal scores the picture that was in the index first comes first, wherever its descriptor is now.
+                # Of equal scores the picture that was in the index first comes first. Which of several at the end of
+                # the list are in it at all depends on where their descriptors are.
                 return [
                     sorted(
                         (Hit(pictures[place], score) for score, place in one),
                         key=lambda hit: (-hit.score, hit.picture.id),
                     )
                     for one in found
-                ]  # else a commit moved or removed one of them meanwhile: look again
+                ]
+            if self._catalogue.version() == snapshot.version:
+                raise StoreError(f"{self.folder}: its catalogue has lost pictures; `d2r check` says more")
+            # A commit moved or removed one of them meanwhile: look again.
 
-    def _rank(self, queries: Sequence[Aggregated], top: int) -> list[list[tuple[float, tuple[int, int]]]]:
+    def _rank(
+        self, snapshot: _Snapshot, queries: Sequence[Aggregated], top: int
+    ) -> list[list[tuple[float, tuple[int, int]]]]:
         """Return score and place of the best pictures of each query, in no order."""
-        snapshot = self._fresh()
+        blocks = {segment.posting_codes.shape[1] for segment in snapshot.segments.values()}
+        for query in queries:
+            if query.vectors.dtype != np.uint64 or blocks - {query.vectors.shape[1]}:
+                raise ValueError(f"a query's codes of {query.dim} bits are not like those of the index")
         # The largest first: the last to be done are then small, and no thread waits long.
         numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))
         threads = min(self._threads, len(numbers))
@@ -221,32 +238,42 @@ class Index:
 
     def features(self, picture: PictureRow) -> Features:
         """Return the local features that the index keeps of a picture."""
-        segment, slot = self._place(picture)
+        segment, slot = self._placed(picture)
         return segment.features(slot)
 
     def regions(self, picture: PictureRow) -> tuple[Boxes, NDArray[np.float32]]:
         """Return the boxes (R, 4) that were described, the whole picture first, and their scores (R,)."""
-        segment, slot = self._place(picture)
+        segment, slot = self._placed(picture)
         return segment.regions(slot)
 
     def aggregated(self) -> Iterator[tuple[PictureRow, Aggregated]]:
-        """Yield every picture that can be found with its aggregated descriptor."""
-        snapshot = self._fresh()
-        assert self.codebook is not None or not snapshot.segments
-        for number, segment in snapshot.segments.items():
-            assert self.codebook is not None
-            pictures = self._catalogue.at_places([(number, slot) for slot in range(len(segment))])
-            for slot, aggregated in enumerate(segment.aggregated(self.codebook.bits)):
-                if (number, slot) in pictures:
-                    yield pictures[number, slot], aggregated
+        """Yield every picture that can be found with its aggregated descriptor, each once even when segments merge."""
+        finished: set[int] = set()
+        yielded: set[int] = set()
+        while left := [(number, one) for number, one in self._fresh().segments.items() if number not in finished]:
+            number, segment = left[0]
+            pictures = self._catalogue.in_segment(number)
+            codebook = self.codebook
+            if codebook is not None and pictures:
+                for slot, aggregated in enumerate(segment.aggregated(codebook.bits)):
+                    if slot in pictures and pictures[slot].id not in yielded:
+                        yielded.add(pictures[slot].id)
+                        yield pictures[slot], aggregated
+            finished.add(number)
 
-    def _place(self, picture: PictureRow) -> tuple[Segment, int]:
-        if picture.segment is None or picture.slot is None:
-            raise StoreError(f"{picture.path}: the index holds no descriptor of it ({picture.problem})")
-        segment = self._fresh().segments.get(picture.segment)
-        if segment is None:
-            raise StoreError(f"{picture.path}: it was removed from the index meanwhile")
-        return segment, picture.slot
+    def _placed(self, picture: PictureRow) -> tuple[Segment, int]:
+        """Return where a picture's descriptor is by now."""
+        for _ in range(100):
+            if picture.segment is None or picture.slot is None:
+                raise StoreError(f"{picture.path}: the index holds no descriptor of it ({picture.problem})")
+            segment = self._fresh().segments.get(picture.segment)
+            if segment is not None:
+                return segment, picture.slot
+            now = self._catalogue.at_path(picture.path)  # a merge moved it
+            if now is None:
+                break
+            picture = now
+        raise StoreError(f"{picture.path}: it was removed from the index meanwhile")
 
     def _fresh(self) -> _Snapshot:
         """Return the state of the last commit, mapping what is new."""
@@ -294,11 +321,17 @@ class Index:
                     problems.append(f"{self.codebook_file}: its content is not what was written")
             except OSError as error:
                 problems.append(f"{self.codebook_file}: cannot be read ({error.strerror or error})")
-        layout = self._catalogue.layout()
-        for done, row in enumerate(layout.segments):
-            progress(done, len(layout.segments))
-            problems += check_segment(_segment_folder(self.folder, row.id), row.digests)
-        progress(len(layout.segments), len(layout.segments))
+        checked: set[int] = set()
+        while left := [row for row in self._catalogue.layout().segments if row.id not in checked]:
+            progress(len(checked), len(checked) + len(left))
+            row = left[0]
+            found = check_segment(_segment_folder(self.folder, row.id), row.digests)
+            if found and any(one.id == row.id for one in self._catalogue.layout().segments):
+                problems += found  # else it was merged meanwhile
+            checked.add(row.id)
+        progress(len(checked), len(checked))
+        if checked and expected is None:
+            problems.append(f"{self.codebook_file}: the catalogue has no checksum of it")
         return problems
 
     @contextmanager
@@ -333,6 +366,8 @@ class Writer:
         self._index = index
         self._catalogue = catalogue
         self._sweep()
+        if _DIGEST not in catalogue.settings():
+            index.codebook_file.unlink(missing_ok=True)  # left by a process that died before its commit
 
     def set_codebook(self, codebook: Codebook) -> None:
         """Set the visual words of an index that has none yet."""
@@ -390,10 +425,19 @@ class Writer:
             self._merge(group)
         progress(len(groups), len(groups))
 
-    def touch(self, pictures: Sequence[PictureRow]) -> None:
+    def touch(self, files: Sequence[Job]) -> None:
         """Record new size and time of files whose content is what it was."""
         with self._catalogue.transaction():
-            self._catalogue.put_pictures(pictures)
+            rows = [(self._catalogue.at_path(file.path), file) for file in files]
+            self._catalogue.put_pictures(
+                [row._replace(size=file.size, mtime_ns=file.mtime_ns) for row, file in rows if row is not None]
+            )
+
+    def put_setting(self, key: str, value: Any) -> None:
+        """Change a setting."""
+        with self._catalogue.transaction():
+            self._catalogue.put_setting(key, value)
+        self._index.settings[key] = value
 
     def remove(self, pictures: Sequence[PictureRow]) -> None:
         """Remove pictures; a search that begins after this does not find them."""
@@ -437,7 +481,13 @@ class Writer:
 
     def _merge(self, group: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
         """Make one segment of slots of others."""
-        sources = [(Segment.load(_segment_folder(self._index.folder, number)), slots) for number, slots in group]
+        digests = {row.id: row.digests for row in self._catalogue.layout().segments}
+        sources = []
+        for number, slots in group:
+            folder = _segment_folder(self._index.folder, number)
+            if problems := check_segment(folder, digests[number]):  # else damage would get a checksum of its own
+                raise StoreError(f"{problems[0]}; restore it or index again")
+            sources.append((Segment.load(folder), slots))
         number = self._catalogue.next_segment()
         written = merge_segments(self._place(number), sources)
         old = [(source, int(slot)) for source, slots in group for slot in slots]
@@ -460,6 +510,15 @@ class Writer:
         for folder in (self._index.folder / _SEGMENTS).glob("*"):
             if folder.name not in live:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _allow_files() -> None:
+    """Let this process open as many files as the system allows it: a segment needs thirteen."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 10_240 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _segment_folder(index: Path, number: int) -> Path:
