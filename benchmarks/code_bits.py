@@ -2,7 +2,7 @@
 
     python benchmarks/code_bits.py SET [--words N] [--cache FOLDER]
 
-The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise. 128 is the random
+Without verification. The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise. 128 is the random
 rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --words N`` keeps in the cache.
 """
 
@@ -31,15 +31,14 @@ def main() -> None:
     options = parser.parse_args()
     workers = default_workers()
     benchmark = load_benchmark(options.set)
-    setup = Setup(Recipe(REGIONS, "rootsift", MAX_SIDE, VERIFY_FEATURES), ("asmk*", "r-asmk*"), options.words, 100)
+    setup = Setup(Recipe(REGIONS, "rootsift", MAX_SIDE, VERIFY_FEATURES), ("asmk*", "r-asmk*"), options.words, 0)
     described = extract(benchmark, setup.recipe, options.cache, workers=workers, max_pixels=MAX_PIXELS, progress=_quiet)
     plain = Codebook.load(codebook_file(benchmark, described, setup, options.cache, None, _quiet))
     rows = []
-    inliers: dict[tuple[int, int], int] = {}
     for bits in (None, 128, 64, 32):
         projection = None if bits is None else random_rotation(plain.dim, 0)[:bits]
         file = codebook_file(benchmark, described, setup, options.cache, replace(plain, projection=projection), _quiet)
-        found = compare(benchmark, described, setup, file, inliers, workers=workers, progress=_quiet)
+        found = compare(benchmark, described, setup, file, {}, workers=workers, progress=_quiet)
         name = "" if bits is None else f", {bits} bits"
         rows += [replace(row, method=row.method + name) for row in found]
     print(as_text(accuracy_table(rows, f"Codes of fewer bits ({options.set.name}: {len(benchmark.queries)} queries)")))

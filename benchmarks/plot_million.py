@@ -27,10 +27,12 @@ def main() -> None:
     ]
     pictures = [row["pictures"] for row in rows]
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for threads, style in ((1, "o-"), (2, "s-")):
+    for threads, marker in ((1, "o"), (2, "s")):
         median, slow = zip(*(row[f"search_ms_{threads}_again"] for row in rows), strict=True)
-        (line,) = axes.plot(pictures, median, style, label=f"{threads} thread{'s' * (threads > 1)}, median")
-        axes.plot(pictures, slow, style, mfc="none", ls=":", color=line.get_color(), label="its 99th percentile")
+        (line,) = axes.plot(pictures, median, marker=marker, label=f"{threads} thread{'s' * (threads > 1)}, median")
+        axes.plot(
+            pictures, slow, marker=marker, mfc="none", ls=":", color=line.get_color(), label="its 99th percentile"
+        )
     axes.set(xscale="log", yscale="log", xlabel="pictures", ylabel="milliseconds a search (best 100)")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend()
