@@ -1,0 +1,42 @@
+"""Learn many visual words from descriptions that ``d2r evaluate`` has kept, a part of the descriptors of each picture.
+
+    python benchmarks/large_codebook.py --cache d2r-cache --out words.safetensors PHOTOS...
+
+PHOTOS are folders of pictures that were described with the default regions and features, by an evaluation with the same
+cache. Takes 20 descriptors a word and 8 iterations: 7 minutes for 65,536 words on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+from d2r.codebook import train_codebook
+from d2r.evaluate.extraction import sample_descriptors
+from d2r.walk import find_pictures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("--cache", type=Path, default=Path("d2r-cache"))
+    parser.add_argument("--words", type=int, default=65_536)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    described = {file.stem: file for file in options.cache.glob("rmac-levels-2-rootsift-*/*.safetensors")}
+    jobs = [job for folder in options.photos for job in find_pictures(folder)]
+    names = [hashlib.blake2b(Path(job.path).read_bytes(), digest_size=16).hexdigest() for job in jobs]
+    files = [described[name] for name in names if name in described]
+    sample = sample_descriptors(files, options.words * 20)
+    started = time.perf_counter()
+    train_codebook(sample, options.words, iterations=8).save(options.out)
+    print(
+        f"{options.words:,} words from {len(sample):,} descriptors of {len(files):,} of {len(jobs):,} pictures"
+        f" in {time.perf_counter() - started:,.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
