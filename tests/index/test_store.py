@@ -236,8 +236,8 @@ _WRITER = """
                     writer.compact()
 """
 
-# One process imports everything and loads the compiled code, and forks a writer for each line it reads.
-_FORKER = (
+# Imports everything and loads the compiled code, then waits to be told where to start.
+_READY_WRITER = (
     textwrap.dedent(_WRITER)
     + """
 import tempfile
@@ -246,41 +246,39 @@ from test_store import created, put
 with tempfile.TemporaryDirectory() as folder, created(Path(folder, "x.index")) as warm:
     for number in range(9):
         put(warm, [number])
-
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        write(int(line))
-        os._exit(1)
-    print("child", child, flush=True)
-    os.waitpid(child, 0)
-    print("end", flush=True)
+write(int(sys.stdin.readline()))
 """
 )
 
 
+def ready_writer(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", _READY_WRITER, folder, Path(__file__).parent],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(900)
 def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(quick_index):
     index = quick_index
     rng = random.Random(0)
     expected: set[int] = set()
     start = 0
-    forker = subprocess.Popen(
-        [sys.executable, "-c", _FORKER, index.folder, Path(__file__).parent],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    waiting = [ready_writer(index.folder) for _ in range(2)]
     moments = 0
-    for _ in range(100):
-        forker.stdin.write(f"{start}\n")
-        forker.stdin.flush()
-        lines = []
-        while not ("ready" in lines and any(line.startswith("child") for line in lines)):
-            lines.append(forker.stdout.readline().strip())
+    for turn in range(100):
+        process = waiting.pop(0)
+        if turn < 98:
+            waiting.append(ready_writer(index.folder))
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0.0, 0.15))
-        os.kill(int(next(line for line in lines if line.startswith("child")).split()[1]), signal.SIGKILL)
-        while lines[-1] != "end":
-            lines.append(forker.stdout.readline().strip())
+        process.kill()
+        lines = process.stdout.read().split("\n")  # not communicate(), which would lose what readline() read ahead
+        process.wait()
         acknowledged = [int(line) for line in lines if line.lstrip("-").isdigit()]
         moments += bool(acknowledged)
         for number in acknowledged:
@@ -301,8 +299,6 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
                 )
             assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
             expected, start = numbers, max(numbers, default=start) + 1
-    forker.stdin.close()
-    assert forker.wait() == 0
     assert moments > 50
 
 
