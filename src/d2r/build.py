@@ -119,12 +119,11 @@ def fill(
     outcomes = map_in_processes(function, listing.jobs(), workers=workers, prepare=prepare_worker)
     for done, (job, result) in enumerate(outcomes, start=1):
         outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
-        old = index.picture(job.path)
         if outcome.unchanged:
             batch.touched.append(job)
             report.unchanged += 1
         else:
-            _count(report, outcome, old)
+            _count(report, outcome, index.picture(job.path))
             batch.put(outcome.state, outcome.entry)
         batch.commit(force=False)
         progress("index", done, listing.pending)

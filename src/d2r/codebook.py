@@ -197,8 +197,7 @@ def train_codebook(
     Raises:
         CodebookError: there are fewer descriptors than words, or more bits than dimensions.
     """
-    if bits is not None and not 1 <= bits <= descriptors.shape[1]:
-        raise CodebookError(f"codes can have from 1 to {descriptors.shape[1]} bits, not {bits}")
+    check_bits(bits, descriptors.shape[1])
     if words < 1:
         raise CodebookError("a codebook needs at least one word")
     if len(descriptors) < words:
@@ -214,9 +213,15 @@ def train_codebook(
     clustering.update_index = True  # the partition follows the words
     clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
     centroids = faiss.vector_to_array(clustering.centroids).reshape(words, dim)
-    projection = None if bits is None else random_rotation(descriptors.shape[1], seed)[:bits]
+    projection = None if bits is None else random_rotation(dim, seed)[:bits]
     plain = Codebook(centroids, projection)
     return Codebook(centroids, projection, _medians(plain, descriptors)) if medians else plain
+
+
+def check_bits(bits: int | None, dim: int) -> None:
+    """Raise :class:`CodebookError` unless codes of features of ``dim`` dimensions can have so many bits."""
+    if bits is not None and not 1 <= bits <= dim:
+        raise CodebookError(f"codes can have from 1 to {dim} bits, not {bits}; at most one a dimension of the features")
 
 
 def _nearest(words: int, dim: int) -> Any:

@@ -22,7 +22,7 @@ from d2r import build
 from d2r.aggregate import KERNELS, Aggregated, aggregate, assign
 from d2r.boxes import Box, Boxes
 from d2r.build import Progress, Report
-from d2r.codebook import Codebook, CodebookError
+from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
 from d2r.features import make_extractor
 from d2r.features.base import Features
@@ -135,7 +135,7 @@ class Engine:
         """
         make_selector(regions)
         dim = make_extractor(features).dim
-        _checked_bits(bits, dim)
+        check_bits(bits, dim)
         if codebook is not None:
             codebook.check_dim(dim)
         if max_side < 32:
@@ -150,12 +150,14 @@ class Engine:
 
     def choose_words(self, codebook: Codebook | None, words: int | None, bits: int | None) -> None:
         """Say anew how an index without visual words gets them; arguments as of :meth:`create`."""
+        check_bits(bits, self._extractor.dim)
+        if codebook is not None:
+            codebook.check_dim(self._extractor.dim)
         with self.index.writing() as writer:
             if codebook is not None:
-                codebook.check_dim(self._extractor.dim)
                 writer.set_codebook(codebook)
             writer.put_setting("words", words)
-            writer.put_setting("bits", _checked_bits(bits, self._extractor.dim))
+            writer.put_setting("bits", bits)
 
     @staticmethod
     def open(folder: PathLike) -> Engine:
@@ -420,12 +422,6 @@ def codebook_from(path: PathLike) -> Codebook:
         if engine.index.codebook is None:
             raise StoreError(f"{source}: this index has no visual words yet")
         return engine.index.codebook
-
-
-def _checked_bits(bits: int | None, dim: int) -> int | None:
-    if bits is not None and not 1 <= bits <= dim:
-        raise CodebookError(f"codes can have from 1 to {dim} bits, one a dimension of the features, not {bits}")
-    return bits
 
 
 def _absolute(path: PathLike) -> str:
