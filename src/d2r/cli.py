@@ -82,6 +82,7 @@ def _explain(error: Exception) -> None:
     from d2r.boxes import BoxError
     from d2r.codebook import CodebookError
     from d2r.datasets.bundled import BundledError
+    from d2r.datasets.detection import DetectionDataError
     from d2r.datasets.download import DownloadError
     from d2r.datasets.ground_truth import ClutterError
     from d2r.datasets.landmark_csv import LandmarkBoxesError
@@ -99,6 +100,7 @@ def _explain(error: Exception) -> None:
         BundledError,
         ClutterError,
         CodebookError,
+        DetectionDataError,
         DownloadError,
         GroundTruthError,
         ImageError,

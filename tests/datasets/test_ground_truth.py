@@ -27,7 +27,7 @@ def _set(document: dict[str, Any], path: tuple[str | int, ...], value: object) -
         (("queries", 1, "box"), [1, 2, 3], r"queries\[1\]\.box: expected a list of 4"),
         (("queries", 1, "box"), [9, 2, 3, 4], r"queries\[1\]\.box: expected a box"),
         (("queries", 0, "box", 2), "wide", r"queries\[0\]\.box\[2\]: expected a number, found 'wide'"),
-        (("queries", 0, "path"), "../../secret.jpg", r"queries\[0\]\.path: expected a path within the set"),
+        (("queries", 0, "path"), "../../secret.jpg", r"queries\[0\]\.path: expected a path within the folder"),
         (("queries", 0, "positives"), {}, r"queries\[0\]\.positives: expected a list"),
         (("database", 2), 5, r"database\[2\]: expected an object"),
         (("database", 2), {}, r"database\[2\]\.path: missing"),

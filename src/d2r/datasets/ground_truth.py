@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
 from d2r.boxes import PixelBox
 from d2r.datasets.difficulty import ClutterConfig
-from d2r.files import display_path, replacing
+from d2r.datasets.json_node import Node, read_json
+from d2r.files import replacing
 
 Homography: TypeAlias = tuple[tuple[float, ...], ...]
 
@@ -126,14 +126,7 @@ def load_set(folder: Path) -> ClutterSet:
         ClutterError: the file is missing, is not JSON, or a field is missing or wrong; the message names the file and
             the field, for instance ``queries[3].box``.
     """
-    file = folder / GROUND_TRUTH
-    name = display_path(file)
-    try:
-        root = _Node(json.loads(file.read_text(encoding="utf-8")), name, "")
-    except OSError as error:
-        raise ClutterError(f"{name}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ClutterError(f"{name}: not JSON ({error})") from error
+    root = read_json(folder / GROUND_TRUTH, ClutterError)
     if root["format"].text() != _FORMAT:
         raise root["format"].wrong(f"{_FORMAT!r}; the set was composed by another version")
     return ClutterSet(
@@ -170,7 +163,7 @@ def load_set(folder: Path) -> ClutterSet:
     )
 
 
-def _load_planted(node: _Node) -> Planted:
+def _load_planted(node: Node) -> Planted:
     if node["kind"].text() not in ("instance", "decoy"):
         raise node["kind"].wrong("'instance' or 'decoy'")
     decoy = node["kind"].text() == "decoy"
@@ -183,7 +176,7 @@ def _load_planted(node: _Node) -> Planted:
     )
 
 
-def _load_config(node: _Node) -> ClutterConfig:
+def _load_config(node: Node) -> ClutterConfig:
     hints = get_type_hints(ClutterConfig)
     values = {field.name: _SETTINGS[hints[field.name]](node[field.name]) for field in dataclasses.fields(ClutterConfig)}
     try:
@@ -192,71 +185,10 @@ def _load_config(node: _Node) -> ClutterConfig:
         raise ClutterError(f"{node.file}: {node.field}.{error}") from error
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A value of a JSON document that knows its file and field, for errors."""
-
-    value: object
-    file: str
-    field: str
-
-    def wrong(self, expected: str) -> ClutterError:
-        return ClutterError(
-            f"{self.file}: {self.field or 'the document'}: expected {expected}, found {self.value!r:.60}"
-        )
-
-    def __getitem__(self, key: str) -> _Node:
-        if not isinstance(self.value, dict):
-            raise self.wrong("an object")
-        field = f"{self.field}.{key}".lstrip(".")
-        if key not in self.value:
-            raise ClutterError(f"{self.file}: {field}: missing")
-        return _Node(self.value[key], self.file, field)
-
-    def __iter__(self) -> Iterator[_Node]:
-        return iter(self.items())
-
-    def items(self, count: int | None = None) -> list[_Node]:
-        if not isinstance(self.value, list) or count not in (None, len(self.value)):
-            raise self.wrong("a list" if count is None else f"a list of {count}")
-        return [_Node(value, self.file, f"{self.field}[{k}]") for k, value in enumerate(self.value)]
-
-    def text(self) -> str:
-        if not isinstance(self.value, str):
-            raise self.wrong("text")
-        return self.value
-
-    def inside(self) -> str:
-        """Return the path of a file in the set; one that leads out of it is refused."""
-        path = PurePosixPath(self.text())
-        if path.is_absolute() or ".." in path.parts:
-            raise self.wrong("a path within the set")
-        return self.text()
-
-    def number(self) -> float:
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not math.isfinite(self.value):
-            raise self.wrong("a number")
-        return self.value
-
-    def whole(self) -> int:
-        if isinstance(self.value, bool) or not isinstance(self.value, int):
-            raise self.wrong("a whole number")
-        return self.value
-
-    def numbers(self, count: int) -> tuple[float, ...]:
-        return tuple(node.number() for node in self.items(count))
-
-    def box(self) -> PixelBox:
-        x1, y1, x2, y2 = self.numbers(4)
-        if x2 <= x1 or y2 <= y1:
-            raise self.wrong("a box x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-        return (x1, y1, x2, y2)
-
-
-_SETTINGS: Mapping[object, Callable[[_Node], Any]] = {
-    str: _Node.text,
-    int: _Node.whole,
-    float: _Node.number,
+_SETTINGS: Mapping[object, Callable[[Node], Any]] = {
+    str: Node.text,
+    int: Node.whole,
+    float: Node.number,
     tuple[float, float]: lambda node: node.numbers(2),
     tuple[int, int]: lambda node: tuple(item.whole() for item in node.items(2)),
 }

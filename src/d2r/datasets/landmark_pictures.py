@@ -96,6 +96,17 @@ def get_pictures(
         raise DownloadError(display_path(folder), "another process is fetching into it") from error
 
 
+def read_failures(path: Path) -> dict[str, tuple[str, str]]:
+    """Return what could not be fetched: id to address and reason, from ``failures.csv``; empty where it is not there.
+
+    Raises:
+        LandmarkBoxesError: the file cannot be read or is damaged.
+    """
+    if not path.exists():
+        return {}
+    return {picture: (url, reason) for _, (picture, url, reason) in read_rows(path, _COLUMNS)}
+
+
 class _StoppedError(Exception):
     """The call ends; what waits for its turn need not be fetched."""
 
@@ -127,9 +138,7 @@ class _Failures:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows: dict[str, tuple[str, str]] = {}
-        if path.exists():
-            self._rows = {picture: (url, reason) for _, (picture, url, reason) in read_rows(path, _COLUMNS)}
+        self._rows = read_failures(path)
         self._written = time.monotonic()
 
     def __contains__(self, picture: str) -> bool:
