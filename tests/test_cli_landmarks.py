@@ -140,3 +140,28 @@ def test_options_of_landmark_boxes_are_refused_for_other_data_sets(d2r, tmp_path
     status, _, err = d2r("dataset", "get", "roxford5k", "--out", tmp_path, *option)
     assert status == 2
     assert "are for landmark-boxes" in err
+
+
+def test_scenes_for_a_detector_are_composed_from_boxes_and_photographs(d2r, photos, tmp_path):
+    rows = {name: LandmarkPicture(name, None, "petra") for name in ("petra/a.jpg", "petra/b.jpg")}
+    box = FractionBox(0.1, 0.1, 0.9, 0.9)
+    write_dataset(tmp_path / "labels", LandmarkBoxes(rows, {"petra/a.jpg": box}, {"petra/b.jpg": box}))
+    for k in range(12):
+        write(tmp_path / "ordinary" / f"{k}.jpg", texture(k))
+    source = f"{tmp_path / 'labels'}={photos}"
+    command = ["dataset", "compose-detection", source, "--backgrounds", tmp_path / "ordinary"]
+    command += ["--pictures", "3", "--workers", "0", "--out", tmp_path / "set"]
+    status, told, errors = d2r(*command, "--split", "validation", "--leave-out", "10.jpg,11.jpg")
+    assert (status, errors.strip()) == (0, "")
+    assert re.search(r"3 pictures from 1 boxes and \d backgrounds; .*set/boxes\.json", told)
+    assert len(list((tmp_path / "set" / "photos").iterdir())) == 3
+    status, _, errors = d2r(*command)
+    assert status == 1
+    assert "set: not empty; compose into a new folder" in errors
+    status, _, errors = d2r(*command, "--split", "test")
+    assert status == 2
+    assert "there are: training, validation" in errors
+    (photos / "petra" / "a.jpg").unlink()
+    status, _, errors = d2r(*command)
+    assert status == 1
+    assert "petra/a.jpg: listed in" in errors

@@ -923,6 +923,59 @@ def dataset_sample(
     )
 
 
+@dataset_app.command("compose-detection")
+def dataset_compose_detection(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS[=PICTURES]",
+            help="Boxed landmarks to plant: a folder of landmark boxes or a COCO file, and the folder of the pictures.",
+        ),
+    ],
+    backgrounds: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Ordinary photographs, to plant in and to cut decoys from."),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder to write the set to.")],
+    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to compose.")] = 4000,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="training or validation: boxes of that split, and backgrounds (four fifths or one fifth of them) that"
+            " the other does not use."
+        ),
+    ] = "training",
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN,...",
+            help="Do not use backgrounds that show landmarks: *castle*,*church*. May be given again.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Compose pictures to train or to judge a detector with: landmarks with boxes, and decoys planted the same way."""
+    from d2r.datasets.detection import read_training, read_validation
+    from d2r.datasets.detection_scenes import BOXES, compose_scenes, plan_scenes, split_backgrounds
+    from d2r.workers import default_workers
+
+    if split not in ("training", "validation"):
+        raise typer.BadParameter(f"--split {split!r} is not known; there are: training, validation")
+    patterns = [pattern for one in leave_out or () for pattern in one.split(",")]
+    validation = split == "validation"
+    boxed = read_validation(source) if validation else read_training(source)
+    plan = plan_scenes(boxed, split_backgrounds(backgrounds, patterns, validation=validation), seed)
+    with _progress() as progress:
+        skipped = compose_scenes(
+            plan, pictures, folder, workers=default_workers() if workers is None else workers, progress=progress
+        )
+    for one in skipped:
+        out.print(escape(f"skipped {one.path}: {one.reason}"), soft_wrap=True, highlight=False)
+    counts = f"{pictures:,} pictures from {len(plan.landmarks):,} boxes and {len(plan.backgrounds):,} backgrounds"
+    out.print(escape(f"{counts}; {display_path(folder / BOXES)}"), soft_wrap=True, highlight=False)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar with rate and time left for each stage; nothing but its end where the output is not a terminal."""

@@ -81,7 +81,7 @@ def compose_picture(plan: ClutterPlan, index: int) -> Composed:
         return (plan.backgrounds[k] for k in rng.permutation(len(plan.backgrounds)))
 
     background, host = readable((slot.background, *shuffled()))
-    picture = _vary(host, config.side, rng)
+    picture = vary(host, config.side, rng)
     decoys = int(rng.integers(*slot.decoys, endpoint=True))
     planted: list[Planted] = []
     for part in [*([slot.part] if slot.part else []), *[None] * decoys]:
@@ -116,7 +116,7 @@ def _picture_path(index: int) -> str:
     return f"photos/{index:05d}.jpg"
 
 
-def _vary(photo: Picture, side: int, rng: np.random.Generator) -> Picture:
+def vary(photo: Picture, side: int, rng: np.random.Generator) -> Picture:
     """Return most of a background, perhaps mirrored, in slightly other light, its longer side ``side`` pixels."""
     height, width = photo.shape[:2]
     # No panoramas: an object that covers a quarter of the picture must fit into it.

@@ -47,7 +47,7 @@ class ClutterConfig:
 
     def __post_init__(self) -> None:
         valid = {
-            "share": 0 < self.share[0] < self.share[1] <= 0.5,
+            "share": 0 < self.share[0] < self.share[1] < 1,
             "tilt": 0 <= self.tilt < 80,
             "roll": 0 <= self.roll <= 180,
             "stretch": self.stretch >= 1,

@@ -130,6 +130,7 @@ class Stream(enum.IntEnum):
     PLAN = 0
     INSTANCE = 1
     PICTURE = 2
+    SCENE = 3
 
 
 def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
