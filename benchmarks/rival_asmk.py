@@ -150,8 +150,7 @@ def synthetic(options: argparse.Namespace) -> tuple[Codebook, Iterator[list[Pict
 
 
 def described(descriptors: NDArray[np.float32], words: NDArray[np.int32], codebook: Codebook) -> Aggregated:
-    residuals = codebook.residuals(descriptors, words)
-    return aggregate(Assigned(words, residuals, np.zeros(len(words), np.int32), 1), STAR)
+    return aggregate(Assigned(words, *codebook.centre(descriptors, words), np.zeros(len(words), np.int32), 1), STAR)
 
 
 def index_of(batch: list[Picture], codebook: Codebook, first: int) -> list[tuple[PictureState, Entry]]:

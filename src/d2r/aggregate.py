@@ -13,21 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from d2r.codebook import Codebook
+from d2r.native import prefetch
 
 Embedding = Literal["count", "sum", "mean-unit", "unit", "sign"]
 Weights = NDArray[np.float32]
-_Key = TypeVar("_Key", np.int32, np.int64)
 
 # Below this length a sum of residuals is rounding error of a sum that is zero: descriptors have length 1 and
 # float32 rounding is 6e-8, but sums are taken in float64 of float32 residuals, which cancel exactly.
 _ZERO = 1e-12
+
+_AHEAD = 8  # rows between what is summed and what is fetched from memory
+_LINE = 16  # float32 numbers in a cache line
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,16 @@ class Assigned:
 
     Attributes:
         words: int32 (N,).
-        residuals: float32 (N, D), descriptor less word.
+        points: float32 (N, D), descriptors in the space where residuals are taken.
+        origins: float32 (C, D), what is subtracted for each word: the residual of row i is
+            ``points[i] - origins[words[i]]``. None when the points are the residuals.
         regions: int32 (N,), the region (0 to R - 1) a descriptor was taken in; region 0 is the whole picture.
         region_count: R, counting regions that have no descriptor.
     """
 
     words: NDArray[np.int32]
-    residuals: NDArray[np.float32]
+    points: NDArray[np.float32]
+    origins: NDArray[np.float32] | None
     regions: NDArray[np.int32]
     region_count: int
 
@@ -122,7 +128,7 @@ def assign(
     if nearest > 1:
         descriptors, regions = np.repeat(descriptors, nearest, axis=0), np.repeat(regions, nearest)
     flat = words.reshape(-1)
-    return Assigned(flat, codebook.residuals(descriptors, flat), regions.astype(np.int32), region_count)
+    return Assigned(flat, *codebook.centre(descriptors, flat), regions.astype(np.int32), region_count)
 
 
 def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
@@ -132,27 +138,20 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     if kernel.embedding == "count":
         words, counts = np.unique(assigned.words, return_counts=True)
         return Aggregated(words.astype(np.int32), counts[:, None].astype(np.float32), 1)
-    words, regions, sums = _region_sums(assigned)
-    squares = _squares(sums)
-    if kernel.embedding == "mean-unit":
-        alive = squares > _ZERO**2
-        words, regions, sums = words[alive], regions[alive], sums[alive] / np.sqrt(squares[alive, None])
-        squares = np.ones(len(words))
-    if assigned.region_count > 1:
-        norms = np.bincount(regions, weights=squares, minlength=assigned.region_count)
-        g = 1.0 / np.sqrt(np.maximum(norms, _ZERO**2))
-        sums = sums * (g[regions] / assigned.region_count)[:, None]
-        words, sums = _sum_by(words, sums)  # of one region each word has one sum already
-        squares = _squares(sums)
-    alive = squares > _ZERO**2
-    if not alive.all():
-        words, sums, squares = words[alive], sums[alive], squares[alive]
-    dim = sums.shape[1]
-    if kernel.embedding == "sign":
-        return Aggregated(words, pack_signs(sums), dim)
-    if kernel.embedding == "unit":
-        sums = sums / np.sqrt(squares[:, None])
-    return Aggregated(words, sums.astype(np.float32), dim)
+    count, dim = assigned.points.shape
+    signs = kernel.embedding == "sign"
+    out_words = np.empty(count, np.int32)
+    codes = np.zeros((count if signs else 0, -(-dim // 64)), np.uint64)
+    vectors = np.empty((0 if signs else count, dim), np.float32)
+    # One number holds word, region and row: such numbers sort several times faster than a stable argsort does.
+    key = (assigned.words.astype(np.int64) * assigned.region_count + assigned.regions) * count + np.arange(count)
+    key.sort()
+    order = key % max(count, 1)
+    found = _pool(
+        order, assigned.words, assigned.regions, assigned.region_count, assigned.points, assigned.origins,
+        kernel.embedding == "mean-unit", kernel.embedding == "unit", out_words, codes, vectors,
+    )  # fmt: skip
+    return Aggregated(out_words[:found], codes[:found] if signs else vectors[:found], dim)
 
 
 def aggregate_regions(assigned: Assigned, kernel: Kernel) -> list[Aggregated]:
@@ -240,45 +239,127 @@ def _inner(
     return np.asarray(np.einsum("we,we->w", a, b), np.float32)
 
 
-def _squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the squared length of each row."""
-    return np.asarray(np.einsum("nd,nd->n", rows, rows), np.float64)
-
-
 def _region(assigned: Assigned, region: int) -> Assigned:
     if assigned.region_count == 1:
         return assigned
     rows = assigned.regions == region
-    words, residuals = assigned.words[rows], assigned.residuals[rows]
-    return Assigned(words, residuals, np.zeros(len(words), np.int32), 1)
+    words, points = assigned.words[rows], assigned.points[rows]
+    return Assigned(words, points, assigned.origins, np.zeros(len(words), np.int32), 1)
 
 
-def _region_sums(assigned: Assigned) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-    """Return word, region and V(X^r_c) of every pair of them that occurs: (P,), (P,), float64 (P, D)."""
-    key = assigned.words.astype(np.int64) * assigned.region_count + assigned.regions
-    keys, sums = _sum_by(key, assigned.residuals)
-    words, regions = np.divmod(keys, assigned.region_count)
-    return words.astype(np.int32), regions.astype(np.int32), sums
+@njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+def _pool(
+    order: NDArray[np.int64],
+    words: NDArray[np.int32],
+    regions: NDArray[np.int32],
+    region_count: int,
+    points: NDArray[np.float32],
+    origins: NDArray[np.float32] | None,
+    unit_sums: bool,
+    unit: bool,
+    out_words: NDArray[np.int32],
+    codes: NDArray[np.uint64],
+    vectors: NDArray[np.float32],
+) -> Any:
+    """Pool residuals over regions, word by word, in no more memory than two vectors; return the number of words.
+
+    Args:
+        order: int64 (N,), the rows by word, and by region within a word.
+        words: int32 (N,).
+        regions: int32 (N,).
+        region_count: R.
+        points: float32 (N, D).
+        origins: float32 (C, D) or None, see :class:`Assigned`.
+        unit_sums: normalise the sum of a word's residuals in a region before it is pooled with others.
+        unit: normalise the result.
+        out_words: int32 (N,), written: the different words, ascending.
+        codes: uint64 (N, ceil(D / 64)), written: the packed signs; unless it has no rows.
+        vectors: float32 (N, D), written; unless it has no rows.
+    """
+    count, dim = points.shape
+    total, pooled = np.empty(dim), np.empty(dim)
+    shares = np.ones(region_count)  # g of each region / R; one region has no need of it
+    if region_count > 1:
+        squares = np.zeros(region_count)
+        first = 0
+        while first < count:
+            region = regions[order[first]]
+            first, square = _sum_residuals(first, order, words, regions, points, origins, unit_sums, total)
+            squares[region] += square
+        shares = 1.0 / (np.sqrt(np.maximum(squares, _ZERO * _ZERO)) * region_count)
+    masks = np.empty(64, np.uint64)
+    for bit in range(64):  # as numpy.packbits has it: the first of eight is the highest bit of a byte
+        masks[bit] = np.uint64(1) << np.uint64(bit // 8 * 8 + 7 - bit % 8)
+    found = 0
+    first = 0
+    while first < count:
+        word = words[order[first]]
+        pooled[:] = 0.0
+        while first < count and words[order[first]] == word:
+            share = shares[regions[order[first]]]
+            first, _ = _sum_residuals(first, order, words, regions, points, origins, unit_sums, total)
+            for column in range(dim):
+                pooled[column] += total[column] * share
+        square = 0.0
+        for column in range(dim):
+            square += pooled[column] * pooled[column]
+        if square <= _ZERO * _ZERO:
+            continue
+        out_words[found] = word
+        if len(codes):
+            for block in range(codes.shape[1]):
+                bits = np.uint64(0)
+                for bit in range(min(64, dim - block * 64)):
+                    bits |= masks[bit] if pooled[block * 64 + bit] > 0.0 else np.uint64(0)
+                codes[found, block] = bits
+        else:
+            vectors[found] = pooled / np.sqrt(square) if unit else pooled
+        found += 1
+    return found
 
 
-def _sum_by(keys: NDArray[_Key], rows: NDArray[np.floating]) -> tuple[NDArray[_Key], NDArray[np.float64]]:
-    """Return the different keys, ascending, and the sum of the rows of each; rows of a key in their order."""
-    count = len(keys)
-    if count == 0:
-        return keys, rows.astype(np.float64)
-    # Numbers that hold key and row sort several times faster than a stable argsort does.
-    packed = np.sort(keys.astype(np.int64) * count + np.arange(count))
-    ordered = packed // count
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
-    return ordered[starts[:-1]].astype(keys.dtype), _sum_rows(rows, packed - ordered * count, starts)
+@njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+def _sum_residuals(
+    first: int,
+    order: NDArray[np.int64],
+    words: NDArray[np.int32],
+    regions: NDArray[np.int32],
+    points: NDArray[np.float32],
+    origins: NDArray[np.float32] | None,
+    unit: bool,
+    total: NDArray[np.float64],
+) -> Any:
+    """Sum the residuals of one word in one region, the rows from ``order[first]`` on.
 
-
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
-def _sum_rows(rows: NDArray[np.floating], order: NDArray[np.int64], starts: NDArray[np.int64]) -> Any:
-    """Return the sums, float64 (G, D), of ``rows[order[starts[g]:starts[g + 1]]]``."""
-    sums = np.zeros((len(starts) - 1, rows.shape[1]), np.float64)
-    for group in range(len(sums)):
-        for row in order[starts[group] : starts[group + 1]]:
-            for column in range(rows.shape[1]):
-                sums[group, column] += rows[row, column]
-    return sums
+    With ``unit`` the sum is brought to length 1, unless it is zero. Returns where the next word or region starts, and
+    the squared length of what is written to ``total``.
+    """
+    count, dim = points.shape
+    word, region = words[order[first]], regions[order[first]]
+    total[:] = 0.0
+    while first < count and words[order[first]] == word and regions[order[first]] == region:
+        point = points[order[first]]
+        if first + _AHEAD < count:
+            ahead = order[first + _AHEAD]
+            for column in range(0, dim, _LINE):
+                prefetch(points, ahead * dim + column)
+                if origins is not None:
+                    prefetch(origins, np.int64(words[ahead]) * dim + column)
+        if origins is None:
+            for column in range(dim):
+                total[column] += point[column]
+        else:
+            origin = origins[word]
+            for column in range(dim):
+                total[column] += point[column] - origin[column]
+        first += 1
+    square = 0.0
+    for column in range(dim):
+        square += total[column] * total[column]
+    if square <= _ZERO * _ZERO:
+        total[:] = 0.0
+        return first, 0.0
+    if unit:
+        total /= np.sqrt(square)
+        square = 1.0
+    return first, square

@@ -107,14 +107,26 @@ class Codebook:
             raise CodebookError("descriptors must be finite, and of squares that float32 holds")
         return np.asarray(words, np.int32)
 
-    def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
-        """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, E).
+    def centre(self, descriptors: Array, words: NDArray[np.int32]) -> tuple[Array, Array | None]:
+        """Return the parts of the residuals ``P x - o(c)`` of descriptors x and their words c.
 
         ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
+
+        Returns:
+            points, float32 (N, E), and origins, float32 (C, E): a residual is ``points[i] - origins[words[i]]``. The
+            origins are None when the points are the residuals.
         """
-        if self.medians is None:  # subtracted first, so that a descriptor that is its word has exactly no residual
-            return self.project(descriptors - self.centroids[words])
-        return self.project(descriptors) - self.medians[words]
+        if self.medians is not None:
+            return self.project(descriptors), self.medians
+        if self.projection is None:
+            return descriptors, self.centroids
+        # subtracted first, so that a descriptor that is its word has exactly no residual
+        return self.project(descriptors - self.centroids[words]), None
+
+    def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
+        """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, E); see :meth:`centre`."""
+        points, origins = self.centre(descriptors, words)
+        return points if origins is None else points - origins[words]
 
     def save(self, path: Path) -> None:
         """Write the codebook as one safetensors file; an old file is replaced all at once."""

@@ -11,6 +11,7 @@ def picture(rng, count, regions, dim=32):
     return Assigned(
         rng.integers(0, WORDS, count).astype(np.int32),
         rng.normal(size=(count, dim)).astype(np.float32),
+        None,
         np.sort(rng.integers(0, regions, count)).astype(np.int32),
         regions,
     )

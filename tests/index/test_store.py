@@ -416,7 +416,10 @@ def test_a_flipped_bit_in_any_file_is_found_or_changes_nothing(index, tmp_path, 
                 with Index(copy) as reader:
                     assert contents(reader) == good, (file, bit)
             file.write_bytes(original)
-        assert found_in_file == len(bits) if file.suffix != ".sqlite" else found_in_file > 0
+        if file.suffix != ".sqlite":
+            assert found_in_file == len(bits)
+        elif state_of_log == "empty":  # a full log may have a newer copy of every page
+            assert found_in_file > 0
 
 
 def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):

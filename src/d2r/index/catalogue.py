@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,11 +25,12 @@ from numpy.typing import NDArray
 
 from d2r.files import sync
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""
 
 _APPLICATION_ID = 0x44325249  # "D2RI"
 _FILE = "catalogue.sqlite"
+_ENCODING = sys.getfilesystemencoding()  # os.fsdecode asks for it each time, which a thousand rows feel
 _Item = TypeVar("_Item")
 
 _SCHEMA = """
@@ -407,7 +409,7 @@ def _batched(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 
 def _picture(row: Sequence[Any]) -> PictureRow:
-    return PictureRow(row[0], os.fsdecode(row[1]), *row[2:])
+    return PictureRow._make((row[0], row[1].decode(_ENCODING, "surrogateescape"), *row[2:]))
 
 
 def _segment(row: Sequence[Any]) -> SegmentRow:

@@ -14,44 +14,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+from numba import njit
 from numpy.typing import NDArray
+
+from d2r.native import popcount, prefetch
 
 _BLOCK = 64  # postings whose distances are taken at once
 _AHEAD = 192  # postings between what is scored and what is fetched; of no great effect from 128 to 384
 _STEP = 16  # postings that are scored between one fetch and the next
 _LINE = 64  # bytes of a cache line
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _popcount(typing_context: Any, value: Any) -> Any:
-    """Return the number of set bits of a uint64: one machine instruction, which Numba itself does not offer."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typing_context: Any, array: Any, row: Any) -> Any:
-    """Ask for the cache line of ``array[row]``, a 1-D array; a row outside it is allowed and does nothing."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, arguments[0]).data
-        byte, integer = ir.PointerType(ir.IntType(8)), ir.IntType(32)
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        prefetch = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
-        function = cgutils.get_or_insert_function(builder.module, prefetch, "llvm.prefetch.p0i8")
-        read, into_l2, data_cache = integer(0), integer(2), integer(1)
-        builder.call(function, [address, read, into_l2, data_cache])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
 
 
 @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
@@ -89,9 +60,9 @@ def _fetch(
         stop = min(posting + count, ends[shared])
         count -= stop - posting
         for part in range(posting * blocks, stop * blocks, _LINE // 8):
-            _prefetch(flat, part)
-        _prefetch(posting_slots, posting)
-        _prefetch(posting_slots, stop)
+            prefetch(flat, part)
+        prefetch(posting_slots, posting)
+        prefetch(posting_slots, stop)
         posting = stop
         if posting == ends[shared]:
             shared += 1
@@ -143,7 +114,7 @@ def score_postings(blocks: int) -> Callable[..., None]:
                     for one in range(_BLOCK):
                         bits = np.uint64(0)
                         for part in range(blocks):
-                            bits += _popcount(block[one * blocks + part] ^ code[part])
+                            bits += popcount(block[one * blocks + part] ^ code[part])
                         distances[one] = bits
                     for start in range(0, _BLOCK, _STEP):
                         fetched, fetch = _fetch(fetched, fetch, _STEP, firsts, ends, posting_slots, flat, blocks)
@@ -154,7 +125,7 @@ def score_postings(blocks: int) -> Callable[..., None]:
                     for one in range(count):
                         bits = np.uint64(0)
                         for part in range(blocks):
-                            bits += _popcount(block[one * blocks + part] ^ code[part])
+                            bits += popcount(block[one * blocks + part] ^ code[part])
                         scores[slots[one]] += table[bits]
 
     return score  # type: ignore[no-any-return]
@@ -238,7 +209,8 @@ def sort_postings(
         for row in range(picture_starts[slot], picture_starts[slot + 1]):
             place = ends[words[row]]
             out_slots[place] = slot
-            out_codes[place] = codes[row]
+            for block in range(codes.shape[1]):
+                out_codes[place, block] = codes[row, block]
             ends[words[row]] = place + 1
 
 
@@ -274,6 +246,7 @@ def copy_live(
             slot = new_slots[posting_slots[posting]]
             if slot >= 0:
                 out_slots[end] = slot
-                out_codes[end] = posting_codes[posting]
+                for block in range(out_codes.shape[1]):
+                    out_codes[end, block] = posting_codes[posting, block]
                 end += 1
         ends[rows[word]] = end

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -201,13 +202,8 @@ class Index:
             if len(pictures) == len(places):
                 # Of equal scores the picture that was in the index first comes first. Which of several at the end of
                 # the list are in it at all depends on where their descriptors are.
-                return [
-                    sorted(
-                        (Hit(pictures[place], score) for score, place in one),
-                        key=lambda hit: (-hit.score, hit.picture.id),
-                    )
-                    for one in found
-                ]
+                keyed = [[(-score, pictures[place].id, place) for score, place in one] for one in found]
+                return [[Hit(pictures[place], -score) for score, _, place in sorted(one)] for one in keyed]
             if self._catalogue.version() == snapshot.version:
                 raise StoreError(f"{self.folder}: its catalogue has lost pictures; `d2r check` says more")
             # A commit moved or removed one of them meanwhile: look again.
@@ -544,6 +540,21 @@ def _row(state: PictureState, words: int | None, segment: int | None, slot: int 
     )  # fmt: skip
 
 
+@lru_cache(maxsize=16)
+def _selectivity(blocks: int, dim: int) -> NDArray[np.float32]:
+    return selectivity_by_distance(blocks, dim, KERNELS["r-asmk*"])
+
+
+_scratch = threading.local()
+
+
+def _zeros() -> NDArray[np.float32]:
+    """Return this thread's zeros for the scores of a segment; whoever uses them leaves zeros."""
+    if not hasattr(_scratch, "scores"):  # fresh memory for every search would cost a quarter of a small one
+        _scratch.scores = np.zeros(MAX_SLOTS, np.float32)
+    return _scratch.scores  # type: ignore[no-any-return]
+
+
 _BEST = np.dtype([("score", np.float32), ("place", np.int64)])
 
 
@@ -553,8 +564,8 @@ def _best(
     """Return for each query score and place (segment, and slot in the low 16 bits) of the best of some segments."""
     most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
     found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
-    tables = [selectivity_by_distance(query.vectors.shape[1], query.dim, KERNELS["r-asmk*"]) for query in queries]
-    every = np.zeros(max(len(snapshot.segments[number]) for number in numbers), np.float32)
+    tables = [_selectivity(query.vectors.shape[1], query.dim) for query in queries]
+    every = _zeros()
     for number in numbers:
         segment = snapshot.segments[number]
         scores = every[: len(segment)]
