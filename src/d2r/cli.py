@@ -28,6 +28,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from d2r.cli_train import train_app
 from d2r.files import display_path
 
 if TYPE_CHECKING:
@@ -110,12 +111,19 @@ def _explain(error: Exception) -> None:
     if isinstance(error, failures):
         _fail(str(error))
     if isinstance(error, ModuleNotFoundError):
-        extra = "evaluate" if error.name in ("matplotlib", "pycocotools", "scipy") else "demo"
+        extra = _EXTRAS.get(error.name or "", "demo")
         _fail(f"{error.name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
     if isinstance(error, OSError | sqlite3.OperationalError):
         if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
             _fail("the disk is full; make room and run the same command again, it goes on where it stopped")
         _fail(str(error))
+
+
+_EXTRAS = {
+    **dict.fromkeys(("matplotlib", "pycocotools", "scipy"), "evaluate"),
+    **dict.fromkeys(("torch", "torchvision", "onnx", "onnxscript"), "train"),
+}
+"""Module to the extra of this package that brings it."""
 
 
 def _fail(message: str, *, status: int = 1) -> NoReturn:
@@ -790,6 +798,7 @@ def _print_sample(sample: Sample) -> None:
     out.print(shown, soft_wrap=True, highlight=False)
 
 
+app.add_typer(train_app, name="train")
 dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")
 

@@ -1,0 +1,117 @@
+"""The commands of training: ``d2r train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from d2r.files import display_path
+
+if TYPE_CHECKING:
+    from d2r.train.log import EpochRow
+    from d2r.train.loop import Sizes
+
+train_app = typer.Typer(help="Train a detector of landmarks, and export it.", no_args_is_help=True)
+out = Console()
+
+
+def _say(text: str) -> None:
+    out.print(escape(display_path(text)), soft_wrap=True, highlight=False)
+
+
+@train_app.command("detector")
+def train_detector(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="LABELS[=PICTURES]",
+            help="What to train on: a folder of landmark boxes, a COCO .json, or a composed set; and the folder that"
+            " its pictures are in, where that is another. May be given again.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")],
+    arch: Annotated[
+        str, typer.Option(help="ssd-mobilenetv2, ssd-efficientnet-lite0 or faster-rcnn-resnet50.")
+    ] = "ssd-mobilenetv2",
+    share: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="How often an epoch takes each picture of a --data on average, one for each.", show_default="1"
+        ),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS[=PICTURES]",
+            help="What to validate on; its boxes for validation are used.",
+            show_default="held out of --data",
+        ),
+    ] = None,
+    hold_out: Annotated[float, typer.Option(help="Share of each --data to validate on, without --validation.")] = 0.15,
+    init: Annotated[
+        str, typer.Option(help="Weights to begin with: none, imagenet, or a .safetensors file of another run.")
+    ] = "none",
+    side: Annotated[int, typer.Option(help="Pictures are squashed to a square of so many pixels a side.")] = 320,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same detector.")] = 0,
+    validate_every: Annotated[int, typer.Option(help="Epochs between two validations.")] = 1,
+    patience: Annotated[int, typer.Option(help="Stop after so many validations without a better AP50.")] = 30,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")] = False,
+) -> None:
+    """Train a detector of landmarks; it can be stopped at any time and resumed.
+
+    The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
+    best.safetensors, and last.pt to resume from.
+    """
+    from d2r.train import loop
+    from d2r.train.settings import Settings
+
+    settings = Settings(
+        data=tuple(data),
+        arch=arch,
+        shares=tuple(share or ()),
+        validation=validation,
+        hold_out=hold_out,
+        init=init,
+        side=side,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        validate_every=validate_every,
+        patience=patience,
+    )
+    history = loop.train_detector(
+        settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
+    )
+    best = max((row for row in history if row.ap50 is not None), key=lambda row: row.ap50 or 0.0, default=None)
+    if best is not None:
+        _say(f"best: epoch {best.epoch}, AP50 {best.ap50:.1%}; {folder / loop.BEST}")
+
+
+def _print_sizes(sizes: Sizes) -> None:
+    _say(
+        f"{sizes.training:,} pictures to train on, {sizes.validation:,} to validate on; {sizes.steps:,} steps an epoch;"
+        f" {sizes.device}"
+    )
+    if sizes.first_epoch > 1:
+        _say(f"resumed at epoch {sizes.first_epoch}")
+    if sizes.left_out:
+        shown = ", ".join(sizes.left_out[:5]) + (", ..." if len(sizes.left_out) > 5 else "")
+        _say(f"{len(sizes.left_out):,} weights not taken from --init: {shown}")
+
+
+def _print_epoch(row: EpochRow) -> None:
+    measured = "" if row.ap50 is None else f"  AP50 {row.ap50:6.1%}  AP {row.ap:6.1%}"
+    losses = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.losses.items())
+    _say(f"epoch {row.epoch:>3}  loss {row.loss:.3f} ({losses}){measured}  {row.seconds:.0f} s")

@@ -1,0 +1,1 @@
+"""Training, and export of what was trained to ONNX; the only part that needs torch (the extra ``train``)."""

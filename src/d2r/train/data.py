@@ -1,0 +1,167 @@
+"""Pictures to learn from, as batches that depend on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+
+from d2r.datasets.detection import DetectionPicture
+from d2r.images import Picture, read_image, shrink
+from d2r.regions.detector import squash
+from d2r.train.augment import training_transforms
+
+Batch: TypeAlias = tuple[Tensor, list[dict[str, Tensor]]]
+"""Pictures uint8 (N, 3, side, side), and for each its ``boxes`` in pixels and ``labels``."""
+
+CACHE_BYTES = 6 * 2**30
+"""Decoded pictures are kept in memory up to this; what does not fit is decoded again each time."""
+
+_MARGIN = 1.5  # times the side: pictures are kept no larger, crops of them are scaled to the side
+
+
+class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Pictures, changed anew in each epoch. An item is asked for by (epoch, number of the draw, picture)."""
+
+    def __init__(self, pictures: Sequence[DetectionPicture], side: int, seed: int) -> None:
+        self._pictures = list(pictures)
+        self._side = side
+        self._seed = seed
+        self._transform = training_transforms(side)
+        self._kept: list[Picture] = []
+        size = 0
+        for picture in self._pictures:
+            decoded = self._decode(picture)
+            size += decoded.nbytes
+            if size > CACHE_BYTES:
+                break
+            self._kept.append(decoded)
+
+    def _decode(self, picture: DetectionPicture) -> Picture:
+        return np.array(shrink(read_image(picture.path), round(_MARGIN * self._side)))  # writable, as torch wants it
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        epoch, draw, number = key
+        picture = self._pictures[number]
+        pixels = self._kept[number] if number < len(self._kept) else self._decode(picture)
+        height, width = pixels.shape[:2]
+        boxes = torch.tensor(picture.boxes, dtype=torch.float32).reshape(-1, 4) * torch.tensor([width, height] * 2)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
+            "labels": torch.ones(len(boxes), dtype=torch.int64),
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(self._seed, epoch, draw))
+            image, target = self._transform(image, target)
+        return image.as_subclass(Tensor), {name: value.as_subclass(Tensor) for name, value in target.items()}
+
+
+def derived_seed(*parts: int) -> int:
+    """Return a seed of 63 bits that depends on all of some non-negative numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+class EpochBatches:
+    """Which pictures are in which batch of an epoch, for a ``DataLoader``: by the seed and the epoch alone.
+
+    Args:
+        sizes: number of pictures of each source; they are numbered through.
+        shares: of each source, how often an epoch takes a picture of it on average: 1 takes each once, 0.5 takes
+            half of them, others in each epoch.
+        batch: pictures a batch. What is left over at the end of an epoch is left out, unless it is all there is.
+        seed: of the order.
+    """
+
+    def __init__(self, sizes: Sequence[int], shares: Sequence[float], batch: int, seed: int) -> None:
+        self._sizes = list(sizes)
+        self._shares = list(shares)
+        self._batch = batch
+        self._seed = seed
+        self.epoch = 0
+
+    def order(self) -> NDArray[np.int64]:
+        """Return the pictures of the epoch in their order, int64 (N,)."""
+        random = np.random.default_rng(derived_seed(self._seed, self.epoch))
+        drawn, first = [], 0
+        for size, share in zip(self._sizes, self._shares, strict=True):
+            count = max(1, round(size * share))
+            rounds = [random.permutation(size) for _ in range(-(-count // size))]
+            drawn.append(first + np.concatenate(rounds)[:count])
+            first += size
+        return random.permutation(np.concatenate(drawn))
+
+    def __len__(self) -> int:
+        total = sum(max(1, round(size * share)) for size, share in zip(self._sizes, self._shares, strict=True))
+        return max(1, total // self._batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        order = self.order().tolist()
+        for start in range(0, len(self) * self._batch, self._batch):
+            chosen = order[start : start + self._batch]
+            yield [(self.epoch, start + k, number) for k, number in enumerate(chosen)]
+
+
+def training_loader(
+    pictures: TrainingPictures, batches: EpochBatches, workers: int, *, pin_memory: bool
+) -> DataLoader[Any]:
+    """Return a loader of :data:`Batch`; set ``batches.epoch`` before each pass over it."""
+    # The pictures in memory are shared with forked workers; started otherwise, each would get a copy.
+    method = "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
+    return DataLoader(
+        pictures,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        multiprocessing_context=method,
+        worker_init_fn=_quiet if workers else None,
+    )
+
+
+def _quiet(_: int) -> None:
+    cv2.setNumThreads(0)  # the threads of the parent do not exist in a forked worker
+    torch.set_num_threads(1)
+
+
+def _collate(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
+    return torch.stack([image for image, _ in samples]), [target for _, target in samples]
+
+
+class ValidationPictures:
+    """Pictures to measure on, squashed as the detector will see them, in memory.
+
+    Attributes:
+        pixels: uint8 (N, side, side, 3).
+        boxes: for each picture float64 (M, 4), in pixels of the squashed picture.
+    """
+
+    def __init__(self, pictures: Sequence[DetectionPicture], side: int) -> None:
+        self.pixels = np.empty((len(pictures), side, side, 3), np.uint8)
+        for row, picture in zip(self.pixels, pictures, strict=True):
+            row[:] = squash(read_image(picture.path), side)
+        self.boxes = [side * np.array(picture.boxes, np.float64).reshape(-1, 4) for picture in pictures]
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield the pictures in order, uint8 (n, 3, side, side)."""
+        for start in range(0, len(self.pixels), size):
+            yield torch.from_numpy(self.pixels[start : start + size]).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def default_workers() -> int:
+    """Return how many processes prepare pictures: one where the network takes most of the time, more for a GPU."""
+    return min(12, (multiprocessing.cpu_count() or 2) - 1) if torch.cuda.is_available() else 1

@@ -1,0 +1,62 @@
+"""Pictures held out of training to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from d2r.datasets.detection import DetectionPicture
+from d2r.datasets.duplicates import near_duplicates
+
+_COMPARED = 5000  # pictures; beyond, comparing all pairs takes too long, and one more duplicate weighs little
+
+
+def hold_out(
+    pictures: Sequence[DetectionPicture], share: float, seed: int
+) -> tuple[list[DetectionPicture], list[DetectionPicture]]:
+    """Split pictures into those to train on and those to validate on.
+
+    The share is drawn evenly over the folders that the pictures lie in. Near-duplicates stay together, in a collection
+    of at most 5,000 pictures.
+
+    Args:
+        pictures: to split.
+        share: to hold out, between 0 and 1; at least one picture is, and one is left.
+        seed: of the draw.
+
+    Raises:
+        ValueError: fewer than two pictures differ.
+    """
+    groups = _groups(pictures)
+    if len(groups) < 2:
+        raise ValueError("there is only one picture to train on: none can be held out for validation")
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    order.sort(key=lambda number: pictures[groups[number][0]].path.parent)
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    drawn = {order[int((k + 0.5) * len(order) / count)] for k in range(count)}
+    chosen = {picture for number in drawn for picture in groups[number]}
+    return (
+        [picture for number, picture in enumerate(pictures) if number not in chosen],
+        [picture for number, picture in enumerate(pictures) if number in chosen],
+    )
+
+
+def _groups(pictures: Sequence[DetectionPicture]) -> list[list[int]]:
+    """Return the numbers of the pictures, near-duplicates in one list."""
+    first = list(range(len(pictures)))  # of the group that a picture is in, by way of others
+
+    def root(number: int) -> int:
+        while first[number] != number:
+            number = first[number]
+        return number
+
+    if len(pictures) <= _COMPARED:
+        paths = [picture.path for picture in pictures]
+        for one, other in near_duplicates(paths, paths):
+            low, high = sorted((root(one), root(other)))
+            first[high] = low
+    groups: dict[int, list[int]] = {}
+    for number in range(len(pictures)):
+        groups.setdefault(root(number), []).append(number)
+    return list(groups.values())

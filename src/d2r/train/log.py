@@ -1,0 +1,85 @@
+"""The course of a run: a table and a picture of it, written anew after each epoch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from d2r.files import replacing
+
+LOG: Final = "log.csv"
+CURVES: Final = "curves.png"
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch.
+
+    Attributes:
+        epoch: from 1.
+        lr: learning rate at its end.
+        loss: mean over its steps; the sum of the two or more in ``losses``.
+        losses: name to mean.
+        ap50: on the validation pictures, by the averaged weights; None in an epoch without validation.
+        ap: the same over the ten thresholds 0.5 to 0.95.
+        seconds: that it took, validation included.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    losses: dict[str, float]
+    ap50: float | None
+    ap: float | None
+    seconds: float
+
+
+def write_log(folder: Path, history: Sequence[EpochRow]) -> None:
+    """Write ``log.csv`` and ``curves.png`` into the folder of a run."""
+    names = list(history[0].losses)
+    with replacing(folder / LOG) as part, part.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["epoch", "lr", "loss", *names, "ap50", "ap", "seconds"])
+        for row in history:
+            measured = ("" if value is None else f"{value:.4f}" for value in (row.ap50, row.ap))
+            losses = (f"{value:.5f}" for value in (row.loss, *(row.losses[name] for name in names)))
+            table.writerow([row.epoch, f"{row.lr:.3e}", *losses, *measured, f"{row.seconds:.1f}"])
+    _plot(folder / CURVES, history)
+
+
+def _plot(path: Path, history: Sequence[EpochRow]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    epochs = [row.epoch for row in history]
+    for name in history[0].losses:
+        left.plot(epochs, [row.losses[name] for row in history], label=name.removeprefix("loss_"))
+    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    left.legend(frameon=False)
+    measured = [row for row in history if row.ap50 is not None]
+    marker = "o" if len(measured) < 2 else None
+    right.plot([row.epoch for row in measured], [row.ap50 for row in measured], marker=marker, label="AP50")
+    right.plot([row.epoch for row in measured], [row.ap for row in measured], marker=marker, label="AP50:95")
+    right.set(xlabel="epoch", ylabel="on validation pictures", ylim=(0, 1))
+    right.legend(frameon=False, loc="lower right")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def as_rows(stored: Sequence[dict[str, object]]) -> list[EpochRow]:
+    """Return rows from the plain form that a checkpoint holds."""
+    return [EpochRow(**row) for row in stored]  # type: ignore[arg-type]
+
+
+def as_plain(history: Sequence[EpochRow]) -> list[dict[str, object]]:
+    """Return rows in the plain form that a checkpoint holds."""
+    return [dataclasses.asdict(row) for row in history]
