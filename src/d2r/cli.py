@@ -110,6 +110,8 @@ def _explain(error: Exception) -> None:
     )
     if isinstance(error, failures):
         _fail(str(error))
+    if type(error).__module__.startswith("d2r.train."):  # not imported here: that takes torch
+        _fail(str(error))
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get(error.name or "", "demo")
         _fail(f"{error.name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")

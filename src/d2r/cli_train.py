@@ -55,6 +55,12 @@ def train_detector(
     init: Annotated[
         str, typer.Option(help="Weights to begin with: none, imagenet, or a .safetensors file of another run.")
     ] = "none",
+    freeze: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Blocks of the backbone, from the picture on, that keep the weights of --init; faster."
+        ),
+    ] = 0,
     side: Annotated[int, typer.Option(help="Pictures are squashed to a square of so many pixels a side.")] = 320,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
@@ -66,7 +72,9 @@ def train_detector(
         int | None,
         typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
+    ] = False,
 ) -> None:
     """Train a detector of landmarks; it can be stopped at any time and resumed.
 
@@ -83,6 +91,7 @@ def train_detector(
         validation=validation,
         hold_out=hold_out,
         init=init,
+        freeze=freeze,
         side=side,
         epochs=epochs,
         batch=batch,

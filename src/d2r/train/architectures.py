@@ -58,18 +58,64 @@ class Architecture:
         build: side in pixels to a network with random weights.
         backbone: the part of that network that has ImageNet weights.
         imagenet: returns these, by the names in ``backbone``; weights that it lacks are left out.
+        blocks: the parts of that network that can be frozen, from the picture on.
     """
 
     build: Callable[[int], nn.Module]
     backbone: Callable[[Any], nn.Module]
     imagenet: Callable[[], dict[str, Tensor]]
+    blocks: Callable[[Any], list[nn.Module]]
 
 
 def build(arch: str, side: int) -> nn.Module:
     """Return the network ``arch`` of :data:`ARCHITECTURES` for pictures of ``side`` x ``side``, random weights."""
     network = ARCHITECTURES[arch].build(side)
-    # our pictures have the side that the network wants; torchvision's own step would scale them again
+    _replace_depthwise(network)
     return network.to(memory_format=torch.channels_last)
+
+
+def freeze(network: nn.Module, arch: str, blocks: int) -> None:
+    """Keep the weights and the statistics of the first blocks of a backbone as they are.
+
+    Raises:
+        ValueError: the backbone has fewer blocks.
+    """
+    parts = ARCHITECTURES[arch].blocks(network)
+    if blocks > len(parts):
+        raise ValueError(f"{arch} has {len(parts)} blocks that can be frozen, not {blocks}")
+    for part in parts[:blocks]:
+        part.requires_grad_(requires_grad=False)
+        part.eval()
+
+
+class _DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that a processor computes in float32 also where the rest is in bfloat16.
+
+    Its gradient takes five to eight times as long in bfloat16, at stride 2 or with a kernel of 5 x 5.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+def _replace_depthwise(network: nn.Module) -> None:
+    for parent in list(network.modules()):
+        for name, conv in parent.named_children():
+            if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+                new = _DepthwiseConv2d(
+                    conv.in_channels,
+                    conv.out_channels,
+                    conv.kernel_size,  # type: ignore[arg-type]
+                    stride=conv.stride,  # type: ignore[arg-type]
+                    padding=conv.padding,  # type: ignore[arg-type]
+                    groups=conv.groups,
+                    bias=conv.bias is not None,
+                )
+                new.load_state_dict(conv.state_dict())
+                setattr(parent, name, new)
 
 
 def initialise(network: nn.Module, arch: str, init: str) -> list[str]:
@@ -137,8 +183,10 @@ class _Normalise(nn.Module):
         self.register_buffer("std", 255.0 * torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, targets: Any = None) -> tuple[ImageList, Any]:
-        normalised = (images.float() - self.mean) / self.std
-        return ImageList(normalised, [(self.side, self.side)] * len(images)), targets
+        return ImageList(self.normalised(images), [(self.side, self.side)] * len(images)), targets
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
 
     def postprocess(self, found: Any, *_: Any) -> Any:
         return found
@@ -219,6 +267,11 @@ def _faster_rcnn(side: int) -> nn.Module:
     return network
 
 
+def _resnet_blocks(network: Any) -> list[nn.Module]:
+    body = network.backbone.body
+    return [nn.ModuleList([body.conv1, body.bn1]), body.layer1, body.layer2, body.layer3, body.layer4]
+
+
 ARCHITECTURES: Final = {
     "ssd-mobilenetv2": Architecture(
         build=lambda side: _ssd(side, mobilenet_v2(weights=None), _IMAGENET_MEAN, _IMAGENET_STD),
@@ -226,15 +279,18 @@ ARCHITECTURES: Final = {
         imagenet=lambda: _pyramid_weights(
             MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(check_hash=True), mobilenet_v2(weights=None)
         ),
+        blocks=lambda network: list(network.backbone.body[0]),
     ),
     "ssd-efficientnet-lite0": Architecture(
         build=lambda side: _ssd(side, efficientnet_lite0(), MEAN, STD),
         backbone=lambda network: network.backbone,
         imagenet=lambda: _pyramid_weights(imagenet_weights(), efficientnet_lite0()),
+        blocks=lambda network: list(network.backbone.body[0]),
     ),
     "faster-rcnn-resnet50": Architecture(
         build=_faster_rcnn,
         backbone=lambda network: network.backbone.body,
         imagenet=lambda: ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True),
+        blocks=_resnet_blocks,
     ),
 }

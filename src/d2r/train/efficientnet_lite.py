@@ -8,7 +8,6 @@ from typing import Final
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
 MEAN: Final = (127.0 / 255.0,) * 3
@@ -32,7 +31,7 @@ def efficientnet_lite0() -> MobileNetV2:
     """Return the network for 1,000 classes, with random weights; input float32 (N, 3, H, W), normalised."""
     norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
     network = MobileNetV2(inverted_residual_setting=_STAGES, block=_block, norm_layer=norm)
-    network.features[0][0] = _EvenConv2d.like(network.features[0][0])
+    network.features[0] = _as_trained(network.features[0], kernel=3)
     return network
 
 
@@ -49,31 +48,23 @@ def imagenet_weights() -> dict[str, torch.Tensor]:
     return dict(zip(efficientnet_lite0().state_dict(), stored.values(), strict=True))
 
 
-class _EvenConv2d(nn.Conv2d):
-    """A convolution of stride 2 that pads an even side as TensorFlow does: one more after than before.
-
-    The weights were trained so; padded evenly the network classifies 83 % where it classifies 89 % so.
-    """
-
-    @classmethod
-    def like(cls, conv: nn.Conv2d, kernel: int = 3) -> _EvenConv2d:
-        return cls(conv.in_channels, conv.out_channels, kernel, stride=2, groups=conv.groups, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        total = self.kernel_size[0] - 2
-        before, after = total // 2, total - total // 2
-        return super().forward(functional.pad(x, (before, after, before, after)))
-
-
 def _block(
     channels: int, out: int, stride: int, expand_ratio: int, norm_layer: Callable[..., nn.Module]
 ) -> InvertedResidual:
     block = InvertedResidual(channels, out, stride, expand_ratio, norm_layer)
-    kernel = 5 if out in _WIDE_KERNEL else 3
-    depthwise = block.conv[0 if expand_ratio == 1 else 1]
-    width = depthwise[0].in_channels
-    if stride == 2:
-        depthwise[0] = _EvenConv2d.like(depthwise[0], kernel)
-    else:
-        depthwise[0] = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+    place = 0 if expand_ratio == 1 else 1
+    block.conv[place] = _as_trained(block.conv[place], kernel=5 if out in _WIDE_KERNEL else 3)
     return block
+
+
+def _as_trained(layer: nn.Sequential, kernel: int) -> nn.Sequential:
+    """Return a convolution, with what follows it, of another kernel and with TensorFlow's padding.
+
+    At stride 2 that pads an even side by one more after than before. The weights were trained so: padded evenly, the
+    network classified 83 % of some photographs right, and 89 % so.
+    """
+    old, *rest = layer
+    conv = nn.Conv2d(old.in_channels, old.out_channels, kernel, stride=old.stride, groups=old.groups, bias=False)
+    total = kernel - old.stride[0]  # so that an even side is divided by the stride
+    before, after = total // 2, total - total // 2
+    return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), conv, *rest)

@@ -2,7 +2,7 @@
 
 A run depends on its settings alone: what is drawn at random is drawn anew in each epoch from the seed and the epoch's
 number, so that no generator's state outlives an epoch. Checkpoints are written at the end of an epoch. Two runs on the
-same machine and libraries, one of them stopped and resumed, end with the same weights; a GPU may round in another order.
+same machine and libraries, one of them stopped and resumed, end with the same weights; a GPU may round otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from d2r.datasets.detection import DetectionPicture, read_training, read_validation
 from d2r.evaluate.detection import DetectionScores, evaluate_boxes
 from d2r.files import display_path, replacing
-from d2r.train.architectures import build, initialise
+from d2r.train.architectures import build, freeze, initialise
 from d2r.train.checkpoint import LAST, read_checkpoint, write_checkpoint
 from d2r.train.data import (
     EpochBatches,
@@ -122,6 +122,7 @@ def train_detector(
     torch.manual_seed(settings.seed)
     network = build(settings.arch, settings.side)
     left_out = initialise(network, settings.arch, settings.init) if stored is None else []
+    _freeze(network, settings)
     run = _assemble(network.to(device), settings, len(batches))
     if stored is None:
         write_settings(settings, folder)
@@ -139,7 +140,7 @@ def train_detector(
         epoch = batches.epoch = len(run.history) + 1
         torch.manual_seed(derived_seed(settings.seed, epoch))
         start = time.monotonic()
-        losses = _train_epoch(run, loader, device, partial(stepped, epoch))
+        losses = _train_epoch(run, settings, loader, device, partial(stepped, epoch))
         scores = None
         if epoch % settings.validate_every == 0 or epoch == settings.epochs:
             scores = validate(run.average.module, measured, settings.batch, device)
@@ -220,6 +221,13 @@ def _assemble(network: nn.Module, settings: Settings, steps: int) -> _Run:
     )
 
 
+def _freeze(network: nn.Module, settings: Settings) -> None:
+    try:
+        freeze(network, settings.arch, settings.freeze)
+    except ValueError as error:
+        raise TrainError(f"--freeze: {error}") from error
+
+
 def _share_of_lr(step: int, total: int) -> float:
     """Return the share of the highest learning rate at a step of ``total``: linear up, then half a cosine down."""
     warm_up = max(1, round(_WARM_UP * total))
@@ -230,7 +238,7 @@ def _share_of_lr(step: int, total: int) -> float:
 
 
 def _average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-    """Return the exponential moving average; over few steps it forgets faster, so that it is never the first weights."""
+    """Return the exponential moving average; over the first steps it forgets faster, or it would stay at the first."""
     if not averaged.is_floating_point():
         return current
     keep = min(_AVERAGING, (1.0 + float(count)) / (10.0 + float(count)))
@@ -249,10 +257,15 @@ def _autocast(network: nn.Module, device: torch.device) -> AbstractContextManage
 
 
 def _train_epoch(
-    run: _Run, loader: DataLoader[Any], device: torch.device, stepped: Callable[[int, int], None]
+    run: _Run,
+    settings: Settings,
+    loader: DataLoader[Any],
+    device: torch.device,
+    stepped: Callable[[int, int], None],
 ) -> dict[str, float]:
     """Train for one epoch; return the mean of each loss."""
     run.network.train()
+    _freeze(run.network, settings)
     totals: dict[str, Tensor] = {}
     for step, (images, targets) in enumerate(loader, start=1):
         images = images.to(device, non_blocking=True, memory_format=torch.channels_last)

@@ -29,6 +29,7 @@ class Settings:
         hold_out: share of ``data`` to hold out, where ``validation`` is None.
         arch: one of :data:`d2r.train.architectures.ARCHITECTURES`.
         init: "none", "imagenet" or a .safetensors file.
+        freeze: blocks of the backbone, from the picture on, that keep the weights of ``init``.
         side: of the squashed pictures, in pixels; a multiple of 32.
         epochs: passes over the data.
         batch: pictures a step.
@@ -44,6 +45,7 @@ class Settings:
     validation: str | None = None
     hold_out: float = 0.15
     init: str = "none"
+    freeze: int = 0
     side: int = 320
     epochs: int = 100
     batch: int = 32
@@ -60,7 +62,9 @@ class Settings:
         if not self.shares:
             object.__setattr__(self, "shares", (1.0,) * len(self.data))
         if len(self.shares) != len(self.data):
-            raise TrainError(f"--share is given {len(self.shares)} times and --data {len(self.data)} times; give one each")
+            raise TrainError(
+                f"--share is given {len(self.shares)} times and --data {len(self.data)} times; give one each"
+            )
         if not all(share > 0 and math.isfinite(share) for share in self.shares):
             raise TrainError(f"--share must be above 0, not {min(self.shares):g}")
         if self.arch not in ARCHITECTURES:
@@ -76,6 +80,10 @@ class Settings:
         for name in ("epochs", "validate_every", "patience"):
             if getattr(self, name) < 1:
                 raise TrainError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.freeze < 0:
+            raise TrainError(f"--freeze must not be negative, but is {self.freeze}")
+        if self.freeze and self.init == "none":
+            raise TrainError("--freeze keeps the weights of --init, and there are none; give --init")
         if self.seed < 0:
             raise TrainError(f"--seed must not be negative, but is {self.seed}")
 

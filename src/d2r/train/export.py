@@ -1,0 +1,222 @@
+"""A trained detector as an ONNX file that ONNX Runtime runs without torch.
+
+The graph takes ``pictures``, uint8 (N, side, side, 3), RGB, squashed by :func:`d2r.regions.detector.squash`, and gives
+``boxes``, float32 (N, K, 4), x1, y1, x2, y2 in shares of width and height, in [0, 1], and ``scores``, float32 (N, K),
+in [0, 1], best first. Overlapping boxes are all there: who runs it drops those. N is 1 for Faster R-CNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+
+from d2r.files import display_path, replacing
+from d2r.images import Picture
+from d2r.regions.detector import squash
+from d2r.train.architectures import ARCHITECTURES, build
+from d2r.train.loop import BEST
+
+FORMAT: Final = "detector-1"
+
+_TOP_SSD: Final = 200
+_TOP_FASTER: Final = 100
+_OPSET: Final = 18
+_BOX_TOLERANCE: Final = 1.0  # pixels of the side
+_SCORE_TOLERANCE: Final = 1e-3
+_HALF_FROM: Final = 64  # values; smaller arrays stay as they are, some of them are shapes and scales
+
+
+class ExportError(Exception):
+    """A run that cannot be exported; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file.
+
+    Attributes:
+        path: of it.
+        arch, side: what it is.
+        bytes: its size.
+        box_difference: largest difference between its boxes and torch's on the checked picture, in pixels of the side.
+        score_difference: the same of the scores.
+    """
+
+    path: Path
+    arch: str
+    side: int
+    bytes: int
+    box_difference: float
+    score_difference: float
+
+
+def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = False) -> Exported:
+    """Write the best weights of a run as an ONNX file, and check it against torch on a picture.
+
+    Args:
+        run: folder of a run, or a .safetensors file of one.
+        path: of the ONNX file.
+        picture: to compare on, uint8 (H, W, 3).
+        half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+
+    Raises:
+        ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime finds other boxes than torch;
+            then nothing is written. The comparison is made before weights are rounded to 16 bits.
+    """
+    network, arch, side = load_detector(run)
+    pixels = squash(picture, side)[None]
+    graph = _to_onnx(network, side)
+    for key, value in (("d2r", FORMAT), ("arch", arch), ("side", str(side))):
+        graph.metadata_props.add(key=key, value=value)
+    box, score = _difference(network, pixels, graph.SerializeToString())
+    if not (box <= _BOX_TOLERANCE and score <= _SCORE_TOLERANCE):
+        raise ExportError(
+            f"{display_path(run)}: ONNX Runtime does not agree with torch: boxes differ by {box:.3g} pixels and scores by"
+            f" {score:.3g}, over {_BOX_TOLERANCE:g} and {_SCORE_TOLERANCE:g}; nothing was written"
+        )
+    if half:
+        _store_half(graph)
+        box, score = _difference(network, pixels, graph.SerializeToString(), nearest=True)
+    onnx.checker.check_model(graph, full_check=True)
+    with replacing(path) as part:
+        part.write_bytes(graph.SerializeToString())
+    return Exported(path, arch, side, path.stat().st_size, box, score)
+
+
+def load_detector(run: Path) -> tuple[nn.Module, str, int]:
+    """Return the network of a run with its best weights, ready to be used, its architecture and its side.
+
+    Raises:
+        ExportError: there are no weights, or they are damaged or not ours.
+    """
+    path = run / BEST if run.is_dir() else run
+    shown = display_path(path)
+    if not path.is_file():
+        raise ExportError(f"{shown}: there are no weights here; train with `d2r train detector --out {run}` first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ExportError(f"{shown}: damaged, or not a .safetensors file ({error})") from error
+    arch, side = about.get("arch"), about.get("side", "")
+    if arch not in ARCHITECTURES or not side.isdecimal():
+        raise ExportError(f"{shown}: not the weights of a detector: its metadata names no known architecture and side")
+    network = build(arch, int(side))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ExportError(f"{shown}: not the weights of {arch} ({str(error).splitlines()[-1].strip()})") from error
+    return network.eval(), arch, int(side)
+
+
+class _SSDGraph(nn.Module):
+    """An SSD from pictures to the boxes with the highest scores."""
+
+    def __init__(self, network: Any, side: int) -> None:
+        super().__init__()
+        self.network = network
+        self.side = side
+        blank = torch.zeros(1, 3, side, side)
+        anchors = network.anchor_generator(ImageList(blank, [(side, side)]), list(network.backbone(blank).values()))
+        self.register_buffer("anchors", anchors[0])
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        images = self.network.transform.normalised(pictures.permute(0, 3, 1, 2))
+        found = self.network.head(list(self.network.backbone(images).values()))
+        scores, chosen = found["cls_logits"].softmax(dim=-1)[:, :, 1].topk(min(_TOP_SSD, len(self.anchors)), dim=1)
+        changes = found["bbox_regression"].gather(1, chosen[:, :, None].expand(-1, -1, 4))
+        boxes = self.network.box_coder.decode_single(changes.reshape(-1, 4), self.anchors[chosen].reshape(-1, 4))
+        return (boxes.reshape(-1, chosen.shape[1], 4) / self.side).clamp(0.0, 1.0), scores
+
+
+class _FasterRCNNGraph(nn.Module):
+    """A Faster R-CNN from one picture to the boxes with the highest scores, padded with boxes of score 0."""
+
+    def __init__(self, network: Any, side: int) -> None:
+        super().__init__()
+        self.network = network
+        self.side = side
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        network, sizes = self.network, [(self.side, self.side)]
+        images, _ = network.transform(pictures.permute(0, 3, 1, 2))
+        features = network.backbone(images.tensors)
+        proposals, _ = network.rpn(images, features, None)
+        heads = network.roi_heads
+        logits, changes = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, sizes)))
+        boxes = heads.box_coder.decode(changes, proposals)[:, 1] / self.side
+        boxes = torch.cat([boxes, boxes.new_zeros(_TOP_FASTER, 4)])
+        scores = torch.cat([logits.softmax(dim=-1)[:, 1], logits.new_zeros(_TOP_FASTER)])
+        best, chosen = scores.topk(_TOP_FASTER)
+        return boxes[chosen].clamp(0.0, 1.0)[None], best[None]
+
+
+def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
+    ssd = isinstance(network, SSD)
+    graph = _SSDGraph(network, side) if ssd else _FasterRCNNGraph(network, side)
+    pictures = torch.zeros(2 if ssd else 1, side, side, 3, dtype=torch.uint8)
+    common = {"input_names": ["pictures"], "output_names": ["boxes", "scores"], "opset_version": _OPSET}
+    with torch.no_grad():
+        program = torch.onnx.export(
+            graph.eval(),
+            (pictures,),
+            dynamo=True,
+            dynamic_shapes={"pictures": {0: torch.export.Dim("pictures")}} if ssd else None,
+            verbose=False,
+            **common,  # type: ignore[arg-type]
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _difference(
+    network: nn.Module, pixels: NDArray[np.uint8], graph: bytes, *, nearest: bool = False
+) -> tuple[float, float]:
+    """Return how far the boxes and scores that torch finds are from the same in the graph's output.
+
+    Torch's are those of torchvision's own way from pictures to boxes. A box is compared with the graph's box that is
+    nearest by score and place; boxes that torch finds and scores below all in the graph are left out.
+    """
+    side = pixels.shape[1]
+    with torch.no_grad():
+        found = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0]
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    boxes, scores = (values[0] for values in session.run(["boxes", "scores"], {"pictures": pixels}))
+    box, score = 0.0, 0.0
+    for true_box, true_score in zip(found["boxes"].numpy(), found["scores"].numpy(), strict=True):
+        if true_score <= scores.min() and len(scores) == len(np.flatnonzero(scores)):
+            continue
+        apart = np.abs(side * boxes - true_box).max(axis=1)
+        missed = np.abs(scores - true_score)
+        match = int((apart / _BOX_TOLERANCE + missed / _SCORE_TOLERANCE).argmin())
+        box, score = max(box, float(apart[match])), max(score, float(missed[match]))
+    return box, score
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Round the weights of a graph to 16 bits; each goes through a cast back to 32 bits, which loading computes."""
+    casts = []
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < _HALF_FROM or np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = weight.name
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
