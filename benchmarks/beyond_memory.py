@@ -1,6 +1,6 @@
 """Search an index with less memory than it takes.
 
-    python benchmarks/beyond_memory.py INDEX --like real.index [--memory 2 4 8]
+    python benchmarks/beyond_memory.py INDEX --like real.index [--memory 4 8 16]
 
 Each run is a process in a control group of so many GB (Linux; needs root), which counts the pages of the index that are
 in memory as well as the process's own. The index is dropped from the system's cache first. Queries are those of
@@ -22,7 +22,7 @@ import numpy as np
 from d2r.index import Index
 from synthetic import folder_bytes, measure, pictures
 
-QUERIES = 100
+QUERIES = 30
 GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("index", type=Path)
     parser.add_argument("--like", type=Path, required=True, help="the index that queries are drawn like")
-    parser.add_argument("--memory", type=float, nargs="+", default=[2.0, 4.0, 8.0], metavar="GB")
+    parser.add_argument("--memory", type=float, nargs="+", default=[4.0, 8.0, 16.0], metavar="GB")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:

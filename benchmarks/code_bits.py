@@ -1,6 +1,6 @@
 """What codes of fewer bits cost: one codebook, its residuals as they are and projected to fewer dimensions.
 
-    python benchmarks/code_bits.py SET [--words N] [--cache FOLDER]
+    python benchmarks/code_bits.py SET [--words N | --codebook FILE] [--bits 128 64 32] [--cache FOLDER]
 
 Without verification. The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise.
 128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --words N`` keeps in
@@ -28,15 +28,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
     parser.add_argument("--words", type=int, default=1024)
+    parser.add_argument("--codebook", type=Path, help="visual words learned before, without a projection")
+    parser.add_argument("--bits", type=int, nargs="+", default=[128, 64, 32])
     parser.add_argument("--cache", type=Path, default=Path("d2r-cache"))
     options = parser.parse_args()
     workers = default_workers()
     benchmark = load_benchmark(options.set)
     setup = Setup(Recipe(REGIONS, "rootsift", MAX_SIDE, VERIFY_FEATURES), ("asmk*", "r-asmk*"), options.words, 0)
     described = extract(benchmark, setup.recipe, options.cache, workers=workers, max_pixels=MAX_PIXELS, progress=_quiet)
-    plain = Codebook.load(codebook_file(benchmark, described, setup, options.cache, None, _quiet))
+    given = Codebook.load(options.codebook) if options.codebook else None
+    plain = Codebook.load(codebook_file(benchmark, described, setup, options.cache, given, _quiet))
     rows = []
-    for bits in (None, 128, 64, 32):
+    for bits in (None, *options.bits):
         projection = None if bits is None else random_rotation(plain.dim, 0)[:bits]
         file = codebook_file(benchmark, described, setup, options.cache, replace(plain, projection=projection), _quiet)
         found = compare(benchmark, described, setup, file, {}, workers=workers, progress=_quiet)

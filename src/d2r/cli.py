@@ -91,6 +91,7 @@ def _explain(error: Exception) -> None:
     from d2r.evaluate.benchmark import BenchmarkError
     from d2r.images import ImageError
     from d2r.index import StoreError
+    from d2r.regions import DetectorError
     from d2r.registry import SpecError
 
     if isinstance(error, BoxError | SpecError | NotADirectoryError):
@@ -102,6 +103,7 @@ def _explain(error: Exception) -> None:
         ClutterError,
         CodebookError,
         DetectionDataError,
+        DetectorError,
         DownloadError,
         GroundTruthError,
         ImageError,
@@ -140,8 +142,8 @@ def index_photos(
     regions: Annotated[
         str | None,
         typer.Option(
-            help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3, or"
-            " selective-search:top=N. Fixed when the index is made.",
+            help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3,"
+            " selective-search:top=N, or detector:model=FILE.onnx,threshold=T. Fixed when the index is made.",
             show_default="rmac:levels=2",
         ),
     ] = None,
@@ -184,6 +186,7 @@ def index_photos(
     """
     from d2r.engine import FEATURES, REGIONS, Engine, codebook_from
     from d2r.index import Index
+    from d2r.regions import pinned_spec
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
@@ -192,7 +195,8 @@ def index_photos(
             raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
     if Index.exists(index):
         engine = Engine.open(index)
-        _check_fixed(engine, regions=regions, features=features, words=words, bits=bits, codebook=codebook)
+        wanted = pinned_spec(regions) if regions is not None else None
+        _check_fixed(engine, regions=wanted, features=features, words=words, bits=bits, codebook=codebook)
     else:
         engine = Engine.create(
             index,
@@ -730,7 +734,9 @@ def annotate(
     proposals: Annotated[
         str | None,
         typer.Option(
-            help="Offer these regions on each picture: rmac:levels=1, selective-search:top=3.", show_default="none"
+            help="Offer these regions on each picture: rmac:levels=1, selective-search:top=3,"
+            " detector:model=FILE.onnx.",
+            show_default="none",
         ),
     ] = None,
     sample: Annotated[

@@ -30,7 +30,7 @@ from d2r.files import PathLike, display_path
 from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
 from d2r.index import Hit, Index, Listing, PictureRow, StoreError, Writer
 from d2r.ingest import Recipe
-from d2r.regions import make_selector
+from d2r.regions import pinned_spec
 from d2r.verify import Verification, threshold_for, verify
 from d2r.walk import find_pictures, picture_job
 from d2r.workers import default_workers
@@ -119,7 +119,8 @@ class Engine:
 
         Args:
             folder: new or empty.
-            regions: specification of the region selector (:mod:`d2r.regions`).
+            regions: specification of the region selector (:mod:`d2r.regions`). Of a detector the index remembers the
+                SHA-256 of its model, and describes no picture with another.
             features: specification of the feature extractor (:mod:`d2r.features`).
             codebook: visual words to use; None learns them from the first pictures that are added.
             words: how many to learn; None chooses from the number of pictures.
@@ -131,9 +132,10 @@ class Engine:
         Raises:
             StoreError: the folder holds something else.
             d2r.registry.SpecError: an unknown selector or extractor.
+            d2r.regions.DetectorError: the detector's model cannot be used.
             d2r.codebook.CodebookError: the codebook does not fit the features.
         """
-        make_selector(regions)
+        regions = pinned_spec(regions)
         dim = make_extractor(features).dim
         check_bits(bits, dim)
         if codebook is not None:

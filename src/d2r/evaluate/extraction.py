@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from d2r.features.base import Features
 from d2r.files import display_path
 from d2r.images import read_image
 from d2r.ingest import Recipe, describe_file, prepare_worker, read_description
-from d2r.regions import RMAC, SelectiveSearch, Whole, make_selector
+from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
 from d2r.regions.rmac import rmac_boxes
 from d2r.verify import threshold_for, verify
 from d2r.walk import picture_job
@@ -65,11 +65,12 @@ def extract(
     Raises:
         BenchmarkError: a query cannot be used.
     """
-    folder = cache / _folder_name(recipe)
+    pinned = replace(recipe, regions=pinned_spec(recipe.regions))  # descriptions belong to a model, not to its name
+    folder = cache / _folder_name(pinned)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path | None] = []
     skipped = []
-    describe = partial(_describe, recipe, max_pixels, folder)
+    describe = partial(_describe, pinned, max_pixels, folder)
     outcomes = map_in_processes(describe, benchmark.database, workers=workers, prepare=prepare_worker)
     for done, (path, outcome) in enumerate(outcomes, start=1):
         file = outcome if isinstance(outcome, Path) else None
@@ -174,7 +175,8 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
 
     Args:
         description: made with the same kind of selector and at least as many regions.
-        regions: specification: "whole", "rmac:levels=l" or "selective-search:top=n".
+        regions: specification: "whole", "rmac:levels=l", "selective-search:top=n", or the detector with a threshold
+            that is not lower and a ``top`` that is not higher.
 
     Raises:
         BenchmarkError: the specification is of another kind of selector.
@@ -187,6 +189,9 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
         return np.arange(1 + len(rmac_boxes(description.width, description.height, selector.levels)))
     if isinstance(selector, SelectiveSearch):
         return np.arange(min(len(boxes), 1 + selector.top))
+    if isinstance(selector, Detector):
+        sure = np.flatnonzero(description.box_scores[1:] >= selector.threshold)[: selector.top]
+        return np.concatenate([np.zeros(1, np.intp), 1 + sure])
     raise BenchmarkError(f"{regions}: which of its regions to use is not known")
 
 

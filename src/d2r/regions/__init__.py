@@ -1,19 +1,22 @@
 """Where to look: regions of a picture, one small module per selector, chosen by name.
 
 A selector is written as a specification, ``NAME[:option=value,...]``: ``whole``, ``rmac:levels=2``,
-``selective-search:top=5``. :func:`make_selector` turns it into an object and ``SELECTORS.spec`` gives it back.
+``selective-search:top=5``, ``detector:threshold=0.2``. :func:`make_selector` turns it into an object and
+``SELECTORS.spec`` gives it back.
 """
 
 from __future__ import annotations
 
 from d2r.regions.base import Regions, RegionSelector
+from d2r.regions.detector import Detector
+from d2r.regions.network import DetectorError
 from d2r.regions.rmac import RMAC
 from d2r.regions.selective_search import SelectiveSearch
 from d2r.regions.whole import Whole
-from d2r.registry import Registry
+from d2r.registry import Registry, SpecError
 
 SELECTORS: Registry[RegionSelector] = Registry(
-    "regions", {"whole": Whole, "rmac": RMAC, "selective-search": SelectiveSearch}
+    "regions", {"whole": Whole, "rmac": RMAC, "selective-search": SelectiveSearch, "detector": Detector}
 )
 
 
@@ -26,4 +29,31 @@ def make_selector(spec: str) -> RegionSelector:
     return SELECTORS.make(spec)
 
 
-__all__ = ["RMAC", "SELECTORS", "RegionSelector", "Regions", "SelectiveSearch", "Whole", "make_selector"]
+def pinned_spec(spec: str) -> str:
+    """Return a specification that means the same everywhere and later on: a detector's names its file's SHA-256.
+
+    Raises:
+        d2r.registry.SpecError: as of :func:`make_selector`; or the path of the model cannot be written in one.
+        DetectorError: the detector's model cannot be used.
+    """
+    selector = make_selector(spec)
+    if not isinstance(selector, Detector):
+        return spec
+    try:
+        return SELECTORS.spec(selector.pinned())
+    except ValueError as error:
+        raise SpecError(f"{SELECTORS.kind} {spec!r}: {error}") from error
+
+
+__all__ = [
+    "RMAC",
+    "SELECTORS",
+    "Detector",
+    "DetectorError",
+    "RegionSelector",
+    "Regions",
+    "SelectiveSearch",
+    "Whole",
+    "make_selector",
+    "pinned_spec",
+]

@@ -1,15 +1,151 @@
-"""A trained detector as region selector."""
+"""A trained detector of landmarks (:mod:`d2r.regions.network`) as region selector."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from d2r.boxes import Boxes, clip, iou
 from d2r.images import Picture
+from d2r.models import DETECTOR, find_model
+from d2r.regions.base import Regions
+from d2r.regions.network import DetectorError, Network, load_network
+
+_SAME = 0.9  # IoU with the whole picture, above which a region would only describe it again
+
+
+@dataclass(frozen=True)
+class Detector:
+    """The boxes that a network scores highest.
+
+    Attributes:
+        model: path of an ONNX file (it ends in ``.onnx``), or the name of a shipped model.
+        threshold: least score of a box, in [0, 1].
+        top: at most so many boxes.
+        nms: a box is dropped when its IoU with a better one is above this.
+        sha256: what the file must have, in hexadecimal; empty takes any. An index remembers it, so that its pictures
+            are not described with different models under one name.
+    """
+
+    model: str = DETECTOR
+    threshold: float = 0.3
+    top: int = 5
+    nms: float = 0.5
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ValueError("threshold must be 0 to 1")
+        if self.top < 1:
+            raise ValueError("top must be 1 or more")
+        if not 0.0 <= self.nms <= 1.0:
+            raise ValueError("nms must be 0 to 1")
+        if not re.fullmatch(r"([0-9a-f]{64})?", self.sha256):
+            raise ValueError("sha256 must be 64 digits of 0-9 and a-f")
+
+    def select(self, image: Picture) -> Regions:
+        """See :meth:`d2r.regions.RegionSelector.select`.
+
+        Raises:
+            DetectorError: see :meth:`network`.
+        """
+        height, width = image.shape[:2]
+        ((boxes, scores),) = self._find([image])
+        fresh = iou(boxes, [0, 0, width, height])[:, 0] < _SAME
+        return Regions(boxes[fresh][: self.top], scores[fresh][: self.top])
+
+    def detect(self, images: Sequence[Picture]) -> list[Regions]:
+        """Find boxes in several pictures, in one run of the network where it takes more than one picture at once.
+
+        Args:
+            images: uint8 (H, W, 3) each, of any sizes.
+
+        Returns:
+            for each picture its boxes, in its pixels, best first. Other than of :meth:`select`, one may be the whole
+            picture: what is found there is a landmark that fills it.
+
+        Raises:
+            DetectorError: see :meth:`network`.
+        """
+        return [Regions(boxes[: self.top], scores[: self.top]) for boxes, scores in self._find(images)]
+
+    def network(self) -> Network:
+        """Return the network, which is loaded once in a process.
+
+        Raises:
+            DetectorError: the file is missing, is not a detector, or does not have the given SHA-256.
+        """
+        try:
+            path = find_model(self.model)
+        except FileNotFoundError as error:
+            raise DetectorError(self.model, str(error)) from error
+        network = load_network(path)
+        if self.sha256 not in ("", network.sha256):
+            raise DetectorError(
+                str(path),
+                f"not the file that was asked for: its SHA-256 is {network.sha256}, not {self.sha256}. Put back the"
+                " file that an index was made with, or make another index with this one",
+            )
+        return network
+
+    def pinned(self) -> Detector:
+        """Return this detector with the absolute path of its model and its SHA-256, which no other file has.
+
+        Raises:
+            ValueError: the path has a comma, which a specification cannot hold.
+            DetectorError: see :meth:`network`.
+        """
+        network = self.network()
+        model = str(network.path) if self.model.lower().endswith(".onnx") else self.model
+        if "," in model:
+            raise ValueError(f"{model}: a path with a comma cannot be written in a specification; rename it")
+        return replace(self, model=model, sha256=network.sha256)
+
+    def _find(self, images: Sequence[Picture]) -> list[tuple[Boxes, NDArray[np.float32]]]:
+        """Return all boxes of each picture that pass the threshold and the suppression, and their scores."""
+        if not len(images):
+            return []
+        network = self.network()
+        shares, scores = network.run(np.stack([squash(image, network.side) for image in images]))
+        return [self._usable(*found) for found in zip(images, shares, scores, strict=True)]
+
+    def _usable(
+        self, image: Picture, shares: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> tuple[Boxes, NDArray[np.float32]]:
+        height, width = image.shape[:2]
+        boxes = clip(shares * np.array([width, height, width, height], np.float32), width, height)
+        usable = (scores >= self.threshold) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes, scores = boxes[usable], scores[usable]
+        kept = suppress(boxes, scores, self.nms)
+        return boxes[kept], np.clip(scores[kept], 0.0, 1.0)
 
 
 def squash(image: Picture, side: int) -> Picture:
-    """Scale a picture to a square without keeping its aspect: uint8 (side, side, 3)."""
+    """Scale a picture to a square without keeping its aspect, as detectors see it: uint8 (side, side, 3)."""
     shrinks = image.shape[0] * image.shape[1] > side * side
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (side, side), interpolation=method), dtype=np.uint8)
+
+
+def suppress(boxes: Boxes, scores: NDArray[np.float32], overlap: float) -> NDArray[np.intp]:
+    """Return the rows of the boxes that no better kept box overlaps with by more than ``overlap`` (IoU), best first.
+
+    Args:
+        boxes: float32 (N, 4).
+        scores: float32 (N,); of equal ones the first is the better.
+        overlap: in [0, 1].
+    """
+    order = np.argsort(-scores, kind="stable")
+    overlaps = iou(boxes, boxes) > overlap
+    kept: list[int] = []
+    dropped = np.zeros(len(boxes), bool)
+    for row in order.tolist():
+        if not dropped[row]:
+            kept.append(row)
+            dropped |= overlaps[row]
+    return np.array(kept, np.intp)
