@@ -7,7 +7,6 @@ in [0, 1], best first. Overlapping boxes are all there: who runs it drops those.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
