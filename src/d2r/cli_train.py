@@ -108,6 +108,36 @@ def train_detector(
         _say(f"best: epoch {best.epoch}, AP50 {best.ap50:.1%}; {folder / loop.BEST}")
 
 
+@train_app.command("export")
+def train_export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a .safetensors file of one.")],
+    path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")],
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--check", metavar="PHOTO", help="Compare with torch on this photo.", show_default="one that comes along"
+        ),
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
+    ] = False,
+) -> None:
+    """Write the best weights of a run as an ONNX file, which is run without torch.
+
+    The file is written only when ONNX Runtime finds the same boxes in a photo as torch does.
+    """
+    from d2r.datasets.bundled import bundled_photos
+    from d2r.images import read_image
+    from d2r.train.export import export_detector
+
+    photo = picture if picture is not None else bundled_photos().instances[0].photos[0]
+    made = export_detector(run, path, read_image(photo), half=half)
+    _say(
+        f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; from torch its boxes differ by at most"
+        f" {made.box_difference:.2g} pixels, its scores by {made.score_difference:.2g}"
+    )
+
+
 def _print_sizes(sizes: Sizes) -> None:
     _say(
         f"{sizes.training:,} pictures to train on, {sizes.validation:,} to validate on; {sizes.steps:,} steps an epoch;"

@@ -179,6 +179,8 @@ class _Normalise(nn.Module):
     def __init__(self, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.side = side
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", 255.0 * torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(std)[:, None, None], persistent=False)
 
@@ -232,7 +234,7 @@ def _extra(channels: int, out: int, stride: int) -> nn.Sequential:
     )
 
 
-class _Head(SSDLiteHead):
+class _Head(SSDLiteHead):  # type: ignore[misc]
     """An SSDLite head whose output is float32 whatever it is computed in: boxes need it."""
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
@@ -244,7 +246,7 @@ def _ssd(side: int, network: MobileNetV2, mean: tuple[float, ...], std: tuple[fl
     anchors = DefaultBoxGenerator([list(_RATIOS)] * (len(_SCALES) - 1), scales=list(_SCALES))
     channels = retrieve_out_channels(backbone, (side, side))
     head = _Head(channels, anchors.num_anchors_per_location(), _CLASSES, _norm)
-    ssd = SSD(backbone, anchors, (side, side), _CLASSES, head=head, nms_thresh=NMS, detections_per_img=100)
+    ssd: nn.Module = SSD(backbone, anchors, (side, side), _CLASSES, head=head, nms_thresh=NMS, detections_per_img=100)
     ssd.transform = _Normalise(side, mean, std)
     return ssd
 
@@ -256,7 +258,7 @@ def _pyramid_weights(weights: dict[str, Tensor], network: MobileNetV2) -> dict[s
 
 
 def _faster_rcnn(side: int) -> nn.Module:
-    network = fasterrcnn_resnet50_fpn(
+    network: nn.Module = fasterrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
         num_classes=_CLASSES,

@@ -16,10 +16,10 @@ def training_transforms(side: int) -> v2.Compose:
         [
             v2.RandomZoomOut(fill={torch.Tensor: 0, "others": 114}, side_range=(1.0, 2.0), p=0.3),
             v2.RandomIoUCrop(min_scale=0.4, sampler_options=[0.3, 0.5, 0.7, 0.9, 1.0]),
-            v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(),
             v2.Resize((side, side), antialias=True),
             v2.RandomHorizontalFlip(),
+            v2.ClampBoundingBoxes(),  # scaling rounds
+            v2.SanitizeBoundingBoxes(),
             v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.4),
             v2.RandomGrayscale(0.05),
         ]

@@ -60,7 +60,7 @@ class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         boxes = torch.tensor(picture.boxes, dtype=torch.float32).reshape(-1, 4) * torch.tensor([width, height] * 2)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
         target = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
             "labels": torch.ones(len(boxes), dtype=torch.int64),
         }
         with torch.random.fork_rng(devices=[]):
@@ -122,7 +122,7 @@ def training_loader(
     method = "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
     return DataLoader(
         pictures,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,

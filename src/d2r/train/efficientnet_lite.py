@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -63,6 +63,7 @@ def _as_trained(layer: nn.Sequential, kernel: int) -> nn.Sequential:
     At stride 2 that pads an even side by one more after than before. The weights were trained so: padded evenly, the
     network classified 83 % of some photographs right, and 89 % so.
     """
+    old: Any
     old, *rest = layer
     conv = nn.Conv2d(old.in_channels, old.out_channels, kernel, stride=old.stride, groups=old.groups, bias=False)
     total = kernel - old.stride[0]  # so that an even side is divided by the stride

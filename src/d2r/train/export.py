@@ -7,6 +7,11 @@ in [0, 1], best first. Overlapping boxes are all there: who runs it drops those.
 
 from __future__ import annotations
 
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -83,12 +88,12 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
     box, score = _difference(network, pixels, graph.SerializeToString())
     if not (box <= _BOX_TOLERANCE and score <= _SCORE_TOLERANCE):
         raise ExportError(
-            f"{display_path(run)}: ONNX Runtime does not agree with torch: boxes differ by {box:.3g} pixels and scores by"
-            f" {score:.3g}, over {_BOX_TOLERANCE:g} and {_SCORE_TOLERANCE:g}; nothing was written"
+            f"{display_path(run)}: ONNX Runtime does not agree with torch: boxes differ by {box:.3g} pixels and scores"
+            f" by {score:.3g}, over {_BOX_TOLERANCE:g} and {_SCORE_TOLERANCE:g}; nothing was written"
         )
     if half:
         _store_half(graph)
-        box, score = _difference(network, pixels, graph.SerializeToString(), nearest=True)
+        box, score = _difference(network, pixels, graph.SerializeToString())
     onnx.checker.check_model(graph, full_check=True)
     with replacing(path) as part:
         part.write_bytes(graph.SerializeToString())
@@ -131,6 +136,7 @@ class _SSDGraph(nn.Module):
         self.side = side
         blank = torch.zeros(1, 3, side, side)
         anchors = network.anchor_generator(ImageList(blank, [(side, side)]), list(network.backbone(blank).values()))
+        self.anchors: Tensor
         self.register_buffer("anchors", anchors[0])
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,42 +174,50 @@ def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
     ssd = isinstance(network, SSD)
     graph = _SSDGraph(network, side) if ssd else _FasterRCNNGraph(network, side)
     pictures = torch.zeros(2 if ssd else 1, side, side, 3, dtype=torch.uint8)
-    common = {"input_names": ["pictures"], "output_names": ["boxes", "scores"], "opset_version": _OPSET}
-    with torch.no_grad():
-        program = torch.onnx.export(
-            graph.eval(),
-            (pictures,),
-            dynamo=True,
-            dynamic_shapes={"pictures": {0: torch.export.Dim("pictures")}} if ssd else None,
-            verbose=False,
-            **common,  # type: ignore[arg-type]
-        )
-    assert program is not None
-    return program.model_proto
+    names: dict[str, Any] = {"input_names": ["pictures"], "output_names": ["boxes", "scores"], "opset_version": _OPSET}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn of themselves
+        if ssd:
+            dynamic = {"pictures": {0: torch.export.Dim("pictures")}}
+            program = torch.onnx.export(graph.eval(), (pictures,), dynamic_shapes=dynamic, verbose=False, **names)
+            assert program is not None
+            return program.model_proto
+        # How many proposals there are depends on the picture, which only the tracing exporter can express.
+        buffer = io.BytesIO()
+        torch.onnx.export(graph.eval(), (pictures,), buffer, dynamo=False, **names)  # type: ignore[arg-type]
+    return onnx.load_from_string(buffer.getvalue())
 
 
-def _difference(
-    network: nn.Module, pixels: NDArray[np.uint8], graph: bytes, *, nearest: bool = False
-) -> tuple[float, float]:
+def _difference(network: nn.Module, pixels: NDArray[np.uint8], graph: bytes) -> tuple[float, float]:
     """Return how far the boxes and scores that torch finds are from the same in the graph's output.
 
-    Torch's are those of torchvision's own way from pictures to boxes. A box is compared with the graph's box that is
-    nearest by score and place; boxes that torch finds and scores below all in the graph are left out.
+    Torch's are those of torchvision's own way from pictures to boxes, whatever their score. A box is compared with the
+    graph's box that is nearest by score and place. Those that score no more than the graph's last may lack there.
     """
     side = pixels.shape[1]
-    with torch.no_grad():
+    with torch.no_grad(), _all_scores(network):
         found = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0]
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     boxes, scores = (values[0] for values in session.run(["boxes", "scores"], {"pictures": pixels}))
-    box, score = 0.0, 0.0
-    for true_box, true_score in zip(found["boxes"].numpy(), found["scores"].numpy(), strict=True):
-        if true_score <= scores.min() and len(scores) == len(np.flatnonzero(scores)):
-            continue
+    compared = found["scores"].numpy() > scores.min()
+    box, score = (0.0, 0.0) if compared.any() else (math.inf, math.inf)
+    for true_box, true_score in zip(found["boxes"].numpy()[compared], found["scores"].numpy()[compared], strict=True):
         apart = np.abs(side * boxes - true_box).max(axis=1)
         missed = np.abs(scores - true_score)
         match = int((apart / _BOX_TOLERANCE + missed / _SCORE_TOLERANCE).argmin())
         box, score = max(box, float(apart[match])), max(score, float(missed[match]))
     return box, score
+
+
+@contextmanager
+def _all_scores(network: nn.Module) -> Iterator[None]:
+    """Let a network return boxes of any score."""
+    scorer: Any = network if isinstance(network, SSD) else network.roi_heads
+    before, scorer.score_thresh = scorer.score_thresh, 0.0
+    try:
+        yield
+    finally:
+        scorer.score_thresh = before
 
 
 def _store_half(model: onnx.ModelProto) -> None:

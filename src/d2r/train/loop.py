@@ -149,11 +149,11 @@ def train_detector(
                 write_best(folder, run.average.module, settings, run.best)
         row = EpochRow(
             epoch=epoch,
-            lr=run.schedule.get_last_lr()[0],
+            lr=float(run.schedule.get_last_lr()[0]),
             loss=sum(losses.values()),
             losses=losses,
-            ap50=scores and scores.ap50,
-            ap=scores and scores.ap,
+            ap50=None if scores is None else scores.ap50,
+            ap=None if scores is None else scores.ap,
             seconds=time.monotonic() - start,
         )
         run.history.append(row)
