@@ -12,6 +12,7 @@ import pytest
 
 from d2r.datasets.landmark_boxes import FractionBox, LandmarkBoxes, LandmarkPicture, read_dataset, write_dataset
 from d2r.images import encode_jpeg
+from detectors import write_detector
 from synthetic import texture, write
 from web import Resource, serving
 
@@ -32,9 +33,11 @@ def labels(tmp_path):
     return tmp_path / "labels"
 
 
-def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path):
+@pytest.mark.parametrize(("proposals", "count"), [("rmac:levels=2", 8), ("detector:model={}", 1)])
+def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, proposals, count):
     out = tmp_path / "labels"
-    command = ["annotate", photos, "--out", out, "--no-browser", "--proposals", "rmac:levels=2"]
+    regions = proposals.format(write_detector(tmp_path / "toy.onnx"))
+    command = ["annotate", photos, "--out", out, "--no-browser", "--proposals", regions]
     process = subprocess.Popen(
         [sys.executable, "-c", "from d2r.cli import main; main()", *map(os.fspath, command)],
         stdout=subprocess.PIPE,
@@ -44,7 +47,7 @@ def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path):
     port = int(re.search(r"page: http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/api/pictures/0/proposals")
-    assert len(json.load(connection.getresponse())["boxes"]) == 8
+    assert len(json.load(connection.getresponse())["boxes"]) == count
     body = json.dumps({"box": [0, 0, 20, 15]})
     connection.request("PUT", "/api/pictures/0/decision", body, {"Content-Type": "application/json"})
     assert connection.getresponse().status == 200

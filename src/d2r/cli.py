@@ -28,6 +28,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from d2r.cli_detector import detector_app
 from d2r.cli_train import train_app
 from d2r.files import display_path
 
@@ -759,13 +760,13 @@ def annotate(
     """
     from d2r.annotate.server import LocalServer, make_app
     from d2r.annotate.session import open_session
-    from d2r.regions import make_selector
+    from d2r.regions import make_selector, pinned_spec
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
     if leave_out_rare and sample is None:
         raise typer.BadParameter("--leave-out-rare says what --sample draws from; give both")
-    selector = make_selector(proposals) if proposals is not None else None
+    selector = make_selector(pinned_spec(proposals)) if proposals is not None else None
     with open_session(photos, folder, sample_seed=sample, leave_out_rare=leave_out_rare) as session:
         for error in session.skipped:
             out.print(escape(display_path(f"skipped {error}")), soft_wrap=True, highlight=False)
@@ -809,6 +810,7 @@ def _print_sample(sample: Sample) -> None:
 app.add_typer(train_app, name="train")
 dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(detector_app)
 
 
 @dataset_app.command("get")
@@ -1023,6 +1025,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 _STAGES = {
     "describe": "describing pictures",
+    "detect": "looking for landmarks",
     "words": "learning words",
     "index": "indexing",
     "merge": "merging segments",

@@ -1,0 +1,130 @@
+"""The commands about detectors: judge one, and list those that are shipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from d2r.files import display_path
+
+if TYPE_CHECKING:
+    from d2r.evaluate.detector import SourceScores
+    from d2r.report.tables import Table
+
+detector_app = typer.Typer()
+
+_MAX_PIXELS = 150_000_000
+_WORST = 24
+
+
+@detector_app.command("evaluate-detector")
+def evaluate_detector(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="LABELS[=PICTURES]: a folder of landmark boxes (its validation boxes), a COCO file (.json), or a"
+            " composed set; and the folder that its pictures lie in, where that is another one.",
+        ),
+    ],
+    regions: Annotated[
+        str,
+        typer.Option(
+            help="What to judge: detector:model=FILE.onnx, or any other way to select regions, such as rmac:levels=2."
+            " For a detector, threshold=0.01 and top=100 are used where you give none: average precision needs the"
+            " unsure boxes too."
+        ),
+    ] = "detector",
+    file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")] = None,
+    failures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Also write the {_WORST} worst failures as one PNG: true boxes green, the best found red.",
+        ),
+    ] = None,
+    max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = _MAX_PIXELS,
+) -> None:
+    """Measure how well a detector, or another selector of regions, finds the boxes of pictures.
+
+    AP50 is average precision at an overlap (IoU) of 0.5, AP50:95 its mean over 0.5, 0.55, ..., 0.95; recall at k is the
+    share of true boxes that the best k boxes of a picture find at 0.5. The time is the median of a picture in memory.
+    """
+    from d2r.cli import _progress, out
+    from d2r.datasets.detection import read_validation
+    from d2r.evaluate.detector import as_json, judge_source, scoring_spec, worst_failures
+    from d2r.files import replacing
+    from d2r.regions import make_selector, pinned_spec
+    from d2r.report.detections import write_sheet
+    from d2r.report.tables import as_text
+
+    spec = scoring_spec(regions)
+    pinned = pinned_spec(spec)
+    selector = make_selector(pinned)
+    read = [(source, read_validation(source)) for source in sources]
+    with _progress() as progress:
+        judged = [
+            judge_source(selector, source, pictures, max_pixels=max_pixels, progress=progress)
+            for source, pictures in read
+        ]
+    out.print(escape(display_path(spec)), soft_wrap=True, highlight=False)
+    out.print(escape(as_text(_table(judged))), soft_wrap=True, highlight=False)
+    for one in judged:
+        for path, reason in one.skipped:
+            out.print(escape(f"skipped {path}: {display_path(reason)}"), soft_wrap=True, highlight=False)
+    if file is not None:
+        with replacing(file) as part:
+            run = {"regions": pinned, "sources": [as_json(one) for one in judged]}
+            part.write_text(json.dumps(run, indent=1), encoding="utf-8")
+        out.print(escape(f"figures: {display_path(file)}"), soft_wrap=True, highlight=False)
+    if failures is not None:
+        worst = worst_failures([picture for one in judged for picture in one.judged], _WORST)
+        if worst:
+            write_sheet(worst, failures, max_pixels=max_pixels)
+        shown = f"the {len(worst)} worst failures: {display_path(failures)}" if worst else "no failures to show"
+        out.print(escape(shown), soft_wrap=True, highlight=False)
+
+
+def _table(judged: list[SourceScores]) -> Table:
+    from d2r.report.tables import Table
+
+    ks = judged[0].scores.ks
+    heads = ("source", "AP50", "AP50:95", *(f"recall at {k}" for k in ks), "boxes", "pictures", "skipped", "ms/picture")
+    rows = tuple(
+        (
+            display_path(one.source),
+            f"{100 * one.scores.ap50:.1f}",
+            f"{100 * one.scores.ap:.1f}",
+            *(f"{100 * recall:.1f}" for recall in one.scores.recall50),
+            f"{one.scores.boxes:,}",
+            f"{one.scores.pictures:,}",
+            f"{len(one.skipped):,}",
+            f"{one.milliseconds:.1f}",
+        )
+        for one in judged
+    )
+    return Table("", heads, rows)
+
+
+@detector_app.command("models")
+def list_shipped_models() -> None:
+    """List the networks that are shipped: name, size, SHA-256, and what each is."""
+    from rich.table import Table as Columns
+
+    from d2r.cli import out
+    from d2r.models import list_models
+
+    models = list_models()
+    if not models:
+        out.print("no models are shipped; give detectors by path: detector:model=FILE.onnx")
+        return
+    table = Columns(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for head in ("name", "MB", "sha256", "what it is"):
+        table.add_column(head, justify="right" if head == "MB" else "left", overflow="fold")
+    for model in models:
+        table.add_row(model.name, f"{model.bytes / 1e6:.1f}", model.sha256[:16], escape(model.summary))
+    out.print(table)
