@@ -3,10 +3,10 @@
     python benchmarks/detector_latency.py MODEL.onnx... --photos FOLDER [--pictures N]
 
 MODEL is the path of an ONNX file or the name of a shipped model. The same N photographs, decoded beforehand, are looked
-at in every row. The methods take turns after every eight runs: a machine that is busy for a while slows all of them, and
-none finds its memory pushed out of the caches by the others. A time is all that happens between a picture in memory and
-its boxes: scaling, network, suppression. Detectors run with one and two threads, one picture at a time and eight at a
-time, which is given for one picture; "-" where a network takes only one. Selective search and RMAC have one thread.
+at in every row. The methods take turns after every eight runs: a machine that is busy for a while slows all of them,
+and none finds its memory pushed out of the caches by the others. A time is all that happens between a picture in memory
+and its boxes: scaling, network, suppression. Detectors run with one and two threads, one picture at a time and eight
+at a time, which is given for one picture; "-" where a network takes only one. Selective search and RMAC have one.
 Middle 90 % of the times in brackets.
 """
 
