@@ -3,10 +3,11 @@
     python benchmarks/detector_latency.py MODEL.onnx... --photos FOLDER [--pictures N]
 
 MODEL is the path of an ONNX file or the name of a shipped model. The same N photographs, decoded beforehand, are looked
-at in every row; the methods take turns, picture by picture, so that a machine that is busy for a while slows all of
-them. A time is all that happens between a picture in memory and its boxes: scaling, network, suppression. Detectors run
-with one and two threads, one picture at a time and eight at a time, which is given for one picture; "-" where a network
-takes only one. Selective search and RMAC have one thread. Middle 90 % of the times in brackets.
+at in every row. The methods take turns after every eight runs: a machine that is busy for a while slows all of them,
+and none finds its memory pushed out of the caches by the others. A time is all that happens between a picture in memory
+and its boxes: scaling, network, suppression. Detectors run with one and two threads, one picture at a time and eight
+at a time, which is given for one picture; "-" where a network takes only one. Selective search and RMAC have one.
+Middle 90 % of the times in brackets.
 """
 
 from __future__ import annotations
@@ -87,13 +88,13 @@ def _with_threads(detector: Detector, threads: int) -> Callable[..., object]:
 def _times(methods: list[Callable[..., object]], jobs: list[list[Picture]]) -> list[np.ndarray]:
     """Return the milliseconds a picture of each method on each job."""
     times = np.zeros((len(methods), len(jobs)))
-    for method in methods:
-        method(*jobs[0])
-    for column, pictures in enumerate(jobs):
+    for start in range(0, len(jobs), BATCH):
         for row, method in enumerate(methods):
-            started = time.perf_counter()
-            method(*pictures)
-            times[row, column] = 1000 * (time.perf_counter() - started) / len(pictures)
+            method(*jobs[start])
+            for column in range(start, min(start + BATCH, len(jobs))):
+                started = time.perf_counter()
+                method(*jobs[column])
+                times[row, column] = 1000 * (time.perf_counter() - started) / len(jobs[column])
     return list(times)
 
 

@@ -137,6 +137,8 @@ def _load(path: Path, mtime_ns: int, size: int, threads: int) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Waiting threads that spin take the processors from what comes next: features, or another worker.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _QUIET
     providers = [name for name in (_GPU, _CPU) if name in onnxruntime.get_available_providers()]
     try:
