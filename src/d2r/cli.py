@@ -126,7 +126,7 @@ def _explain(error: Exception) -> None:
 
 _EXTRAS = {
     **dict.fromkeys(("matplotlib", "pycocotools", "scipy"), "evaluate"),
-    **dict.fromkeys(("torch", "torchvision", "onnx", "onnxscript"), "train"),
+    **dict.fromkeys(("torch", "torchvision", "onnx", "onnxruntime"), "train"),
 }
 """Module to the extra of this package that brings it."""
 

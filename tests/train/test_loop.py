@@ -7,11 +7,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from d2r.evaluate.detection import evaluate_boxes
+from d2r.train import loop
 from d2r.train.architectures import InitError
 from d2r.train.log import EpochRow
 from d2r.train.loop import train_detector
@@ -75,13 +79,11 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(setting
     assert all(torch.equal(best[name], value) for name, value in load_file(tmp_path / "best.safetensors").items())
 
 
-def test_the_loss_falls_and_boxes_are_found_on_a_few_pictures_seen_often(settings, labels, tmp_path) -> None:
-    # validated on what it learns from: all it has to do is to remember
-    often = dataclasses.replace(settings, shares=(4.0,), epochs=12, validate_every=12, lr=4e-3)
+def test_the_loss_falls_on_a_few_pictures_seen_often(settings, tmp_path) -> None:
+    often = dataclasses.replace(settings, shares=(4.0,), epochs=5, validate_every=5, lr=4e-3)
     history = train_detector(often, tmp_path, workers=0)
-    assert history[-1].loss < 0.6 * history[0].loss
-    assert history[-1].ap50 is not None
-    assert history[-1].ap50 > 0.2
+    assert history[-1].loss < 0.7 * history[0].loss
+    assert [row.ap50 is None for row in history] == [True, True, True, True, False]
 
 
 def test_pictures_are_held_out_where_there_is_no_validation_set(settings, tmp_path) -> None:
@@ -97,12 +99,17 @@ def test_pictures_are_held_out_where_there_is_no_validation_set(settings, tmp_pa
     assert (sizes[0].training, sizes[0].validation, sizes[0].steps) == (9, 3, 2)
 
 
-def test_training_stops_when_validation_does_not_get_better(settings, tmp_path) -> None:
-    # so slow that nothing is ever found: the first validation stays the best
-    slow = dataclasses.replace(settings, lr=1e-12, epochs=10, patience=2)
-    history = train_detector(slow, tmp_path, workers=0)
-    assert [row.epoch for row in history] == [1, 2, 3]
-    assert train_detector(slow, tmp_path, workers=0, resume=True) == history
+def test_training_stops_when_validation_does_not_get_better(settings, tmp_path, monkeypatch) -> None:
+    truth = [np.array([[0.0, 0.0, 10.0, 10.0]])]
+    scores = evaluate_boxes(truth, [np.ones(1)], truth)
+    course = iter((0.2, 0.5, 0.5, 0.4))
+    monkeypatch.setattr(loop, "validate", lambda *_: dataclasses.replace(scores, ap50=next(course)))
+    patient = dataclasses.replace(settings, epochs=10, batch=12, patience=2)
+    history = train_detector(patient, tmp_path, workers=0)
+    assert [row.ap50 for row in history] == [0.2, 0.5, 0.5, 0.4]
+    with safe_open(tmp_path / "best.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["best"]) == {"epoch": 2, "ap50": 0.5}
+    assert train_detector(patient, tmp_path, workers=0, resume=True) == history
 
 
 def test_a_run_begins_with_the_weights_of_another_and_tells_what_was_not_taken(settings, trained, tmp_path) -> None:

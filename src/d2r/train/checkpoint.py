@@ -37,8 +37,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise TrainError(f"{shown}: there is no checkpoint to go on from; leave --resume out to start") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
+        reason = str(error).partition("\n")[0][:200] or "it is empty"
         raise TrainError(
-            f"{shown}: the checkpoint is damaged or not one ({str(error).splitlines()[0][:200]}); start anew in another"
+            f"{shown}: the checkpoint is damaged or not one ({reason}); start anew in another"
             " folder, with --init best.safetensors of this one where there is one"
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT or set(state) != _PARTS:
