@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -395,4 +396,7 @@ def _write_scene(plan: ScenePlan, folder: Path, index: int) -> _Written:
 def _annotation(number: int, image: int, planted: PlantedObject) -> dict[str, Any]:
     x1, y1, x2, y2 = planted.box
     box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
-    return {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+    return {
+        "id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
+        "source": os.fspath(planted.source),
+    }  # fmt: skip
