@@ -3,8 +3,8 @@
     d2r dataset compose-detection LABELS=PICTURES --split validation --backgrounds PHOTOS --pictures 600 --out SCENES
     python benchmarks/landmark_scenes.py SCENES LABELS=PICTURES --regions rmac:levels=2 --regions detector:top=2 ...
 
-The photographs that were planted are the queries, with the boxes of their labels; the scenes in which one is planted are
-its answers. Scenes that show the same landmark from another photograph are neither right nor wrong. ASMK* without
+The photographs that were planted are the queries, with the boxes of their labels; the scenes in which one is planted
+are its answers. Scenes that show the same landmark from another photograph are neither right nor wrong. ASMK* without
 regions, and R-ASMK* for each --regions, all with the same visual words, learned on the scenes without regions. The
 change is that to the grid (the first --regions), by paired bootstrap over the queries.
 """

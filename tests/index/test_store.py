@@ -20,6 +20,7 @@ from d2r.codebook import Codebook
 from d2r.features.base import Features
 from d2r.index import Entry, Index, Job, PictureState, StoreError
 from d2r.index.catalogue import FORMAT
+from d2r.index.segment import Segment
 
 WORDS, DIM = 50, 128
 
@@ -203,6 +204,21 @@ def test_a_truncated_segment_file_is_named(index):
     file.write_bytes(file.read_bytes()[:100])
     with Index(index.folder) as reader, pytest.raises(StoreError, match="damaged"):
         reader.search(entry(1).aggregated, 1)
+
+
+def test_an_index_larger_than_the_memory_gives_the_same_answers(index, monkeypatch):
+    for start in (0, 10):
+        put(index, range(start, start + 10))
+    put(index, [])
+    queries = [entry(7, words=30).aggregated, entry(500, words=3).aggregated, entry(1, words=0).aggregated]
+    expected = index.search_all(queries, 20)
+    asked = []
+    fetch = Segment.fetch
+    monkeypatch.setattr(Segment, "fetch", lambda self, words: (asked.append(len(words)), fetch(self, words)))
+    monkeypatch.setattr("d2r.index.store.usable_memory", lambda: 1000)
+    with Index(index.folder) as cold:
+        assert cold.search_all(queries, 20) == expected
+    assert len(asked) == 2
 
 
 def test_a_read_only_index_can_be_searched(index, tmp_path):

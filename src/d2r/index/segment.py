@@ -9,6 +9,7 @@ while the postings stream past.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,28 @@ class Segment:
     def __len__(self) -> int:
         return len(self.g)
 
+    def stay_cold(self) -> None:
+        """Have the system read no more of the postings from the disk than is asked for.
+
+        By default it reads on from wherever a page is missing, a hundred kilobytes where a list of postings has twenty.
+        """
+        for array in (self.posting_slots, self.posting_codes):
+            if len(array):
+                _mapping(array).madvise(mmap.MADV_RANDOM)
+
+    def fetch(self, words: NDArray[np.int32]) -> None:
+        """Have the system read the postings of some words, int32 (W,), ahead of their use; does not wait."""
+        rows = np.flatnonzero(np.isin(self.words, words, assume_unique=True))
+        for array in (self.posting_slots, self.posting_codes):
+            if not len(array):
+                continue
+            mapping, width = _mapping(array), array.strides[0]
+            header = len(mapping) - array.nbytes
+            firsts = (header + self.word_starts[rows] * width) // mmap.PAGESIZE * mmap.PAGESIZE
+            lengths = header + self.word_starts[rows + 1] * width - firsts
+            for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True):
+                mapping.madvise(mmap.MADV_WILLNEED, first, length)
+
     def features(self, slot: int) -> Features:
         """Return the stored features of a picture, descriptors as float32 of unit length."""
         rows = slice(self.feature_starts[slot], self.feature_starts[slot + 1])
@@ -221,6 +244,11 @@ def _appear(folder: Path, write: Callable[[Path], None]) -> Written:
 
 def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.npy"
+
+
+def _mapping(array: NDArray[Any]) -> mmap.mmap:
+    """Return the mapping of a whole file that an array of :func:`_map` is the end of."""
+    return array._mmap  # type: ignore[attr-defined,no-any-return]
 
 
 def _map(path: Path) -> NDArray[Any]:

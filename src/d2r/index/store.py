@@ -30,6 +30,7 @@ from d2r.index.catalogue import Catalogue, PictureRow, SegmentRow, StoreError
 from d2r.index.kernels import keep_best, score_postings
 from d2r.index.listing import Job, Listing
 from d2r.index.segment import MAX_SLOTS, Entry, Segment, Written, check_segment, digest, merge_segments, write_segment
+from d2r.memory import usable_memory
 
 _DIGEST = "codebook"  # setting: digest of the file of visual words
 _SEGMENTS = "segments"
@@ -84,11 +85,15 @@ class IndexSize:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """The segments of one commit, and for each picture g, or 0 when it is dead, float32 (S,)."""
+    """The segments of one commit, and for each picture g, or 0 when it is dead, float32 (S,).
+
+    ``cold``: they do not all fit the memory, so that what a search needs must come from the disk.
+    """
 
     version: int
     segments: dict[int, Segment]
     factors: dict[int, NDArray[np.float32]]
+    cold: bool
 
 
 class Index:
@@ -111,7 +116,7 @@ class Index:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="search")
         self._catalogue = Catalogue(folder)
         self._lock = threading.Lock()
-        self._snapshot = _Snapshot(-1, {}, {})
+        self._snapshot = _Snapshot(-1, {}, {}, False)
         self._codebook: Codebook | None = None
         self.settings: dict[str, Any] = self._catalogue.settings()
 
@@ -130,7 +135,7 @@ class Index:
         """Release the catalogue and the mapped files."""
         self._pool.shutdown()
         self._catalogue.close()
-        self._snapshot = _Snapshot(-1, {}, {})
+        self._snapshot = _Snapshot(-1, {}, {}, False)
 
     def __enter__(self) -> Index:
         return self
@@ -290,7 +295,11 @@ class Index:
                 factors = {number: np.array(segment.g) for number, segment in segments.items()}
                 for number, slots in layout.dead.items():
                     factors[number][slots] = 0.0
-                self._snapshot = _Snapshot(version, segments, factors)
+                cold = sum(row.search_bytes for row in layout.segments) > usable_memory()
+                if cold:
+                    for segment in segments.values():
+                        segment.stay_cold()
+                self._snapshot = _Snapshot(version, segments, factors, cold)
                 return self._snapshot
             raise StoreError(f"{self.folder}: a file is missing ({missing.filename}); restore it or index again")
 
@@ -566,6 +575,10 @@ def _best(
     found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
     tables = [_selectivity(query.vectors.shape[1], query.dim) for query in queries]
     every = _zeros()
+    if snapshot.cold:  # all at once: a disk serves many requests together better than one after the other
+        words = np.unique(np.concatenate([query.words for query in queries]))
+        for number in numbers:
+            snapshot.segments[number].fetch(words)
     for number in numbers:
         segment = snapshot.segments[number]
         scores = every[: len(segment)]
