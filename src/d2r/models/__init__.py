@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-DETECTOR: Final = "ssd-mobilenetv2"
+DETECTOR: Final = "ssd-efficientnet-lite0"
 """The detector that is used where none is named."""
 
 FOLDER: Final = Path(str(resources.files(__name__)))

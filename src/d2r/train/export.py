@@ -30,10 +30,9 @@ from torchvision.models.detection.ssd import SSD
 from d2r.files import display_path, replacing
 from d2r.images import Picture
 from d2r.regions.detector import squash
+from d2r.regions.network import FORMAT, INPUT, OUTPUTS
 from d2r.train.architectures import ARCHITECTURES, build
 from d2r.train.loop import BEST
-
-FORMAT: Final = "detector-1"
 
 _TOP_SSD: Final = 200
 _TOP_FASTER: Final = 100
@@ -174,7 +173,6 @@ def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
     many = isinstance(network, SSD)
     graph = (_SSDGraph if many else _FasterRCNNGraph)(network, side).eval()
     pictures = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    outputs = ["boxes", "scores"]
     buffer = io.BytesIO()
     # By tracing: the other exporter cannot have a number of proposals that depends on the picture, as Faster R-CNN
     # has, and takes 12 s for an SSD where this one takes half a second.
@@ -185,9 +183,9 @@ def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
             (pictures,),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
-            input_names=["pictures"],
-            output_names=outputs,
-            dynamic_axes={name: {0: "pictures"} for name in ("pictures", *outputs)} if many else None,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: INPUT} for name in (INPUT, *OUTPUTS)} if many else None,
             opset_version=_OPSET,
         )
     return onnx.load_from_string(buffer.getvalue())
@@ -204,7 +202,7 @@ def _difference(network: nn.Module, pixels: NDArray[np.uint8], graph: bytes) -> 
     with torch.no_grad(), _all_scores(network):
         found = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0]
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    boxes, scores = (values[0] for values in session.run(["boxes", "scores"], {"pictures": pixels}))
+    boxes, scores = (values[0] for values in session.run(list(OUTPUTS), {INPUT: pixels}))
     compared = found["scores"].numpy() > np.median(scores)
     box, score = (0.0, 0.0) if compared.any() else (math.inf, math.inf)
     for true_box, true_score in zip(found["boxes"].numpy()[compared], found["scores"].numpy()[compared], strict=True):
