@@ -227,11 +227,13 @@ def test_limits_hold_and_a_full_queue_says_when_to_come_again(built_index, tmp_p
 
 
 def test_a_picture_that_is_not_sent_in_time_is_given_up(built_index, tmp_path):
-    with serving(built_index, tmp_path, limits={"seconds": 1.5}) as client:
-        with socket.create_connection((client.base_url.host, client.base_url.port)) as line:
-            line.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
-            line.settimeout(60)
-            assert line.recv(100).startswith(b"HTTP/1.1 408")
+    with (
+        serving(built_index, tmp_path, limits={"seconds": 1.5}) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port)) as line,
+    ):
+        line.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        line.settimeout(60)
+        assert line.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_search_that_nobody_waits_for_is_given_up(client, pagoda):
