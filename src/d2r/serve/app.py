@@ -141,7 +141,7 @@ class _Service:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(self.processes.start())
+        starting = asyncio.create_task(self._start())
 
         def started(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is None:
@@ -159,6 +159,10 @@ class _Service:
             await asyncio.to_thread(self.jobs.stop, _GRACE_S)
         await self.processes.stop()
         await asyncio.to_thread(self.threads.stop)
+
+    async def _start(self) -> None:
+        await self.processes.start()
+        await self.searches.warm()
 
     # What routes need
 

@@ -15,20 +15,20 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        more = {"registry": self.registry}
-        self.requests = Counter("d2r_requests", "Requests answered.", ["route", "method", "status"], **more)
+        own = self.registry
+        self.requests = Counter("d2r_requests", "Requests answered.", ["route", "method", "status"], registry=own)
         self.request_seconds = Histogram(
-            "d2r_request_seconds", "Time of a request.", ["route"], buckets=_BUCKETS, **more
+            "d2r_request_seconds", "Time of a request.", ["route"], buckets=_BUCKETS, registry=own
         )
         self.stage_seconds = Histogram(
-            "d2r_stage_seconds", "Time of a stage of a search.", ["stage"], buckets=_BUCKETS, **more
+            "d2r_stage_seconds", "Time of a stage of a search.", ["stage"], buckets=_BUCKETS, registry=own
         )
-        self.refused = Counter("d2r_refused", "Requests told to come again because too much was waiting.", **more)
-        self.abandoned = Counter("d2r_abandoned", "Requests given up because nobody waited for them.", **more)
-        self.waiting = Gauge("d2r_waiting", "Requests that wait for a worker process.", **more)
-        self.deaths = Gauge("d2r_worker_deaths", "Worker processes that died or were ended.", **more)
-        self.pictures = Gauge("d2r_pictures", "Pictures that can be found.", **more)
-        self.jobs = Gauge("d2r_jobs", "Pictures to be added or removed.", ["state"], **more)
+        self.refused = Counter("d2r_refused", "Requests told to come again because too much was waiting.", registry=own)
+        self.abandoned = Counter("d2r_abandoned", "Requests given up because nobody waited for them.", registry=own)
+        self.waiting = Gauge("d2r_waiting", "Requests that wait for a worker process.", registry=own)
+        self.deaths = Gauge("d2r_worker_deaths", "Worker processes that died or were ended.", registry=own)
+        self.pictures = Gauge("d2r_pictures", "Pictures that can be found.", registry=own)
+        self.jobs = Gauge("d2r_jobs", "Pictures to be added or removed.", ["state"], registry=own)
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import Request
 
 from d2r.boxes import PixelBox
 from d2r.describe import Description
 from d2r.engine import Engine
+from d2r.images import encode_jpeg
 from d2r.index import PictureRow
 from d2r.serve import work
 from d2r.serve.models import Found, PictureInfo, QueryInfo, SearchAnswer
@@ -68,6 +70,12 @@ class Searches:
     async def describe(self, source: work.Source, box: PixelBox | None) -> Description:
         """Describe a query in a worker process."""
         return await self._processes.run(work.describe_source, self._engine.recipe, self._max_pixels, source, box)
+
+    async def warm(self) -> None:
+        """Search once, for nothing: what is compiled and loaded at first use is then there."""
+        noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+        query = await self.describe(encode_jpeg(noise), None)
+        await self._threads.run(lambda stopped: self._engine.search_described(query, top=1, verify=1))
 
     async def answer(
         self,
