@@ -3,12 +3,12 @@
 import threading
 from contextlib import contextmanager
 
-from d2r.annotate.server import LocalServer
+from d2r.webserver import WebServer
 
 
 @contextmanager
 def serving(app):
-    server = LocalServer(app)
+    server = WebServer(app)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -29,6 +29,7 @@ from rich.progress import (
 from rich.table import Table
 
 from d2r.cli_detector import detector_app
+from d2r.cli_serve import serve
 from d2r.cli_train import train_app
 from d2r.files import display_path
 
@@ -94,6 +95,7 @@ def _explain(error: Exception) -> None:
     from d2r.index import StoreError
     from d2r.regions import DetectorError
     from d2r.registry import SpecError
+    from d2r.serve.settings import ServeError
 
     if isinstance(error, BoxError | SpecError | NotADirectoryError):
         _fail(str(error), status=2)
@@ -109,6 +111,7 @@ def _explain(error: Exception) -> None:
         GroundTruthError,
         ImageError,
         LandmarkBoxesError,
+        ServeError,
         StoreError,
     )
     if isinstance(error, failures):
@@ -758,9 +761,10 @@ def annotate(
 
     Every decision is on disk before the page says so. Stop it with Ctrl-C; the same command goes on where it was.
     """
-    from d2r.annotate.server import LocalServer, make_app
+    from d2r.annotate.server import make_app
     from d2r.annotate.session import open_session
     from d2r.regions import make_selector, pinned_spec
+    from d2r.webserver import WebServer
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
@@ -773,7 +777,7 @@ def annotate(
         if session.sample is not None:
             _print_sample(session.sample)
         propose = None if selector is None else lambda picture: selector.select(picture).boxes
-        server = LocalServer(make_app(session, propose=propose, max_pixels=max_pixels), port)
+        server = WebServer(make_app(session, propose=propose, max_pixels=max_pixels), port)
         out.print(f"page: {server.url}  (stop with Ctrl-C)", soft_wrap=True, highlight=False)
         if browser:
             _open_browser(server.url)
@@ -807,6 +811,7 @@ def _print_sample(sample: Sample) -> None:
     out.print(shown, soft_wrap=True, highlight=False)
 
 
+app.command()(serve)
 app.add_typer(train_app, name="train")
 dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")

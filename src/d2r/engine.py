@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -84,6 +84,10 @@ class Answer:
     query: Description
     results: list[Result]
     seconds: dict[str, float]
+
+
+class SearchStopped(Exception):  # noqa: N818
+    """A search that was given up before its end, because nobody waits for it."""
 
 
 class Engine:
@@ -302,18 +306,51 @@ class Engine:
             BoxError: the box is malformed, empty or outside the picture.
             StoreError: the index is damaged.
         """
-        if top < 1 or verify < 0:
-            raise ValueError("top must be 1 or more, and verify 0 or more")
-        clock = [time.perf_counter()]
+        _check_counts(top, verify)
+        started = time.perf_counter()
         pixels = image if isinstance(image, np.ndarray) else read_image(image, max_pixels=max_pixels)
         query = describe_query(pixels, box, self._extractor, max_side=self.recipe.max_side)
-        clock.append(time.perf_counter())
+        described = time.perf_counter()
+        answer = self.search_described(query, top=top, verify=verify)
+        return replace(answer, seconds={"describe": described - started, **answer.seconds})
+
+    def search_described(
+        self,
+        query: Description,
+        *,
+        top: int = 10,
+        verify: int = VERIFY,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """Do what :meth:`search` does from a query that was described already, in another process perhaps.
+
+        Args:
+            query: of :func:`d2r.describe.describe_query`, with this index's features and ``max_side``.
+            top: see :meth:`search`.
+            verify: see :meth:`search`.
+            stopped: asked now and then whether anybody still waits for the answer.
+
+        Raises:
+            SearchStopped: nobody does.
+            StoreError: the index is damaged.
+        """
+        _check_counts(top, verify)
+        clock = [time.perf_counter()]
         hits = self.index.search(self._aggregate(query), max(top, verify))
         clock.append(time.perf_counter())
-        results = self._verified(query.features, hits, verify)[:top]
+        results = self._verified(query.features, hits, verify, stopped)[:top]
         clock.append(time.perf_counter())
-        seconds = dict(zip(("describe", "search", "verify"), np.diff(clock).tolist(), strict=True))
-        return Answer(query, results, seconds)
+        return Answer(query, results, dict(zip(("search", "verify"), np.diff(clock).tolist(), strict=True)))
+
+    def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Features]:
+        """Verify one picture of the index against a query; returns its features too, which the matches refer to.
+
+        Raises:
+            StoreError: the picture is not in the index any more, or the index is damaged.
+        """
+        other = self.index.features(picture)
+        side = max(picture.width or 0, picture.height or 0)
+        return verify(query, other, threshold=threshold_for(side, self.recipe.max_side)), other
 
     def pairs(self, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
         """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
@@ -327,18 +364,19 @@ class Engine:
             raise StoreError(f"{self.index.folder}: it holds no pictures yet; add some before searching")
         return aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
 
-    def _verified(self, query: Features, hits: list[Hit], most: int) -> list[Result]:
+    def _verified(self, query: Features, hits: list[Hit], most: int, stopped: Callable[[], bool]) -> list[Result]:
         """Return results with the first ``most`` hits verified and sorted by (inliers, score), then the others."""
-        head = [self._verify(query, hit) for hit in hits[:most]]
+        head = []
+        for hit in hits[:most]:
+            if stopped():
+                raise SearchStopped
+            head.append(self._verify(query, hit))
         head.sort(key=lambda result: (-(result.inliers or 0), -result.score))
         return head + [self._result(hit, None, query, None) for hit in hits[most:]]
 
     def _verify(self, query: Features, hit: Hit) -> Result:
-        other = self.index.features(hit.picture)
-        side = max(hit.picture.width or 0, hit.picture.height or 0)
-        return self._result(
-            hit, verify(query, other, threshold=threshold_for(side, self.recipe.max_side)), query, other
-        )
+        verification, other = self.match(query, hit.picture)
+        return self._result(hit, verification, query, other)
 
     def _result(self, hit: Hit, verification: Verification | None, query: Features, other: Features | None) -> Result:
         boxes, scores = self.index.regions(hit.picture)
@@ -424,6 +462,11 @@ def codebook_from(path: PathLike) -> Codebook:
         if engine.index.codebook is None:
             raise StoreError(f"{source}: this index has no visual words yet")
         return engine.index.codebook
+
+
+def _check_counts(top: int, verify: int) -> None:
+    if top < 1 or verify < 0:
+        raise ValueError("top must be 1 or more, and verify 0 or more")
 
 
 def _absolute(path: PathLike) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.annotate.server import MOST_PROPOSALS, SHOWN_SIDE, LocalServer, make_app
+from d2r.annotate.server import MOST_PROPOSALS, SHOWN_SIDE, make_app
 from d2r.annotate.session import open_session
 from d2r.datasets.landmark_boxes import FractionBox, read_dataset
 from d2r.regions import make_selector
+from d2r.webserver import WebServer
 from served import serving
 from synthetic import texture, write
 
@@ -54,7 +55,7 @@ def ask(photos, out):
 
 def test_it_listens_on_this_machine_only(ask, photos, tmp_path):
     with open_session(photos, tmp_path / "other") as session:
-        server = LocalServer(make_app(session))
+        server = WebServer(make_app(session))
         assert server.url.startswith("http://127.0.0.1:")
         assert server._socket.getsockname()[0] == "127.0.0.1"
         server._socket.close()
@@ -214,9 +215,9 @@ def test_a_picture_above_the_limit_of_pixels_is_not_decoded(photos, tmp_path):
 
 def test_a_port_that_is_taken_is_an_error(photos, tmp_path):
     with open_session(photos, tmp_path / "out") as session:
-        first = LocalServer(make_app(session))
+        first = WebServer(make_app(session))
         with pytest.raises(OSError, match="in use"):
-            LocalServer(make_app(session), int(first.url.rstrip("/").rsplit(":", 1)[1]))
+            WebServer(make_app(session), int(first.url.rstrip("/").rsplit(":", 1)[1]))
         first._socket.close()
 
 

@@ -8,14 +8,12 @@ so that no other site can pass itself off as this one.
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.resources import files
 from typing import Annotated, Any, Final, TypeAlias
 
-import uvicorn
 from fastapi import Body, FastAPI, HTTPException, Path, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
@@ -195,41 +193,3 @@ def make_app(session: Session, *, propose: Propose | None = None, max_pixels: in
 
 def _fixed(content: bytes, kind: str) -> Callable[[], Response]:
     return lambda: Response(content, media_type=kind)
-
-
-class LocalServer:
-    """Serves an application on the loopback address.
-
-    Args:
-        app: to serve.
-        port: 0 takes one that is free.
-
-    Raises:
-        OSError: the port is taken.
-    """
-
-    def __init__(self, app: FastAPI, port: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind(("127.0.0.1", port))
-            self._socket.listen()  # from now on a browser waits for the answer, rather than being refused
-        except OSError as error:
-            self._socket.close()
-            raise OSError(error.errno, f"{error.strerror}; give another port", f"127.0.0.1:{port}") from error
-        # A browser keeps its connections open, and nothing in them is worth waiting for at the end.
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-        self._server = uvicorn.Server(config)
-
-    @property
-    def url(self) -> str:
-        """The address of the page."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
-
-    def run(self) -> None:
-        """Serve until :meth:`stop`, or until the process is interrupted, which raises ``KeyboardInterrupt``."""
-        self._server.run(sockets=[self._socket])
-
-    def stop(self) -> None:
-        """End :meth:`run`, from another thread."""
-        self._server.should_exit = True

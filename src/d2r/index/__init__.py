@@ -5,10 +5,11 @@ from __future__ import annotations
 from d2r.index.catalogue import FORMAT, PictureRow, StoreError
 from d2r.index.listing import Job, Listing
 from d2r.index.segment import Entry, Segment
-from d2r.index.store import Hit, Index, IndexSize, PictureState, Writer
+from d2r.index.store import BusyError, Hit, Index, IndexSize, PictureState, Writer
 
 __all__ = [
     "FORMAT",
+    "BusyError",
     "Entry",
     "Hit",
     "Index",

@@ -242,6 +242,16 @@ class Catalogue:
         rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE path = ?", [os.fsencode(path)])
         return _picture(rows[0]) if rows else None
 
+    def at_id(self, number: int) -> PictureRow | None:
+        """Return the picture of a number."""
+        rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE id = ?", [number])
+        return _picture(rows[0]) if rows else None
+
+    def after(self, number: int, most: int) -> list[PictureRow]:
+        """Return the first pictures of a higher number that have a descriptor, at most so many, by number."""
+        sql = f"SELECT {_COLUMNS} FROM pictures WHERE id > ? AND segment IS NOT NULL ORDER BY id LIMIT ?"
+        return [_picture(row) for row in self._all(sql, [number, most])]
+
     def in_segment(self, segment: int) -> dict[int, PictureRow]:
         """Return the live pictures of a segment by slot; none when it was merged or removed meanwhile."""
         rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE segment = ?", [segment])

@@ -38,6 +38,10 @@ _CODEBOOK = "codebook.safetensors"
 _LOCK = ".writer.lock"
 
 
+class BusyError(StoreError):
+    """Another process is changing the index."""
+
+
 class Hit(NamedTuple):
     """One picture found: its catalogue row and its similarity K(query, picture), at most 1."""
 
@@ -167,6 +171,14 @@ class Index:
     def picture(self, path: str) -> PictureRow | None:
         """Return the picture at an absolute path."""
         return self._catalogue.at_path(path)
+
+    def picture_at(self, number: int) -> PictureRow | None:
+        """Return the picture of a number (:attr:`PictureRow.id`)."""
+        return self._catalogue.at_id(number)
+
+    def pictures_after(self, number: int, most: int) -> list[PictureRow]:
+        """Return the first pictures that can be found and have a higher number, at most ``most``, by number."""
+        return self._catalogue.after(number, most)
 
     def size(self) -> IndexSize:
         """Return counts and bytes."""
@@ -344,13 +356,14 @@ class Index:
         """Hold the index for writing; readers go on undisturbed.
 
         Raises:
-            StoreError: another process or thread is writing, or the folder cannot be written.
+            BusyError: another process or thread is writing.
+            StoreError: the folder cannot be written.
         """
         lock = FileLock(self.folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise StoreError(f"{self.folder}: another process is changing it; try again when that has ended") from error
+            raise BusyError(f"{self.folder}: another process is changing it; try again when that has ended") from error
         except OSError as error:
             raise StoreError(f"{self.folder}: it cannot be written ({error.strerror or error})") from error
         try:

@@ -1,0 +1,1 @@
+"""The service: an HTTP API over one index, under ``/v1``, and its page."""

@@ -1,0 +1,108 @@
+"""Around the application: who may ask at all, security headers, a limit on requests, metrics, and the last resort."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from d2r.serve.problems import problem_response
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+
+log = logging.getLogger("d2r.serve")
+
+Observe = Callable[[str, str, int, float], None]
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: what it stands around.
+        hosts: names that a request may call the service by; empty takes any.
+        requests: that are answered at the same time.
+        observe: told of every request: route, method, status and seconds.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], requests: int, observe: Observe) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._most = requests
+        self._observe = observe
+        self._now = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 499  # unless an answer begins
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._refusal(scope)
+        self._now += 1
+        try:
+            if refusal is not None:
+                await refusal(scope, receive, send_guarded)
+            else:
+                await self._app(scope, receive, send_guarded)
+        except ClientDisconnect:
+            pass
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if status == 499:
+                answer = problem_response(500, "An error of this program; its log has more.")
+                await answer(scope, receive, send_guarded)
+        finally:
+            self._now -= 1
+            route: Any = scope.get("route")
+            path = getattr(route, "path", "other")
+            self._observe(path, scope["method"] if path != "other" else "other", status, time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if self._now >= self._most:
+            return problem_response(429, "Too many requests at once; come again.", headers={"Retry-After": "1"})
+        host = headers.get("host", "")
+        if self._hosts and _name(host) not in self._hosts:
+            return problem_response(421, "This service does not go by that name; see --allow-host.")
+        origin = headers.get("origin")
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+            return problem_response(403, "Requests from pages of other sites are not taken.")
+        return None
+
+
+def _name(host: str) -> str:
+    """Return the name in a Host header, without the port."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()

@@ -1,0 +1,86 @@
+// Talking to the service. A token, when there is one, is kept until the tab is closed.
+
+const KEY = "d2r-token";
+
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export const token = () => sessionStorage.getItem(KEY);
+export const useToken = (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY));
+
+async function request(path, options = {}) {
+  const headers = { ...options.headers };
+  if (token()) headers.Authorization = `Bearer ${token()}`;
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The service does not answer. Is d2r serve still running?", 0);
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  throw new Refused(problem.detail ?? `The service answers ${response.status}.`, response.status);
+}
+
+export const ask = async (path, options) => (await request(path, options)).json();
+
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+const shown = new Map(); // address of a picture to the promise of what an image element can show
+
+/** Return what shows a picture: with a token its data is fetched, since an image element sends none. */
+export function picture(path) {
+  if (!token()) return Promise.resolve(path);
+  if (!shown.has(path)) {
+    if (shown.size > 400) forget();
+    shown.set(path, load(path));
+  }
+  return shown.get(path);
+}
+
+async function load(path) {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return URL.createObjectURL(await (await request(path)).blob());
+    } catch (error) {
+      if (error.status !== 429 || attempt > 4) {
+        shown.delete(path);
+        throw error;
+      }
+      await wait(1000 * (attempt + 1));
+    }
+  }
+}
+
+function forget() {
+  const [path, made] = shown.entries().next().value;
+  shown.delete(path);
+  made.then((url) => URL.revokeObjectURL(url), () => {});
+}
+
+export function search(query, { box, top, verify, signal }) {
+  const asked = new URLSearchParams({ top, verify });
+  if (box) asked.set("box", box.join(","));
+  if (query.id) return ask(`/v1/pictures/${query.id}/search?${asked}`, { signal });
+  return ask(`/v1/search?${asked}`, { method: "POST", body: query.file, headers: { "Content-Type": "application/octet-stream" }, signal });
+}
+
+export const add = (file) =>
+  ask(`/v1/pictures?${new URLSearchParams({ name: file.name.slice(0, 200) })}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+
+export const remove = (id) => ask(`/v1/pictures/${id}`, { method: "DELETE" });
+
+/** Wait until a job is done, and return it as it ended. */
+export async function ended(job, tell) {
+  while (job.state === "queued" || job.state === "running") {
+    tell(job);
+    await wait(600);
+    job = await ask(`/v1/jobs/${job.id}`);
+  }
+  return job;
+}

@@ -1,0 +1,277 @@
+// The page: what is looked for, and what was found.
+
+import { Refused, add, ask, ended, picture, remove, search, token, useToken } from "./api.js";
+import { BoxEditor } from "./editor.js";
+import { drawMatch, facts } from "./match.js";
+import { pictureCard, resultCard } from "./results.js";
+
+const element = (id) => document.getElementById(id);
+
+let info = null; // what the service says of itself
+let query = null; // { id or file, name, source, size }
+let answer = null; // of the last search
+let opened = -1; // row of the result whose match is shown
+let searching = null; // stops the search that is under way
+let soon = 0; // timer of the search that will begin
+let next = null; // where the collection goes on
+
+const editor = new BoxEditor(element("stage"), () => { describe(); searchSoon(); });
+const threshold = () => (info?.detector ? Number(element("threshold").value) : 0);
+const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
+
+/** Do something that takes the service; what it refuses is shown. */
+async function work(action) {
+  try {
+    await action();
+    return true;
+  } catch (error) {
+    if (error.name === "AbortError") return false;
+    show("trouble", error.message);
+    if (error.status === 401) askToken(error.message);
+    if (!(error instanceof Refused)) throw error;
+    return false;
+  }
+}
+
+function show(id, text) {
+  element(id).textContent = text;
+  element(id).hidden = !text;
+}
+
+// The query
+
+async function choose(chosen) {
+  show("trouble", "");
+  element("changed").textContent = "";
+  if (query?.file) URL.revokeObjectURL(query.source);
+  query = chosen;
+  editor.show(query.source, query.size);
+  element("drop").hidden = true;
+  element("chosen").hidden = false;
+  element("query-name").textContent = query.name;
+  element("add").hidden = !(info?.writable && query.file);
+  describe();
+  await searchNow();
+}
+
+function describe() {
+  const { box } = editor;
+  const what = box ? `Box from ${box[0]}, ${box[1]} to ${box[2]}, ${box[3]}.` : "The whole picture is looked for.";
+  element("stage-label").textContent = `Query picture ${query.name}. ${what}`;
+  element("whole").disabled = !box;
+}
+
+async function takeFile(file) {
+  if (file.size > info.limits.upload_bytes) {
+    show("trouble", `${file.name}: a picture may have ${counted(info.limits.upload_bytes, "byte")} at most.`);
+    return;
+  }
+  const source = URL.createObjectURL(file);
+  const image = new Image();
+  image.src = source;
+  try {
+    await image.decode();
+  } catch {
+    URL.revokeObjectURL(source);
+    show("trouble", `${file.name}: this browser cannot show it, so no box can be drawn on it. JPEG, PNG and WebP can be.`);
+    return;
+  }
+  await choose({ file, name: file.name || "pasted picture", source, size: [image.naturalWidth, image.naturalHeight] });
+}
+
+/** Search with a picture of the collection. */
+function take({ id, name, width, height }) {
+  return work(async () => {
+    element("match").close();
+    await choose({ id, name, source: await picture(`/v1/pictures/${id}/image`), size: [width, height] });
+    element("results").focus({ preventScroll: true });
+    scrollTo({ top: 0 });
+  });
+}
+
+function searchSoon() {
+  clearTimeout(soon);
+  searching?.abort();
+  soon = setTimeout(searchNow, 350);
+}
+
+async function searchNow() {
+  if (!query) return;
+  clearTimeout(soon);
+  searching?.abort();
+  const mine = (searching = new AbortController());
+  document.body.classList.add("busy");
+  element("found-title").textContent = "Results";
+  element("summary").textContent = "Searching …";
+  element("more").hidden = true;
+  element("back").hidden = false;
+  const { box } = editor;
+  const well = await work(async () => {
+    const settings = { box, top: element("top").value, verify: element("verify").value, signal: mine.signal };
+    answer = await search(query, settings);
+    answer.box = box;
+    show("trouble", "");
+    showResults();
+  });
+  if (searching !== mine) return;
+  document.body.classList.remove("busy");
+  if (!well && !mine.signal.aborted) {
+    element("summary").textContent = "";
+    element("grid").replaceChildren();
+  }
+}
+
+function showResults() {
+  const { results, seconds } = answer;
+  const taken = Math.round(1000 * Object.values(seconds).reduce((sum, each) => sum + each, 0));
+  const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
+  element("summary").textContent = results.length ? `${counted(results.length, "result")} in ${taken} ms` : nothing;
+  element("grid").replaceChildren(...results.map((found, row) =>
+    resultCard(found, row + 1, answer.query, threshold(), { open: () => open(row), search: () => take(found.picture) })));
+}
+
+// The collection
+
+async function showCollection() {
+  searching?.abort();
+  clearTimeout(soon);
+  document.body.classList.remove("busy");
+  answer = null;
+  element("found-title").textContent = "The collection";
+  element("summary").textContent = "";
+  element("back").hidden = true;
+  element("grid").replaceChildren();
+  next = 0;
+  await showMore();
+}
+
+async function showMore() {
+  const page = await ask(`/v1/pictures?after=${next}`);
+  next = page.next;
+  element("grid").append(...page.pictures.map((shown) => pictureCard(shown, take)));
+  element("more").hidden = next === null;
+}
+
+// The match
+
+const narrow = matchMedia("(max-width: 52rem)");
+
+function open(row) {
+  opened = row;
+  showMatch();
+  if (!element("match").open) element("match").showModal();
+}
+
+function showMatch() {
+  const found = answer?.results[opened];
+  if (!found) return;
+  element("match-title").textContent = `${opened + 1}. ${found.picture.name}`;
+  element("match-facts").textContent = facts(found);
+  element("match-previous").disabled = opened === 0;
+  element("match-next").disabled = opened === answer.results.length - 1;
+  element("match-remove").hidden = !info.writable;
+  drawMatch(element("match-view"), { ...query, box: answer.box }, { ...found, query: answer.query }, {
+    lines: element("match-lines").checked, regions: element("match-regions").checked, threshold: threshold(), narrow: narrow.matches,
+  });
+}
+
+// Changes
+
+function change(what, begin) {
+  return work(async () => {
+    if (!token()) {
+      askToken("Adding and removing pictures need the token of this service.");
+      return;
+    }
+    const job = await ended(await begin(), ({ state }) => { element("changed").textContent = `${what}: ${state} …`; });
+    element("changed").textContent = job.state === "done" ? `${what}: done.${job.problem ? ` ${job.problem}.` : ""}` : `${what}: ${job.problem}.`;
+    await getInfo();
+    if (answer) await searchNow();
+    else await showCollection();
+  });
+}
+
+function askToken(why) {
+  element("token-why").textContent = `${why} It is kept until this tab is closed.`;
+  if (!element("token").open) element("token").showModal();
+}
+
+async function getInfo() {
+  info = await ask("/v1/info");
+  element("collection").textContent = `${info.index} · ${counted(info.pictures, "picture")}`;
+  element("give-token").hidden = !info.writable && !token();
+  element("threshold-row").hidden = !info.detector;
+}
+
+const begin = () => work(async () => {
+  show("trouble", "");
+  await getInfo();
+  await showCollection();
+});
+
+// What the user does
+
+const pick = () => element("file").click();
+element("pick").addEventListener("click", pick);
+element("other").addEventListener("click", pick);
+element("file").addEventListener("change", () => {
+  const [file] = element("file").files;
+  element("file").value = "";
+  if (file && info) takeFile(file);
+});
+const carried = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/") || !file.type);
+addEventListener("paste", (event) => {
+  const file = carried(event.clipboardData);
+  if (file && info) takeFile(file);
+});
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+for (const name of ["dragleave", "drop"]) addEventListener(name, () => document.body.classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  const file = carried(event.dataTransfer);
+  if (file && info) takeFile(file);
+  else if (info) show("trouble", "That is no picture.");
+});
+element("whole").addEventListener("click", () => { editor.clear(); element("stage").focus(); });
+element("add").addEventListener("click", () => change("Adding", () => add(query.file)));
+element("verify").addEventListener("input", () => {
+  element("verify-shown").textContent = element("verify").value;
+  if (query) searchSoon();
+});
+element("top").addEventListener("change", () => { if (query) searchSoon(); });
+element("threshold").addEventListener("input", () => {
+  element("threshold-shown").textContent = threshold().toFixed(2);
+  if (answer) showResults();
+});
+element("more").addEventListener("click", () => work(showMore));
+element("back").addEventListener("click", () => work(showCollection));
+
+element("match-close").addEventListener("click", () => element("match").close());
+element("match-previous").addEventListener("click", () => open(opened - 1));
+element("match-next").addEventListener("click", () => open(opened + 1));
+element("match-search").addEventListener("click", () => take(answer.results[opened].picture));
+element("match-remove").addEventListener("click", () => {
+  const { id } = answer.results[opened].picture;
+  element("match").close();
+  change("Removing", () => remove(id));
+});
+for (const id of ["match-lines", "match-regions"]) element(id).addEventListener("change", showMatch);
+element("match").addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (step && event.target.type !== "checkbox" && answer?.results[opened + step]) open(opened + step);
+});
+element("match").addEventListener("close", () => element("grid").children[opened]?.querySelector("button")?.focus());
+narrow.addEventListener("change", () => { if (element("match").open) showMatch(); });
+
+element("give-token").addEventListener("click", () => askToken(""));
+element("token-cancel").addEventListener("click", () => element("token").close());
+element("token-form").addEventListener("submit", () => {
+  useToken(element("token-field").value.trim());
+  element("token-field").value = "";
+  begin();
+});
+
+begin();

@@ -1,0 +1,62 @@
+// The grid: pictures of the collection, or results with their scores and regions.
+
+import { picture } from "./api.js";
+import { corners, mapped, marked, outline, part, polygon } from "./svg.js";
+
+export const verdict = ({ inliers }) =>
+  inliers === null ? "not checked" : inliers ? `${inliers} points agree` : "no agreement";
+
+function made(name, properties, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+/** Show a picture in an image element of a drawing; a service that is busy is asked again. */
+export async function fill(image, path, attempt = 0) {
+  image.setAttribute("href", await picture(path).catch(() => ""));
+  image.addEventListener("error", () => {
+    if (attempt < 4) setTimeout(() => fill(image, path, attempt + 1), 1000 * (attempt + 1));
+  }, { once: true });
+}
+
+/** Return a drawing of a picture, with its regions and where the query was found when it is a result. */
+function drawing(shown, query, threshold) {
+  const { id, width, height } = shown.picture ?? shown;
+  const image = part("image", { width, height, preserveAspectRatio: "none" });
+  const svg = part("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, image);
+  fill(image, `/v1/pictures/${id}/thumbnail`);
+  if (shown.picture) {
+    shown.regions.slice(1).forEach((region, k) => {
+      if (shown.region_scores[k + 1] >= threshold) svg.append(...marked(outline(region), "region"));
+    });
+    if (shown.transform) {
+      const d = polygon(mapped(corners(query.box), shown.transform));
+      svg.append(part("path", { class: "halo", d }), part("path", { class: "edge", d }));
+    }
+  }
+  return svg;
+}
+
+/** Return a card of the collection; `search` is called when it is chosen. */
+export function pictureCard(shown, search) {
+  const show = made("button", { type: "button", className: "show" }, drawing(shown));
+  show.setAttribute("aria-label", `Search with ${shown.name}`);
+  show.addEventListener("click", () => search(shown));
+  return made("li", { className: "card" }, show, made("p", { className: "name", textContent: shown.name, title: shown.name }));
+}
+
+/** Return a card of a result; `open` and `search` are called when that is asked for. */
+export function resultCard(found, rank, query, threshold, { open, search }) {
+  const { name } = found.picture;
+  const show = made("button", { type: "button", className: "show" }, drawing(found, query, threshold));
+  show.setAttribute("aria-label", `Result ${rank}, ${name}, score ${found.score.toFixed(3)}, ${verdict(found)}: show the match`);
+  show.addEventListener("click", open);
+  const again = made("button", { type: "button", className: "plain", textContent: "Search with this result" });
+  again.setAttribute("aria-label", `Search with result ${rank}, ${name}`);
+  again.addEventListener("click", search);
+  const facts = made("p", { className: "facts" },
+    made("span", { textContent: `${rank}. ${found.score.toFixed(3)}` }),
+    made("span", { textContent: verdict(found), className: found.inliers ? "good" : "soft" }));
+  return made("li", { className: "card" }, show, facts, made("p", { className: "name", textContent: name, title: name }), again);
+}

@@ -1,0 +1,143 @@
+"""Worker processes that a service hands its risky and its long work to.
+
+Each process works on one thing at a time, so when one dies it is known what killed it, and nothing else is lost with
+it. Another takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any, TypeVar
+
+from loky import ProcessPoolExecutor
+from loky.backend import get_context
+
+from d2r.workers import WorkerDied
+
+Result = TypeVar("Result")
+
+
+class QueueFullError(Exception):
+    """More is waiting already than may."""
+
+
+class TooLongError(Exception):
+    """The work took longer than it may, and its process was ended."""
+
+
+class Processes:
+    """Worker processes, to be used from one event loop.
+
+    Args:
+        count: of processes.
+        queue: calls that may wait for a process.
+        limit_s: seconds that one call may take once it has a process.
+        prepare: picklable; called once in every process.
+    """
+
+    def __init__(self, count: int, *, queue: int, limit_s: float, prepare: Callable[[], None]) -> None:
+        self._count = count
+        self._queue = queue
+        self._limit_s = limit_s
+        self._prepare = partial(_prepare, prepare, os.getpid())
+        self._free: asyncio.Queue[ProcessPoolExecutor] = asyncio.Queue()
+        self._all: set[ProcessPoolExecutor] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.waiting = 0
+        self.deaths = 0
+
+    async def start(self) -> None:
+        """Start the processes, and return when they can work."""
+        await asyncio.gather(*(self._begin() for _ in range(self._count)))
+
+    async def stop(self) -> None:
+        """Let what is under way end, then end the processes."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.gather(*(asyncio.to_thread(one.shutdown, kill_workers=True) for one in self._all))
+
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return ``function(*arguments)``, called in a process; what it raises is raised here.
+
+        When this is cancelled it does not begin; once it has begun its process is busy until it ends.
+
+        Raises:
+            QueueFullError: too much is waiting.
+            TooLongError: see there.
+            WorkerDied: the process died of it.
+        """
+        if self._free.empty() and self.waiting >= self._queue:
+            raise QueueFullError
+        self.waiting += 1
+        try:
+            process = await self._free.get()
+        finally:
+            self.waiting -= 1
+        task = asyncio.create_task(self._finish(process, function, arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    async def _finish(
+        self, process: ProcessPoolExecutor, function: Callable[..., Result], arguments: tuple[Any, ...]
+    ) -> Result:
+        broken = True
+        try:
+            work: Future[Result] = process.submit(function, *arguments)
+            result = await asyncio.wait_for(asyncio.wrap_future(work), self._limit_s)
+            broken = False
+            return result
+        except BrokenProcessPool as error:
+            raise WorkerDied(str(error)) from error
+        except TimeoutError as error:
+            raise TooLongError(f"it took more than {self._limit_s:g} s") from error
+        except Exception:
+            broken = False
+            raise
+        finally:
+            if broken:
+                self.deaths += 1
+                self._all.discard(process)
+                replacing = asyncio.create_task(self._replace(process))
+                self._tasks.add(replacing)
+                replacing.add_done_callback(self._done)
+            else:
+                self._free.put_nowait(process)
+
+    async def _replace(self, process: ProcessPoolExecutor) -> None:
+        await asyncio.to_thread(process.shutdown, kill_workers=True)
+        await self._begin()
+
+    async def _begin(self) -> None:
+        process = ProcessPoolExecutor(1, context=get_context("loky"), initializer=self._prepare)
+        self._all.add(process)
+        await asyncio.wrap_future(process.submit(os.getpid))
+        self._free.put_nowait(process)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone, and that is no error
+
+
+def _prepare(prepare: Callable[[], None], parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the service ends its own in order
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
+    prepare()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the service was killed: it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

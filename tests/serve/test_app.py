@@ -1,0 +1,269 @@
+"""The API over HTTP: what it finds, what it refuses and in what form, and what no client can do."""
+
+import io
+import socket
+import threading
+
+import pytest
+from PIL import Image
+
+from d2r.engine import Engine
+from d2r.serve.app import make_app
+from d2r.serve.settings import ServeError, Settings, token_from
+from serving import AUTHORIZED, ended, serving, wait_until
+
+PROBLEM = "application/problem+json"
+
+
+def ids(client):
+    return {one["name"].split("/")[-1]: one["id"] for one in client.get("/v1/pictures").json()["pictures"]}
+
+
+def is_problem(response, status):
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == PROBLEM
+    assert response.json()["status"] == status
+    assert response.json()["title"]
+    return response.json()["detail"]
+
+
+def test_a_search_by_upload_finds_what_the_engine_finds(client, index, pagoda, photo_folder):
+    answer = client.post("/v1/search?top=4&box=40,30,300,200", content=pagoda).json()
+    with Engine.open(index) as engine:
+        expected = engine.search(photo_folder / "pagoda-0.jpg", box=(40, 30, 300, 200), top=4)
+    assert [one["picture"]["name"].split("/")[-1] for one in answer["results"]] == [
+        one.path.split("/")[-1] for one in expected.results
+    ]
+    for told, known in zip(answer["results"], expected.results, strict=True):
+        assert told["score"] == pytest.approx(known.score, abs=1e-5)
+        assert told["inliers"] == known.inliers == len(told["points"]) == len(told["query_points"])
+        assert len(told["regions"]) == len(known.boxes)
+    assert answer["query"]["box"] == [40, 30, 300, 200]
+    assert set(answer["seconds"]) == {"describe", "search", "verify"}
+
+
+def test_a_search_by_picture_leaves_that_picture_out(client):
+    number = ids(client)["pagoda-1.jpg"]
+    answer = client.get(f"/v1/pictures/{number}/search?top=3&verify=10").json()
+    names = [one["picture"]["name"].split("/")[-1] for one in answer["results"]]
+    assert set(names[:2]) == {"pagoda-0.jpg", "pagoda-2.jpg"}
+    assert "pagoda-1.jpg" not in names
+
+
+def test_nothing_is_verified_when_none_is_asked_for(client, pagoda):
+    answer = client.post("/v1/search?verify=0&top=2", content=pagoda).json()
+    assert [one["inliers"] for one in answer["results"]] == [None, None]
+
+
+def test_the_collection_is_listed_page_by_page(client):
+    seen, after = [], 0
+    while after is not None:
+        page = client.get(f"/v1/pictures?limit=4&after={after}").json()
+        seen += [one["id"] for one in page["pictures"]]
+        after = page["next"]
+    assert len(seen) == len(set(seen)) == client.get("/v1/info").json()["pictures"] == 10
+
+
+@pytest.mark.parametrize("kind", ["image", "thumbnail"])
+def test_a_picture_is_shown_as_jpeg_and_kept_by_the_browser(client, kind):
+    number = next(iter(ids(client).values()))
+    response = client.get(f"/v1/pictures/{number}/{kind}")
+    assert response.headers["Content-Type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(response.content)).format == "JPEG"
+    again = client.get(f"/v1/pictures/{number}/{kind}", headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_match_is_shown_as_one_picture(client, pagoda):
+    numbers = ids(client)
+    sent = client.post(f"/v1/pictures/{numbers['pagoda-1.jpg']}/match?box=40,30,300,200", content=pagoda)
+    kept = client.get(f"/v1/pictures/{numbers['pagoda-1.jpg']}/match?query={numbers['pagoda-0.jpg']}")
+    for response in (sent, kept):
+        assert response.headers["Content-Type"] == "image/jpeg"
+        width, height = Image.open(io.BytesIO(response.content)).size
+        assert width > 1.8 * height * 0.9
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/pictures/999", 404),
+        ("GET", "/v1/pictures/999/image", 404),
+        ("GET", "/v1/pictures/999/search", 404),
+        ("GET", "/v1/pictures/99999999999999999999", 422),
+        ("GET", "/v1/pictures/..%2f..%2fetc%2fpasswd", 404),
+        ("GET", "/v1/pictures/one", 422),
+        ("GET", "/v1/pictures?limit=0", 422),
+        ("PUT", "/v1/search", 405),
+        ("POST", "/v1/search?top=0", 422),
+        ("POST", "/v1/search?top=100000", 422),
+        ("POST", "/v1/search?box=1,2,3", 422),
+        ("POST", "/v1/search", 422),
+    ],
+)
+def test_every_error_is_a_problem(client, method, path, status):
+    is_problem(client.request(method, path), status)
+
+
+def test_a_malformed_request_is_told_each_fault(client):
+    response = client.get("/v1/pictures?limit=0&after=x")
+    assert {fault["field"] for fault in response.json()["errors"]} == {"query.limit", "query.after"}
+
+
+def test_the_method_that_is_not_allowed_is_told_which_are(client):
+    assert client.put("/v1/search").headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("data", [b"no picture", b"GIF89a", b"\xff\xd8\xff\xe0" + bytes(500), b"<svg/>"])
+def test_what_is_no_picture_is_refused_with_the_reason(client, data):
+    assert "cannot be used" in is_problem(client.post("/v1/search", content=data), 422)
+
+
+def test_a_box_outside_the_picture_is_refused(client, pagoda):
+    assert "outside the picture" in is_problem(client.post("/v1/search?box=9000,9000,9100,9100", content=pagoda), 422)
+
+
+def test_a_form_is_told_to_send_the_file_itself(client, pagoda):
+    assert "curl" in is_problem(client.post("/v1/search", files={"file": pagoda}), 415)
+
+
+def test_every_answer_has_the_security_headers(client):
+    for path in ("/", "/page.js", "/v1/info", "/v1/nothing", "/v1/pictures/999"):
+        headers = client.get(path).headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_another_name_or_another_site_is_refused(client, pagoda):
+    is_problem(client.get("/v1/info", headers={"Host": "evil.example"}), 421)
+    is_problem(client.post("/v1/search", content=pagoda, headers={"Origin": "https://evil.example"}), 403)
+
+
+def test_the_figures_are_what_prometheus_reads(client, pagoda):
+    client.post("/v1/search?top=1", content=pagoda)
+    text = client.get("/v1/metrics").text
+    assert 'd2r_requests_total{method="POST",route="/v1/search",status="200"}' in text
+    assert 'd2r_stage_seconds_count{stage="verify"}' in text
+    assert "d2r_pictures 10.0" in text
+
+
+def test_the_document_describes_every_route_and_loads_nothing_from_elsewhere(client):
+    document = client.get("/v1/openapi.json").json()
+    assert {"/v1/search", "/v1/pictures/{id}/search", "/v1/jobs/{id}"} <= set(document["paths"])
+    assert all(path.startswith("/v1/") for path in document["paths"])
+    is_problem(client.get("/docs"), 404)
+
+
+def test_a_picture_is_added_found_and_removed(client, photo_folder):
+    buffer = io.BytesIO()
+    Image.open(photo_folder / "pagoda-2.jpg").rotate(4).save(buffer, "PNG")
+    response = client.post("/v1/pictures?name=turned.png", content=buffer.getvalue(), headers=AUTHORIZED)
+    assert response.status_code == 202
+    assert response.headers["Location"] == f"/v1/jobs/{response.json()['id']}"
+    job = ended(client, response.json())
+    assert (job["state"], job["problem"]) == ("done", None)
+    detail = client.get(f"/v1/pictures/{job['picture']}").json()
+    assert (detail["name"], detail["uploaded"]) == ("turned.png", True)
+    found = client.post("/v1/search?top=3", content=buffer.getvalue()).json()["results"]
+    assert found[0]["picture"]["id"] == job["picture"]
+    again = ended(client, client.post("/v1/pictures", content=buffer.getvalue(), headers=AUTHORIZED).json())
+    assert again["picture"] == job["picture"]
+    removal = client.delete(f"/v1/pictures/{job['picture']}", headers=AUTHORIZED)
+    assert ended(client, removal.json())["state"] == "done"
+    is_problem(client.get(f"/v1/pictures/{job['picture']}"), 404)
+
+
+def test_nobody_adds_or_removes_without_the_token(client, pagoda):
+    number = next(iter(ids(client).values()))
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic " + AUTHORIZED["Authorization"]}):
+        for response in (
+            client.post("/v1/pictures", content=pagoda, headers=headers),
+            client.delete(f"/v1/pictures/{number}", headers=headers),
+            client.get("/v1/jobs", headers=headers),
+        ):
+            is_problem(response, 401)
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_service_that_only_reads_takes_no_token(built_index, tmp_path, pagoda):
+    with serving(built_index, tmp_path / "uploads", read_only=True, read_token="another-token-to-read") as client:
+        is_problem(client.post("/v1/pictures", content=pagoda, headers=AUTHORIZED), 403)
+        for path in ("/v1/info", "/v1/metrics", "/v1/pictures", "/v1/pictures/1/image"):
+            is_problem(client.get(path), 401)
+            assert client.get(path, headers={"Authorization": "Bearer another-token-to-read"}).status_code == 200
+            assert client.get(path, headers=AUTHORIZED).status_code == 200  # who may change may read
+        assert client.get("/v1/health").status_code == 200
+        assert client.get("/").status_code == 200
+    assert not (tmp_path / "uploads").exists()
+
+
+def test_limits_hold_and_a_full_queue_says_when_to_come_again(built_index, tmp_path, pagoda):
+    with serving(
+        built_index, tmp_path, limits={"upload_bytes": 100_000, "pixels": 200_000, "queue": 0, "seconds": 20.0}
+    ) as client:
+        is_problem(client.post("/v1/search", content=bytes(100_001)), 413)
+        is_problem(client.post("/v1/search", content=iter([bytes(60_000)] * 2)), 413)
+        large = io.BytesIO()
+        Image.new("RGB", (1000, 201)).save(large, "PNG")
+        assert "above the limit" in is_problem(client.post("/v1/search", content=large.getvalue()), 422)
+        answers = []
+
+        def search():
+            answers.append(client.post("/v1/search", content=pagoda))
+
+        threads = [threading.Thread(target=search) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        statuses = {one.status_code for one in answers}
+        assert statuses == {200, 429}
+        assert all(int(one.headers["Retry-After"]) >= 1 for one in answers if one.status_code == 429)
+
+
+def test_a_picture_that_is_not_sent_in_time_is_given_up(built_index, tmp_path):
+    with (
+        serving(built_index, tmp_path, limits={"seconds": 1.5}) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port)) as line,
+    ):
+        line.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        line.settimeout(60)
+        assert line.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_search_that_nobody_waits_for_is_given_up(client, pagoda):
+    def abandoned():
+        lines = client.get("/v1/metrics").text.splitlines()
+        return next(float(one.split()[1]) for one in lines if one.startswith("d2r_abandoned_total"))
+
+    before = abandoned()
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(pagoda)}\r\n\r\n".encode()
+    lines = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(6)]
+    for line in lines:
+        line.sendall(head + pagoda)
+        line.close()
+    wait_until(lambda: abandoned() > before)
+    assert client.post("/v1/search?top=1", content=pagoda).status_code == 200
+
+
+def test_an_index_without_pictures_is_not_served(tmp_path):
+    with Engine.create(tmp_path / "empty.index") as engine, pytest.raises(ServeError, match="no pictures yet"):
+        make_app(engine, Settings(uploads=tmp_path / "uploads"))
+
+
+def test_a_token_comes_from_a_file_or_the_environment_and_is_no_short_one(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("  0123456789abcdef\n")
+    assert token_from(file, "D2R_TOKEN", {"D2R_TOKEN": "not-this-one-at-all"}) == "0123456789abcdef"
+    assert token_from(None, "D2R_TOKEN", {"D2R_TOKEN": "0123456789abcdef"}) == "0123456789abcdef"
+    assert token_from(None, "D2R_TOKEN", {}) is None
+    for short in ("", "short", "with a space in it"):
+        with pytest.raises(ServeError, match="openssl"):
+            token_from(None, "D2R_TOKEN", {"D2R_TOKEN": short})
+    with pytest.raises(ServeError, match="cannot be read"):
+        token_from(tmp_path / "nowhere", "D2R_TOKEN", {})

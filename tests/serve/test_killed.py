@@ -1,0 +1,76 @@
+"""The command itself, killed and ended while it works: nothing that was acknowledged is lost."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from d2r.engine import Engine
+from serving import AUTHORIZED, TOKEN, ended, wait_until
+from synthetic import texture, write
+
+
+@contextmanager
+def running(index, *options):
+    """Run ``d2r serve`` as a process of its own."""
+    command = [
+        sys.executable,
+        "-c",
+        "from d2r.cli import main; main()",
+        "serve",
+        index,
+        "--port",
+        "0",
+        "--workers",
+        "1",
+    ]
+    environment = {**os.environ, "D2R_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([*map(str, command), *options], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        url = re.search(r"http://\S+", process.stdout.readline()).group()
+        with httpx.Client(base_url=url, timeout=120, headers=AUTHORIZED) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def index(built_index, tmp_path):
+    return Path(shutil.copytree(built_index, tmp_path / "photos.index"))
+
+
+def ready(client):
+    wait_until(lambda: client.get("/v1/ready").status_code == 200)
+
+
+@pytest.mark.timeout(900)
+def test_what_was_acknowledged_survives_a_kill_during_the_add(index, tmp_path):
+    sent = [write(tmp_path / f"{k}.jpg", texture(k, 300, 200)) for k in range(6)]
+    with running(index) as (process, client):
+        ready(client)
+        jobs = [
+            client.post(f"/v1/pictures?name={k}.jpg", content=path.read_bytes()).json() for k, path in enumerate(sent)
+        ]
+        assert {job["state"] for job in jobs} <= {"queued", "running", "done"}
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with running(index) as (process, client):
+        ready(client)
+        outcomes = [ended(client, job) for job in jobs]
+        assert [job["state"] for job in outcomes] == ["done"] * 6
+        assert client.get("/v1/info").json()["pictures"] == 16
+        found = client.post("/v1/search?top=1", content=sent[3].read_bytes()).json()["results"]
+        assert found[0]["picture"]["name"] == "3.jpg"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    with Engine.open(index) as engine:
+        assert engine.check() == []

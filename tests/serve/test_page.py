@@ -1,0 +1,176 @@
+"""The page in a browser, as people use it: drop a photo, draw a box, open the match, search again from a result."""
+
+import base64
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from d2r.engine import Engine
+from d2r.images import read_image, shrink
+from serving import TOKEN, serving
+
+expect.set_options(timeout=60_000)
+
+WIDTHS = {
+    "desktop": {"viewport": {"width": 1280, "height": 860}},
+    "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True},
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(shared_data, tmp_path_factory):
+    """Small copies of photographs of two buildings and of other things, and one of the first to search with."""
+    folder = tmp_path_factory.mktemp("scenes")
+    taken = [(name, sorted((shared_data / "scenes" / name).iterdir())[:4]) for name in ("fountain", "herz-jesu")]
+    taken.append(("other", sorted((shared_data / "photos").iterdir())[:4]))
+    for name, paths in taken:
+        for path in paths:
+            (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shrink(read_image(path), 480)).save(
+                folder / "photos" / name / f"{path.stem}.jpg", quality=92
+            )
+    query = sorted((folder / "photos" / "fountain").iterdir())[1]
+    return folder, query.rename(folder / "query.jpg")
+
+
+@pytest.fixture(scope="module")
+def url(scenes, tmp_path_factory):
+    folder, _ = scenes
+    with Engine.create(folder / "scenes.index", words=256, regions="rmac:levels=1") as engine:
+        engine.sync(folder / "photos", workers=0)
+    with serving(folder / "scenes.index", tmp_path_factory.mktemp("uploads")) as client:
+        yield str(client.base_url)
+
+
+@contextmanager
+def page_of(browser, url, **options):
+    """A window on the page, which may complain of nothing and ask nothing of other places."""
+    context = browser.new_context(**options)
+    window = context.new_page()
+    heard = []
+    window.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
+    window.on("pageerror", lambda error: heard.append(str(error)))
+    window.on(
+        "request",
+        lambda request: None if request.url.startswith((url, "blob:", "data:")) else heard.append(request.url),
+    )
+    window.goto(url)
+    expect(window.locator(".card")).to_have_count(11)
+    try:
+        yield window
+        assert heard == []
+    finally:
+        context.close()
+
+
+def drop(window, path):
+    """Drop a file on the page, as a hand would."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    window.evaluate(
+        """async ([data, name]) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+          const carried = new DataTransfer();
+          carried.items.add(new File([bytes], name, { type: "image/jpeg" }));
+          const options = { dataTransfer: carried, bubbles: true, cancelable: true };
+          document.querySelector("#drop").dispatchEvent(new DragEvent("drop", options));
+        }""",
+        [data, path.name],
+    )
+
+
+def draw(window, share):
+    """Draw a box with the mouse: x1, y1, x2, y2 as shares of the picture as it is shown."""
+    place = window.locator("#drawing").bounding_box()
+    x1, y1, x2, y2 = (
+        place[side] + place[length] * part
+        for (side, length), part in zip([("x", "width"), ("y", "height")] * 2, share, strict=True)
+    )
+    window.mouse.move(x1, y1)
+    window.mouse.down()
+    window.mouse.move((x1 + x2) / 2, (y1 + y2) / 2)
+    window.mouse.move(x2, y2)
+    window.mouse.up()
+
+
+def first_result(window):
+    return window.locator(".card .name").first
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_photo_is_dropped_a_box_drawn_the_match_opened_and_a_result_searched_with(
+    browser, url, scenes, width, tmp_path
+):
+    with page_of(browser, url, **WIDTHS[width]) as window:
+        drop(window, scenes[1])
+        expect(window.locator("#summary")).to_contain_text("results in")
+        draw(window, (0.2, 0.2, 0.8, 0.85))
+        expect(window.locator("#stage-label")).to_contain_text("Box from")
+        expect(window.locator("#summary")).to_contain_text("Searching")
+        expect(window.locator("#summary")).to_contain_text("results in")
+        expect(first_result(window)).to_contain_text("fountain/")
+        window.screenshot(path=tmp_path / f"{width}-results.png", full_page=True)
+        window.get_by_role("button", name="Result 1,").click()
+        expect(window.locator("#match")).to_be_visible()
+        expect(window.locator("#match-facts")).to_contain_text("points agree")
+        assert window.locator("#match-view .line").count() > 5
+        window.screenshot(path=tmp_path / f"{width}-match.png")
+        assert window.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        window.get_by_role("button", name="Search with this result", exact=True).click()
+        expect(window.locator("#match")).to_be_hidden()
+        expect(window.locator("#query-name")).to_contain_text("fountain/")
+        expect(window.locator("#summary")).to_contain_text("results in")
+        expect(first_result(window)).to_contain_text("fountain/")
+
+
+def test_a_box_is_made_and_moved_by_keys_and_removed(browser, url):
+    with page_of(browser, url) as window:
+        window.get_by_role("button", name="Search with fountain/").first.press("Enter")
+        expect(window.locator("#summary")).to_contain_text("results in")
+        stage = window.locator("#stage")
+        stage.press("b")
+        expect(window.locator("#stage-label")).to_contain_text("Box from 120, 80 to 360, 240.")
+        stage.press("ArrowRight")
+        stage.press("Shift+ArrowDown")
+        expect(window.locator("#stage-label")).to_contain_text("Box from 125, 80 to 365, 245.")
+        stage.press("Escape")
+        expect(window.locator("#stage-label")).to_contain_text("The whole picture")
+
+
+def test_the_slider_says_how_many_are_checked(browser, url):
+    with page_of(browser, url) as window:
+        window.get_by_role("button", name="Search with fountain/").first.click()
+        expect(window.locator("#summary")).to_contain_text("results in")
+        window.locator("#verify").fill("0")
+        expect(window.locator("#verify-shown")).to_have_text("0")
+        expect(window.locator(".facts").first).to_contain_text("not checked")
+
+
+def test_a_file_that_is_no_picture_is_said_to_be_none(browser, url, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with page_of(browser, url) as window:
+        window.locator("#file").set_input_files(tmp_path / "broken.jpg")
+        expect(window.locator("#trouble")).to_contain_text("cannot show it")
+
+
+def test_there_is_no_threshold_without_a_detector(browser, url):
+    with page_of(browser, url) as window:
+        expect(window.locator("#threshold-row")).to_be_hidden()
+
+
+def test_a_picture_is_added_with_the_token_and_removed(browser, url, scenes):
+    with page_of(browser, url) as window:
+        window.get_by_role("button", name="Token").click()
+        window.locator("#token-field").fill(TOKEN)
+        window.get_by_role("button", name="Use it").click()
+        expect(window.locator("#token")).to_be_hidden()
+        expect(window.locator(".card")).to_have_count(11)
+        drop(window, scenes[1])
+        window.get_by_role("button", name="Add to the collection").click()
+        expect(window.locator("#changed")).to_contain_text("done")
+        expect(window.locator("#collection")).to_contain_text("12 pictures")
+        expect(first_result(window)).to_have_text("query.jpg")
+        window.get_by_role("button", name="Result 1,").click()
+        window.get_by_role("button", name="Remove from the collection").click()
+        expect(window.locator("#collection")).to_contain_text("11 pictures")

@@ -1,0 +1,76 @@
+"""Work in processes: what kills one costs only itself, what is too long is ended, what is too much is refused."""
+
+import asyncio
+import os
+import time
+
+import pytest
+
+from d2r.serve.processes import Processes, QueueFullError, TooLongError
+from d2r.workers import WorkerDied
+
+
+def nothing():
+    pass
+
+
+async def started(count=1, queue=8, limit_s=60.0):
+    processes = Processes(count, queue=queue, limit_s=limit_s, prepare=nothing)
+    await processes.start()
+    return processes
+
+
+def test_what_kills_its_process_is_told_and_the_next_works():
+    async def run():
+        processes = await started()
+        with pytest.raises(WorkerDied):
+            await processes.run(os._exit, 7)
+        result = await processes.run(pow, 2, 5)
+        deaths = processes.deaths
+        await processes.stop()
+        return result, deaths
+
+    assert asyncio.run(run()) == (32, 1)
+
+
+def test_what_takes_too_long_is_ended():
+    async def run():
+        processes = await started(limit_s=0.5)
+        began = time.monotonic()
+        with pytest.raises(TooLongError):
+            await processes.run(time.sleep, 300)
+        assert time.monotonic() - began < 60
+        assert await processes.run(pow, 2, 5) == 32
+        await processes.stop()
+
+    asyncio.run(run())
+
+
+def test_more_than_may_wait_is_refused_and_who_gives_up_is_not_worked_for():
+    async def run():
+        processes = await started(queue=1)
+        first = asyncio.create_task(processes.run(time.sleep, 1.0))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(processes.run(os._exit, 7))
+        await asyncio.sleep(0.1)
+        with pytest.raises(QueueFullError):
+            await processes.run(pow, 2, 5)
+        second.cancel()
+        await first
+        assert await processes.run(pow, 2, 5) == 32
+        assert processes.deaths == 0
+        await processes.stop()
+
+    asyncio.run(run())
+
+
+def test_an_error_of_the_function_is_raised_and_the_process_kept():
+    async def run():
+        processes = await started()
+        process = await processes.run(os.getpid)
+        with pytest.raises(ZeroDivisionError):
+            await processes.run(divmod, 1, 0)
+        assert await processes.run(os.getpid) == process
+        await processes.stop()
+
+    asyncio.run(run())
