@@ -171,5 +171,6 @@ def test_a_picture_is_added_with_the_token_and_removed(browser, url, scenes):
         expect(window.locator("#collection")).to_contain_text("12 pictures")
         expect(first_result(window)).to_have_text("query.jpg")
         window.get_by_role("button", name="Result 1,").click()
+        window.once("dialog", lambda asked: asked.accept())
         window.get_by_role("button", name="Remove from the collection").click()
         expect(window.locator("#collection")).to_contain_text("11 pictures")

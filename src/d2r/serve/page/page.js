@@ -254,7 +254,8 @@ element("match-previous").addEventListener("click", () => open(opened - 1));
 element("match-next").addEventListener("click", () => open(opened + 1));
 element("match-search").addEventListener("click", () => take(answer.results[opened].picture));
 element("match-remove").addEventListener("click", () => {
-  const { id } = answer.results[opened].picture;
+  const { id, name } = answer.results[opened].picture;
+  if (!confirm(`Remove ${name} from the collection?`)) return;
   element("match").close();
   change("Removing", () => remove(id));
 });
