@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +188,25 @@ def test_a_script_may_give_a_function_of_its_own_without_a_main_guard(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "started\n1 -1\n2 WorkerDied\n3 -3\n", done.stderr
+
+
+def test_the_processes_end_when_the_program_is_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os, signal
+            from d2r.workers import map_in_processes
+            for _, worker in map_in_processes(lambda _: os.getpid(), [1, 2], workers=1, prepare=int):
+                print(worker, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        """)
+    )
+    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, timeout=120, check=False)
+    worker = int(done.stdout.split()[0])
+    end = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_there_is_at_least_one_worker():

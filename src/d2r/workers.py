@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -77,14 +80,32 @@ def map_in_processes(
         pool.close()
 
 
+def start_processes(workers: int, prepare: Callable[[], None]) -> ProcessPoolExecutor:
+    """Return an executor of worker processes, each of which calls ``prepare`` first and ends with this one."""
+    # loky starts clean processes (no fork of our threads) without importing the caller's main module again, so
+    # that a script needs no `if __name__ == "__main__"` to use the library.
+    begin = partial(_begin, prepare, os.getpid())
+    return ProcessPoolExecutor(workers, context=get_context("loky"), initializer=begin)
+
+
+def _begin(prepare: Callable[[], None], parent: int) -> None:
+    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
+    prepare()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent was killed: it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 class _Pool(Generic[Item, Result]):
     """Processes and the items they have in hand, in order of submission."""
 
     def __init__(self, function: Callable[[Item], Result], workers: int, prepare: Callable[[], None]) -> None:
         self._function = function
-        # loky starts clean processes (no fork of our threads) without importing the caller's main module again, so
-        # that a script needs no `if __name__ == "__main__"` to use the library.
-        self._executor = ProcessPoolExecutor(workers, context=get_context("loky"), initializer=prepare)
+        self._executor = start_processes(workers, prepare)
         self._pending: deque[tuple[Item, Future[Result]]] = deque()
 
     def __len__(self) -> int:

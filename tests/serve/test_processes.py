@@ -14,6 +14,12 @@ def nothing():
     pass
 
 
+def wait_for(path):
+    (path.parent / "begun").touch()
+    while not path.exists():
+        time.sleep(0.01)
+
+
 async def started(count=1, queue=8, limit_s=60.0):
     processes = Processes(count, queue=queue, limit_s=limit_s, prepare=nothing)
     await processes.start()
@@ -46,16 +52,19 @@ def test_what_takes_too_long_is_ended():
     asyncio.run(run())
 
 
-def test_more_than_may_wait_is_refused_and_who_gives_up_is_not_worked_for():
+def test_more_than_may_wait_is_refused_and_who_gives_up_is_not_worked_for(tmp_path):
     async def run():
         processes = await started(queue=1)
-        first = asyncio.create_task(processes.run(time.sleep, 1.0))
-        await asyncio.sleep(0.1)
+        first = asyncio.create_task(processes.run(wait_for, tmp_path / "go"))
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.01)
         second = asyncio.create_task(processes.run(os._exit, 7))
-        await asyncio.sleep(0.1)
+        while not processes.waiting:
+            await asyncio.sleep(0.01)
         with pytest.raises(QueueFullError):
             await processes.run(pow, 2, 5)
         second.cancel()
+        (tmp_path / "go").touch()
         await first
         assert await processes.run(pow, 2, 5) == 32
         assert processes.deaths == 0

@@ -386,7 +386,7 @@ class _Service:
                 raise ProblemError(404, f"There is no picture {id}.") from error
             return PictureDetail(
                 **dict(self.info(row)),
-                regions=[tuple(box) for box in boxes.astype(float).round(1).tolist()],
+                regions=boxes.astype(float).round(1).tolist(),
                 region_scores=[round(float(score), 4) for score in scores],
                 uploaded=uploaded_file(self.settings.uploads, row.path) is not None,
             )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-Numbers = tuple[float, float, float, float]
+# Lists and not tuples: what FastAPI writes of a tuple is no schema of OpenAPI 3.1.
+Numbers = Annotated[list[float], Field(min_length=4, max_length=4)]
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class PictureInfo(BaseModel):
@@ -44,8 +46,8 @@ class Found(BaseModel):
     transform: list[list[float]] | None = Field(
         description="2 x 3, from pixels of the query to pixels of this picture; null without agreeing points"
     )
-    query_points: list[tuple[float, float]] = Field(description="matched points, in pixels of the query")
-    points: list[tuple[float, float]] = Field(description="the same points, in pixels of this picture")
+    query_points: list[Point] = Field(description="matched points, in pixels of the query")
+    points: list[Point] = Field(description="the same points, in pixels of this picture")
 
 
 class QueryInfo(BaseModel):

@@ -10,8 +10,6 @@ import asyncio
 import os
 import resource
 import signal
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -19,9 +17,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from loky import ProcessPoolExecutor
-from loky.backend import get_context
 
-from d2r.workers import WorkerDied
+from d2r.workers import WorkerDied, start_processes
 
 Result = TypeVar("Result")
 
@@ -48,7 +45,7 @@ class Processes:
         self._count = count
         self._queue = queue
         self._limit_s = limit_s
-        self._prepare = partial(_prepare, prepare, os.getpid())
+        self._prepare = partial(_prepare, prepare)
         self._free: asyncio.Queue[ProcessPoolExecutor] = asyncio.Queue()
         self._all: set[ProcessPoolExecutor] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -118,7 +115,7 @@ class Processes:
         await self._begin()
 
     async def _begin(self) -> None:
-        process = ProcessPoolExecutor(1, context=get_context("loky"), initializer=self._prepare)
+        process = start_processes(1, self._prepare)
         self._all.add(process)
         await asyncio.wrap_future(process.submit(os.getpid))
         self._free.put_nowait(process)
@@ -129,15 +126,7 @@ class Processes:
             task.exception()  # whoever asked may be gone, and that is no error
 
 
-def _prepare(prepare: Callable[[], None], parent: int) -> None:
+def _prepare(prepare: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the service ends its own in order
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     prepare()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the service was killed: it would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)

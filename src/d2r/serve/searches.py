@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from d2r.boxes import PixelBox
 from d2r.describe import Description
@@ -166,16 +167,16 @@ async def until_gone(request: Request, work: Awaitable[Result], gone: Callable[[
     """Return what ``work`` gives; cancel it when the client is gone before.
 
     Raises:
-        asyncio.CancelledError: the client is gone; ``gone`` was called.
+        ClientDisconnect: the client is gone; ``gone`` was called.
     """
     task = asyncio.ensure_future(work)
     watch = asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            gone()
-            task.cancel()
-        return await task
+        if task.done():
+            return task.result()
+        gone()
+        raise ClientDisconnect
     finally:
         watch.cancel()
         task.cancel()

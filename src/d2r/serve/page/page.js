@@ -125,7 +125,7 @@ function showResults() {
   const { results, seconds } = answer;
   const taken = Math.round(1000 * Object.values(seconds).reduce((sum, each) => sum + each, 0));
   const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
-  element("summary").textContent = results.length ? `${counted(results.length, "result")} in ${taken} ms` : nothing;
+  element("summary").textContent = results.length ? `${counted(results.length, "result")} for ${answer.box ? "the box" : "the whole picture"} in ${taken.toLocaleString("en")} ms` : nothing;
   element("grid").replaceChildren(...results.map((found, row) =>
     resultCard(found, row + 1, answer.query, threshold(), { open: () => open(row), search: () => take(found.picture) })));
 }
@@ -254,7 +254,8 @@ element("match-previous").addEventListener("click", () => open(opened - 1));
 element("match-next").addEventListener("click", () => open(opened + 1));
 element("match-search").addEventListener("click", () => take(answer.results[opened].picture));
 element("match-remove").addEventListener("click", () => {
-  const { id } = answer.results[opened].picture;
+  const { id, name } = answer.results[opened].picture;
+  if (!confirm(`Remove ${name} from the collection?`)) return;
   element("match").close();
   change("Removing", () => remove(id));
 });

@@ -53,7 +53,7 @@ export function resultCard(found, rank, query, threshold, { open, search }) {
   show.setAttribute("aria-label", `Result ${rank}, ${name}, score ${found.score.toFixed(3)}, ${verdict(found)}: show the match`);
   show.addEventListener("click", open);
   const again = made("button", { type: "button", className: "plain", textContent: "Search with this result" });
-  again.setAttribute("aria-label", `Search with result ${rank}, ${name}`);
+  again.setAttribute("aria-label", `Search with this result, number ${rank}, ${name}`);
   again.addEventListener("click", search);
   const facts = made("p", { className: "facts" },
     made("span", { textContent: `${rank}. ${found.score.toFixed(3)}` }),
