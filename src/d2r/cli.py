@@ -7,31 +7,20 @@ import json
 import os
 import sqlite3
 import sys
-import time
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from d2r.cli_detector import detector_app
 from d2r.cli_serve import serve
 from d2r.cli_train import train_app
 from d2r.files import display_path
+from d2r.terminal import MAX_PIXELS, MaxPixels, Workers, err, out, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.build import Report
@@ -49,20 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
-err = Console(stderr=True)
-
-_MAX_PIXELS = 150_000_000
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
-MaxPixels = Annotated[
-    int, typer.Option(help="Refuse a picture of more pixels than this (width x height); a guard against hostile files.")
-]
 LeaveOutRare = Annotated[
     bool, typer.Option("--leave-out-rare", help="Leave out landmarks with fewer than four pictures.")
-]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Worker processes; 0 does everything in one.", show_default="one a processor")
 ]
 
 
@@ -129,7 +108,7 @@ def _explain(error: Exception) -> None:
 
 _EXTRAS = {
     **dict.fromkeys(("matplotlib", "pycocotools", "scipy"), "evaluate"),
-    **dict.fromkeys(("torch", "torchvision", "onnx", "onnxruntime"), "train"),
+    **dict.fromkeys(("torch", "torchvision", "onnx"), "train"),
 }
 """Module to the extra of this package that brings it."""
 
@@ -181,7 +160,7 @@ def index_photos(
         ),
     ] = None,
     workers: Workers = None,
-    max_pixels: MaxPixels = _MAX_PIXELS,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Index a folder of photos, or bring its index up to date.
 
@@ -210,7 +189,7 @@ def index_photos(
             bits=bits,
             codebook=codebook_from(codebook) if codebook is not None else None,
         )
-    with engine, _progress() as progress:
+    with engine, progress_bars() as progress:
         report = engine.sync(photos, workers=workers, max_pixels=max_pixels, progress=progress)
     with Engine.open(index) as engine:
         _print_report(engine, report)
@@ -269,7 +248,7 @@ def _print_report(engine: Engine, report: Report) -> None:
             out.print(f"\n[bold]{len(rows):,} {title}[/]")
         for path, reason in rows:
             shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
-            out.print(escape(shown), soft_wrap=True, highlight=False)
+            say(shown)
 
 
 def _speeds(report: Report) -> str:
@@ -304,7 +283,7 @@ def search(
     ] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
-    max_pixels: MaxPixels = _MAX_PIXELS,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Find the pictures that show what a picture, or a box on it, shows."""
     from d2r.boxes import parse_box
@@ -333,7 +312,7 @@ def search(
     else:
         _print_results(answer)
         if html is not None:
-            out.print(f"page: {escape(display_path(html))}", soft_wrap=True, highlight=False)
+            say(f"page: {display_path(html)}")
 
 
 def _print_results(answer: Answer) -> None:
@@ -397,7 +376,7 @@ def info(index: IndexArgument) -> None:
         table.add_row("dead", f"{size.dead:,} descriptors of removed or replaced pictures")
     out.print(table)
     for row in skipped:
-        out.print(escape(f"  {display_path(row.path)}: {row.problem}"), soft_wrap=True, highlight=False)
+        say(f"  {display_path(row.path)}: {row.problem}")
 
 
 @app.command()
@@ -407,7 +386,7 @@ def compact(index: IndexArgument) -> None:
 
     with Engine.open(index) as engine:
         before = engine.index.size()
-        with _progress() as progress:
+        with progress_bars() as progress:
             engine.compact(progress)
         after = engine.index.size()
     saved = before.search_bytes + before.verify_bytes - after.search_bytes - after.verify_bytes
@@ -421,11 +400,11 @@ def check(index: IndexArgument) -> None:
     """Read all of an index and compare it with its checksums; ends with status 1 when something is damaged."""
     from d2r.engine import Engine
 
-    with Engine.open(index) as engine, _progress() as progress:
+    with Engine.open(index) as engine, progress_bars() as progress:
         problems = engine.check(progress)
         segments = engine.index.size().segments if not problems else 0
     for problem in problems:
-        out.print(escape(display_path(problem)), soft_wrap=True, highlight=False)
+        say(problem)
     if problems:
         raise typer.Exit(1)
     out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
@@ -462,7 +441,7 @@ def pairs(
     from d2r.engine import Engine
     from d2r.pairs import write_pairs
 
-    with Engine.open(index) as engine, _progress() as progress:
+    with Engine.open(index) as engine, progress_bars() as progress:
         count, folder = write_pairs(engine, file, top=top, root=root, progress=progress)
     out.print(
         escape(f"{count:,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
@@ -492,7 +471,7 @@ def demo(
 
     if photos is not None and not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = run_demo(photos, folder, workers=workers, progress=progress)
     with Engine.open(done.index) as engine:
         _print_report(engine, done.report)
@@ -502,7 +481,7 @@ def demo(
     _print_results(done.answer)
     if done.right is not None:
         out.print(f"\n{done.right_on_top} of the {len(done.right)} pictures that show it are on top", highlight=False)
-    out.print(escape(f"page: {display_path(done.page)}"), soft_wrap=True, highlight=False)
+    say(f"page: {display_path(done.page)}")
 
 
 @app.command()
@@ -517,14 +496,14 @@ def codebook(
     regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = "whole",
     features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
     workers: Workers = None,
-    max_pixels: MaxPixels = _MAX_PIXELS,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Learn visual words from a folder of photos, for `d2r index --codebook` and `d2r evaluate --codebook`."""
     from d2r.engine import learn_codebook
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
-    with _progress() as progress:
+    with progress_bars() as progress:
         book = learn_codebook(
             photos,
             words,
@@ -536,7 +515,7 @@ def codebook(
             progress=progress,
         )
     book.save(file)
-    out.print(escape(f"{book.words:,} words in {display_path(file)}"), soft_wrap=True, highlight=False)
+    say(f"{book.words:,} words in {display_path(file)}")
 
 
 @app.command()
@@ -581,7 +560,7 @@ def evaluate(
         Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
     ] = Path("d2r-cache"),
     workers: Workers = None,
-    max_pixels: MaxPixels = _MAX_PIXELS,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Measure how well methods find the right pictures, on a data set whose answers are known."""
     from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
@@ -599,7 +578,7 @@ def evaluate(
     groups = [tuple(group.split(",")) for group in overlapping or []]
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
     setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, words, verify)
-    with _progress() as progress:
+    with progress_bars() as progress:
         rows, extraction = run.evaluate(
             benchmark,
             setup,
@@ -613,10 +592,10 @@ def evaluate(
     out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
     out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
     for path, reason in extraction.skipped:
-        out.print(escape(f"skipped {path}: {reason}"), soft_wrap=True, highlight=False)
+        say(f"skipped {path}: {reason}")
     if file is not None:
         run.write_json(file, run.as_json(benchmark, setup, rows, extraction.skipped))
-        out.print(escape(f"run: {display_path(file)}"), soft_wrap=True, highlight=False)
+        say(f"run: {display_path(file)}")
 
 
 @app.command()
@@ -646,7 +625,7 @@ def reproduce(
         Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
     ] = Path("d2r-cache"),
     workers: Workers = None,
-    max_pixels: MaxPixels = _MAX_PIXELS,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
     from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
@@ -663,7 +642,7 @@ def reproduce(
     chosen = paper.EXPERIMENTS[experiment]
     benchmark = load_benchmark(folder, distractors=distractors)
     recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
-    with _progress() as progress:
+    with progress_bars() as progress:
         rows = paper.reproduce(
             benchmark,
             chosen,
@@ -691,7 +670,7 @@ def reproduce(
     setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
     write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()))
     for path in (*written, file / f"{name}.json"):
-        out.print(escape(display_path(path)), soft_wrap=True, highlight=False)
+        say(display_path(path))
 
 
 @app.command()
@@ -720,12 +699,12 @@ def compose(
     if difficulty not in DIFFICULTIES:
         raise typer.BadParameter(f"--difficulty {difficulty!r} is not known; there are: {', '.join(DIFFICULTIES)}")
     chosen = [instance for place in instances for instance in draw_instances(place, most, seed)]
-    with _progress() as progress:
+    with progress_bars() as progress:
         made = compose_set(DIFFICULTIES[difficulty], chosen, read_backgrounds(backgrounds), seed, folder, progress)
     counts = f"{len(made.queries):,} queries, {len(made.database):,} pictures in {display_path(folder)}"
-    out.print(escape(counts), soft_wrap=True, highlight=False)
+    say(counts)
     for one in made.skipped:
-        out.print(escape(f"skipped {one.path}: {one.reason}"), soft_wrap=True, highlight=False)
+        say(f"skipped {one.path}: {one.reason}")
 
 
 @app.command()
@@ -755,7 +734,7 @@ def annotate(
     leave_out_rare: LeaveOutRare = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes one that is free.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    max_pixels: MaxPixels = _MAX_PIXELS,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Draw at most one box on each picture, in a local web page, or mark that no landmark is prominent.
 
@@ -773,12 +752,12 @@ def annotate(
     selector = make_selector(pinned_spec(proposals)) if proposals is not None else None
     with open_session(photos, folder, sample_seed=sample, leave_out_rare=leave_out_rare) as session:
         for error in session.skipped:
-            out.print(escape(display_path(f"skipped {error}")), soft_wrap=True, highlight=False)
+            say(f"skipped {error}")
         if session.sample is not None:
             _print_sample(session.sample)
         propose = None if selector is None else lambda picture: selector.select(picture).boxes
         server = WebServer(make_app(session, propose=propose, max_pixels=max_pixels), port)
-        out.print(f"page: {server.url}  (stop with Ctrl-C)", soft_wrap=True, highlight=False)
+        say(f"page: {server.url}  (stop with Ctrl-C)")
         if browser:
             _open_browser(server.url)
         with suppress(KeyboardInterrupt):
@@ -808,7 +787,7 @@ def _print_sample(sample: Sample) -> None:
     if sample.unlabelled:
         what = "picture" if sample.unlabelled == 1 else "pictures"
         shown += f"; {sample.unlabelled:,} {what} of no known landmark left out"
-    out.print(shown, soft_wrap=True, highlight=False)
+    say(shown)
 
 
 app.command()(serve)
@@ -849,13 +828,13 @@ def dataset_get(
         raise typer.BadParameter(f"data set {name!r} is not known; there are: {known}")
     if rate is not None or retry_failed or without_box:
         raise typer.BadParameter("--rate, --retry-failed and --all are for landmark-boxes")
-    with _progress() as progress:
+    with progress_bars() as progress:
 
         def update(file: str, done: int, total: int | None) -> None:
             progress(file, done, total or done)
 
         place = get_dataset(name, folder, progress=update)
-    out.print(escape(f"{name}: {display_path(place)}"), soft_wrap=True, highlight=False)
+    say(f"{name}: {display_path(place)}")
 
 
 def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, without_box: bool) -> None:
@@ -864,7 +843,7 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
 
     dataset = read_dataset(folder)
     wanted = [row for row in dataset.pictures.values() if without_box or dataset.box(row.id) is not None]
-    with _progress() as progress:
+    with progress_bars() as progress:
         done = get_pictures(wanted, folder, rate=rate, retry_failed=retry_failed, progress=progress)
     counts = [
         f"{count:,} {what}"
@@ -883,7 +862,7 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
         highlight=False,
     )
     if done.failed or done.passed_over:
-        out.print(escape(f"failures: {display_path(folder / FAILURES)}"), soft_wrap=True, highlight=False)
+        say(f"failures: {display_path(folder / FAILURES)}")
 
 
 @dataset_app.command("stats")
@@ -990,56 +969,11 @@ def dataset_compose_detection(
     validation = split == "validation"
     boxed = read_validation(source) if validation else read_training(source)
     plan = plan_scenes(boxed, split_backgrounds(backgrounds, patterns, validation=validation), seed)
-    with _progress() as progress:
+    with progress_bars() as progress:
         skipped = compose_scenes(
             plan, pictures, folder, workers=default_workers() if workers is None else workers, progress=progress
         )
     for one in skipped:
-        out.print(escape(f"skipped {one.path}: {one.reason}"), soft_wrap=True, highlight=False)
+        say(f"skipped {one.path}: {one.reason}")
     counts = f"{pictures:,} pictures from {len(plan.landmarks):,} boxes and {len(plan.backgrounds):,} backgrounds"
-    out.print(escape(f"{counts}; {display_path(folder / BOXES)}"), soft_wrap=True, highlight=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar with rate and time left for each stage; nothing but its end where the output is not a terminal."""
-    columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=not err.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-        started: dict[str, float] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            now = time.monotonic()
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(_STAGES.get(stage, stage), total=total, rate="")
-                started[stage] = now
-            elapsed = now - started[stage]
-            rate = f"{done / elapsed:,.1f}/s" if elapsed > 0.5 else ""
-            bar.update(tasks[stage], completed=done, total=total, rate=rate)
-
-        yield update
-
-
-_STAGES = {
-    "describe": "describing pictures",
-    "detect": "looking for landmarks",
-    "words": "learning words",
-    "index": "indexing",
-    "merge": "merging segments",
-    "check": "reading segments",
-    "pairs": "finding pairs",
-    "fetch": "fetching pictures",
-    "queries": "describing queries",
-    "aggregate": "aggregating",
-    "verify": "verifying",
-    "instances": "looking at photos",
-    "pictures": "composing pictures",
-}
+    say(f"{counts}; {display_path(folder / BOXES)}")

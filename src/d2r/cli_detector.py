@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from d2r.files import display_path
+from d2r.terminal import MAX_PIXELS, out, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.evaluate.detector import SourceScores
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 detector_app = typer.Typer()
 
-_MAX_PIXELS = 150_000_000
 _WORST = 24
 
 
@@ -47,14 +47,13 @@ def evaluate_detector(
             help=f"Also write the {_WORST} worst failures as one PNG: true boxes green, the best found red.",
         ),
     ] = None,
-    max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = _MAX_PIXELS,
+    max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = MAX_PIXELS,
 ) -> None:
     """Measure how well a detector, or another selector of regions, finds the boxes of pictures.
 
     AP50 is average precision at an overlap (IoU) of 0.5, AP50:95 its mean over 0.5, 0.55, ..., 0.95; recall at k is the
     share of true boxes that the best k boxes of a picture find at 0.5. The time is the median of a picture in memory.
     """
-    from d2r.cli import _progress, out
     from d2r.datasets.detection import read_validation
     from d2r.evaluate.detector import as_json, judge_source, scoring_spec, worst_failures
     from d2r.files import replacing
@@ -66,27 +65,27 @@ def evaluate_detector(
     pinned = pinned_spec(spec)
     selector = make_selector(pinned)
     read = [(source, read_validation(source)) for source in sources]
-    with _progress() as progress:
+    with progress_bars() as progress:
         judged = [
             judge_source(selector, source, pictures, max_pixels=max_pixels, progress=progress)
             for source, pictures in read
         ]
-    out.print(escape(display_path(spec)), soft_wrap=True, highlight=False)
-    out.print(escape(as_text(_table(judged))), soft_wrap=True, highlight=False)
+    say(spec)
+    say(as_text(_table(judged)))
     for one in judged:
         for path, reason in one.skipped:
-            out.print(escape(f"skipped {path}: {display_path(reason)}"), soft_wrap=True, highlight=False)
+            say(f"skipped {path}: {display_path(reason)}")
     if file is not None:
         with replacing(file) as part:
             run = {"regions": pinned, "sources": [as_json(one) for one in judged]}
             part.write_text(json.dumps(run, indent=1), encoding="utf-8")
-        out.print(escape(f"figures: {display_path(file)}"), soft_wrap=True, highlight=False)
+        say(f"figures: {display_path(file)}")
     if failures is not None:
         worst = worst_failures([picture for one in judged for picture in one.judged], _WORST)
         if worst:
             write_sheet(worst, failures, max_pixels=max_pixels)
         shown = f"the {len(worst)} worst failures: {display_path(failures)}" if worst else "no failures to show"
-        out.print(escape(shown), soft_wrap=True, highlight=False)
+        say(shown)
 
 
 def _table(judged: list[SourceScores]) -> Table:
@@ -115,7 +114,6 @@ def list_shipped_models() -> None:
     """List the networks that are shipped: name, size, SHA-256, and what each is."""
     from rich.table import Table as Columns
 
-    from d2r.cli import out
     from d2r.models import list_models
 
     models = list_models()

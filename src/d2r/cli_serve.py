@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from d2r.files import display_path
-
-out = Console()
+from d2r.terminal import say
 
 
 def serve(
@@ -84,14 +81,12 @@ def serve(
     )
     with Engine.open(index) as engine:
         server = WebServer(make_app(engine, settings), port, host=host, grace_s=20)
-        out.print(f"page: {escape(server.url)}  (stop with Ctrl-C)", soft_wrap=True, highlight=False)
+        say(f"page: {server.url}  (stop with Ctrl-C)")
         if settings.writable:
-            out.print(
-                escape(f"added pictures are kept in {display_path(settings.uploads)}"), soft_wrap=True, highlight=False
-            )
+            say(f"added pictures are kept in {display_path(settings.uploads)}")
         else:
             why = "--read-only" if read_only else "no --token-file and no D2R_TOKEN"
-            out.print(f"nothing can be added or removed: {why}", soft_wrap=True, highlight=False)
+            say(f"nothing can be added or removed: {why}")
         with suppress(KeyboardInterrupt):
             server.run()
 

@@ -6,21 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from d2r.files import display_path
+from d2r.terminal import say
 
 if TYPE_CHECKING:
     from d2r.train.log import EpochRow
     from d2r.train.loop import Sizes
 
 train_app = typer.Typer(help="Train a detector of landmarks, and export it.", no_args_is_help=True)
-out = Console()
-
-
-def _say(text: str) -> None:
-    out.print(escape(display_path(text)), soft_wrap=True, highlight=False)
 
 
 @train_app.command("detector")
@@ -105,7 +98,7 @@ def train_detector(
     )
     best = max((row for row in history if row.ap50 is not None), key=lambda row: row.ap50 or 0.0, default=None)
     if best is not None:
-        _say(f"best: epoch {best.epoch}, AP50 {best.ap50:.1%}; {folder / loop.BEST}")
+        say(f"best: epoch {best.epoch}, AP50 {best.ap50:.1%}; {folder / loop.BEST}")
 
 
 @train_app.command("export")
@@ -132,25 +125,25 @@ def train_export(
 
     photo = picture if picture is not None else bundled_photos().instances[0].photos[0]
     made = export_detector(run, path, read_image(photo), half=half)
-    _say(
+    say(
         f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; from torch its boxes differ by at most"
         f" {made.box_difference:.2g} pixels, its scores by {made.score_difference:.2g}"
     )
 
 
 def _print_sizes(sizes: Sizes) -> None:
-    _say(
+    say(
         f"{sizes.training:,} pictures to train on, {sizes.validation:,} to validate on; {sizes.steps:,} steps an epoch;"
         f" {sizes.device}"
     )
     if sizes.first_epoch > 1:
-        _say(f"resumed at epoch {sizes.first_epoch}")
+        say(f"resumed at epoch {sizes.first_epoch}")
     if sizes.left_out:
         shown = ", ".join(sizes.left_out[:5]) + (", ..." if len(sizes.left_out) > 5 else "")
-        _say(f"{len(sizes.left_out):,} weights not taken from --init: {shown}")
+        say(f"{len(sizes.left_out):,} weights not taken from --init: {shown}")
 
 
 def _print_epoch(row: EpochRow) -> None:
     measured = "" if row.ap50 is None else f"  AP50 {row.ap50:6.1%}  AP {row.ap:6.1%}"
     losses = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.losses.items())
-    _say(f"epoch {row.epoch:>3}  loss {row.loss:.3f} ({losses}){measured}  {row.seconds:.0f} s")
+    say(f"epoch {row.epoch:>3}  loss {row.loss:.3f} ({losses}){measured}  {row.seconds:.0f} s")
