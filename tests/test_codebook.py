@@ -296,9 +296,7 @@ def test_a_number_type_that_numpy_lacks_is_named(tmp_path: Path, dtype: str) -> 
     size = 8 if dtype == "BF16" else 4
     header = json.dumps({"centroids": {"dtype": dtype, "shape": [2, 2], "data_offsets": [0, size]}}).encode()
     (tmp_path / "words.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * size)
-    refused(
-        tmp_path / "words.safetensors", "cannot be read as a codebook|must be a float array"
-    )  # some package may add it
+    refused(tmp_path / "words.safetensors", "cannot be read as a codebook")
 
 
 @pytest.mark.parametrize("names", [["weights"], ["centroids", "weights"], ["projection"], []])

@@ -147,6 +147,11 @@ class Codebook:
             tensors = {"centroids": _read_npy(path)} if path.suffix == ".npy" else load_file(path)
         except Exception as error:  # of many types: both readers let those of the parsers below them through
             raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
+        for name, tensor in tensors.items():
+            if tensor.dtype.isbuiltin == 2:  # added to numpy by a package that another process may not have
+                raise CodebookError(
+                    f"{path}: cannot be read as a codebook ({name} is of the type {tensor.dtype}, which numpy lacks)"
+                )
         if "centroids" not in tensors or set(tensors) - {"centroids", "projection", "medians"}:
             raise CodebookError(f"{path}: not a codebook; it holds the tensors {sorted(tensors)}")
         centroids = tensors["centroids"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 
 class WebServer:
@@ -50,3 +51,8 @@ class WebServer:
     def stop(self) -> None:
         """End :meth:`run`, from another thread."""
         self._server.should_exit = True
+
+
+def fixed(content: bytes, kind: str, headers: dict[str, str] | None = None) -> Callable[[], Response]:
+    """Return a route that always answers with the same content of a media type."""
+    return lambda: Response(content, media_type=kind, headers=headers)

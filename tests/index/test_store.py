@@ -397,6 +397,7 @@ def contents(index):
 
 @pytest.mark.parametrize("state_of_log", ["empty", "full"])
 def test_a_flipped_bit_in_any_file_is_found_or_changes_nothing(index, tmp_path, state_of_log):
+    put(index, range(1000, 1200))  # so that the catalogue has pages that a full log has no newer copy of
     for start in (0, 10, 20):
         put(index, range(start, start + 10))
     with index.writing() as writer:
@@ -432,10 +433,7 @@ def test_a_flipped_bit_in_any_file_is_found_or_changes_nothing(index, tmp_path, 
                 with Index(copy) as reader:
                     assert contents(reader) == good, (file, bit)
             file.write_bytes(original)
-        if file.suffix != ".sqlite":
-            assert found_in_file == len(bits)
-        elif state_of_log == "empty":  # a full log may have a newer copy of every page
-            assert found_in_file > 0
+        assert found_in_file == len(bits) if file.suffix != ".sqlite" else found_in_file > 0
 
 
 def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):

@@ -24,6 +24,7 @@ from d2r.boxes import BoxError, Boxes, check_box
 from d2r.datasets.landmark_boxes import from_pixels, to_pixels
 from d2r.files import display_path, printable_path
 from d2r.images import MAX_PIXELS, ImageError, Picture, encode_jpeg, read_image, shrink
+from d2r.webserver import fixed
 
 Propose: TypeAlias = Callable[[Picture], Boxes]
 """Boxes to offer on a picture, best first."""
@@ -124,7 +125,7 @@ def make_app(session: Session, *, propose: Propose | None = None, max_pixels: in
         return JSONResponse({"detail": f"It could not be written: {display_path(str(error))}."}, 507)
 
     for path, (name, kind) in _PAGE.items():
-        app.add_api_route(path, _fixed((files("d2r.annotate") / name).read_bytes(), kind), methods=["GET"])
+        app.add_api_route(path, fixed((files("d2r.annotate") / name).read_bytes(), kind), methods=["GET"])
 
     @app.get("/api/session")
     def get_session() -> dict[str, Any]:
@@ -189,7 +190,3 @@ def make_app(session: Session, *, propose: Propose | None = None, max_pixels: in
         return {"number": number}
 
     return app
-
-
-def _fixed(content: bytes, kind: str) -> Callable[[], Response]:
-    return lambda: Response(content, media_type=kind)

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -45,6 +45,7 @@ from d2r.serve.problems import Problem, ProblemError, documented, handle_problem
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.serve.searches import Searches, Threads, until_gone
 from d2r.serve.settings import ServeError, Settings
+from d2r.webserver import fixed
 from d2r.workers import WorkerDied
 
 MOST_RESULTS: Final = 200
@@ -299,7 +300,9 @@ class _Service:
         for name, kind in _PAGE.items():
             content = (files("d2r.serve") / "page" / name).read_bytes()
             path = "/" if name == "index.html" else f"/{name}"
-            app.add_api_route(path, _fixed(content, kind), methods=["GET"], include_in_schema=False)
+            app.add_api_route(
+                path, fixed(content, kind, {"Cache-Control": "no-cache"}), methods=["GET"], include_in_schema=False
+            )
         app.openapi = lambda: _document(app)  # type: ignore[method-assign]
         return app
 
@@ -545,10 +548,6 @@ def _matches(given: str | None, *tokens: str | None) -> bool:
         return False
     right = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens if token is not None]
     return any(right)
-
-
-def _fixed(content: bytes, kind: str) -> Callable[[], Response]:
-    return lambda: Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
 
 def _version() -> str:
