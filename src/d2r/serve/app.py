@@ -47,7 +47,7 @@ from d2r.serve.problems import Problem, ProblemError, documented, handle_problem
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.serve.searches import FileGoneError, Searches, Threads, of_index, ten_thousandths, tenths, until_gone
 from d2r.serve.settings import ServeError, Settings
-from d2r.webserver import fixed
+from d2r.webserver import base_style, fixed
 from d2r.workers import WorkerDied
 
 MOST_RESULTS: Final = 200
@@ -62,12 +62,14 @@ _GRACE_S: Final = 20.0
 
 _PAGE: Final = {
     "index.html": "text/html; charset=utf-8",
+    "base.css": "text/css; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
     "editor.js": "text/javascript; charset=utf-8",
     "results.js": "text/javascript; charset=utf-8",
     "match.js": "text/javascript; charset=utf-8",
+    "threshold.js": "text/javascript; charset=utf-8",
     "svg.js": "text/javascript; charset=utf-8",
 }
 
@@ -310,7 +312,7 @@ class _Service:
         self._search_routes(app)
         self._change_routes(app)
         for name, kind in _PAGE.items():
-            content = (files("d2r.serve") / "page" / name).read_bytes()
+            content = base_style() if name == "base.css" else (files("d2r.serve") / "page" / name).read_bytes()
             path = "/" if name == "index.html" else f"/{name}"
             app.add_api_route(
                 path, fixed(content, kind, {"Cache-Control": "no-cache"}), methods=["GET"], include_in_schema=False

@@ -1,9 +1,10 @@
 // The page: what is looked for, and what was found.
 
-import { Refused, add, ask, ended, picture, remove, search, token, useToken } from "./api.js";
+import { Refused, add, ask, ended, picture, remove, search, thresholds, token, useToken } from "./api.js";
 import { BoxEditor } from "./editor.js";
 import { drawMatch, facts } from "./match.js";
 import { pictureCard, resultCard } from "./results.js";
+import { count, drawChart, sentence } from "./threshold.js";
 
 const element = (id) => document.getElementById(id);
 
@@ -14,9 +15,11 @@ let opened = -1; // row of the result whose match is shown
 let searching = null; // stops the search that is under way
 let soon = 0; // timer of the search that will begin
 let next = null; // where the collection goes on
+let told = new Map(); // number of a result's picture to what other thresholds make of it
+let telling = null; // stops asking that
 
 const editor = new BoxEditor(element("stage"), () => { describe(); searchSoon(); });
-const threshold = () => (info?.detector ? Number(element("threshold").value) : 0);
+const threshold = () => Number(element("threshold").value);
 const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
 /** Do something that takes the service; what it refuses is shown. */
@@ -110,6 +113,7 @@ async function searchNow() {
     const settings = { box, top: element("top").value, verify: element("verify").value, signal: mine.signal };
     answer = await search(query, settings);
     answer.box = box;
+    told = new Map();
     show("trouble", "");
     showResults();
   });
@@ -127,7 +131,7 @@ function showResults() {
   const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
   element("summary").textContent = results.length ? `${counted(results.length, "result")} for ${answer.box ? "the box" : "the whole picture"} in ${taken.toLocaleString("en")} ms` : nothing;
   element("grid").replaceChildren(...results.map((found, row) =>
-    resultCard(found, row + 1, answer.query, threshold(), { open: () => open(row), search: () => take(found.picture) })));
+    resultCard(found, row + 1, answer.query, { open: () => open(row), search: () => take(found.picture) })));
 }
 
 // The collection
@@ -170,9 +174,42 @@ function showMatch() {
   element("match-previous").disabled = opened === 0;
   element("match-next").disabled = opened === answer.results.length - 1;
   element("match-remove").hidden = !info.writable;
+  const other = element("thresholds").open ? told.get(found.picture.id) : null;
+  showThreshold(other);
   drawMatch(element("match-view"), { ...query, box: answer.box }, { ...found, query: answer.query }, {
-    lines: element("match-lines").checked, regions: element("match-regions").checked, threshold: threshold(), narrow: narrow.matches,
+    lines: element("match-lines").checked, regions: element("match-regions").checked ? regionsOf(found, other) : [], narrow: narrow.matches,
   });
+  if (element("thresholds").open && !other) tellThresholds(found.picture.id);
+}
+
+function regionsOf(found, other) {
+  const { regions, region_scores } = other ?? found;
+  const most = other ? count(other, threshold()) : regions.length;
+  return regions.slice(1, most).map((box, k) => ({ box, label: info.detector ? region_scores[k + 1].toFixed(2) : "" }));
+}
+
+function showThreshold(other) {
+  element("threshold").disabled = !other;
+  element("chart-frame").classList.toggle("empty", !other);
+  if (!other) return;
+  element("chart-top").textContent = drawChart(element("chart"), other, threshold()).toFixed(2);
+  const text = sentence(other, threshold());
+  element("threshold-shown").textContent = text;
+  element("threshold").setAttribute("aria-valuetext", text);
+}
+
+async function tellThresholds(id) {
+  telling?.abort();
+  const mine = (telling = new AbortController());
+  element("threshold-shown").textContent = "Describing the picture with all that the detector finds …";
+  try {
+    told.set(id, await thresholds(id, query, { box: answer.box, signal: mine.signal }));
+    if (!mine.signal.aborted) showMatch();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    element("threshold-shown").textContent = error.message;
+    if (!(error instanceof Refused)) throw error;
+  }
 }
 
 // Changes
@@ -200,7 +237,8 @@ async function getInfo() {
   info = await ask("/v1/info");
   element("collection").textContent = `${info.index} · ${counted(info.pictures, "picture")}`;
   element("give-token").hidden = !info.writable && !token();
-  element("threshold-row").hidden = !info.detector;
+  element("thresholds").hidden = !info.detector;
+  if (info.detector) element("threshold").value = info.threshold;
 }
 
 const begin = () => work(async () => {
@@ -242,10 +280,6 @@ element("verify").addEventListener("input", () => {
   if (query) searchSoon();
 });
 element("top").addEventListener("change", () => { if (query) searchSoon(); });
-element("threshold").addEventListener("input", () => {
-  element("threshold-shown").textContent = threshold().toFixed(2);
-  if (answer) showResults();
-});
 element("more").addEventListener("click", () => work(showMore));
 element("back").addEventListener("click", () => work(showCollection));
 
@@ -260,11 +294,20 @@ element("match-remove").addEventListener("click", () => {
   change("Removing", () => remove(id));
 });
 for (const id of ["match-lines", "match-regions"]) element(id).addEventListener("change", showMatch);
+element("threshold").addEventListener("input", showMatch);
+element("thresholds").addEventListener("toggle", () => {
+  if (element("thresholds").open) element("match-regions").checked = true;
+  else telling?.abort();
+  showMatch();
+});
 element("match").addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (step && event.target.type !== "checkbox" && answer?.results[opened + step]) open(opened + step);
+  if (step && event.target.localName !== "input" && answer?.results[opened + step]) open(opened + step);
 });
-element("match").addEventListener("close", () => element("grid").children[opened]?.querySelector("button")?.focus());
+element("match").addEventListener("close", () => {
+  telling?.abort();
+  element("grid").children[opened]?.querySelector("button")?.focus();
+});
 narrow.addEventListener("change", () => { if (element("match").open) showMatch(); });
 
 element("give-token").addEventListener("click", () => askToken(""));
