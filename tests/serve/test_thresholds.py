@@ -2,6 +2,7 @@
 
 import pytest
 
+from d2r.client import Client
 from d2r.engine import Engine, codebook_from
 from detectors import write_detector
 from serving import serving
@@ -67,8 +68,11 @@ def test_each_score_is_what_an_index_with_that_threshold_finds(
 def test_the_query_may_be_another_picture_of_the_collection(client, pagoda):
     numbers = {one["name"].split("/")[-1]: one["id"] for one in client.get("/v1/pictures").json()["pictures"]}
     path = f"/v1/pictures/{numbers['pagoda-1.jpg']}/thresholds"
-    kept = client.get(f"{path}?query={numbers['pagoda-0.jpg']}")
-    assert kept.json() == client.post(path, content=pagoda).json()
+    kept = client.get(f"{path}?query={numbers['pagoda-0.jpg']}").json()
+    assert kept == client.post(path, content=pagoda).json()
+    with Client(str(client.base_url)) as own:
+        assert own.thresholds(numbers["pagoda-1.jpg"], numbers["pagoda-0.jpg"]) == kept
+        assert own.thresholds(numbers["pagoda-1.jpg"], pagoda) == kept
 
 
 def test_the_service_says_what_threshold_the_index_has(client):

@@ -121,6 +121,7 @@ async function searchNow() {
   document.body.classList.remove("busy");
   if (!well && !mine.signal.aborted) {
     element("summary").textContent = "";
+    element("legend").hidden = true;
     element("grid").replaceChildren();
   }
 }
@@ -130,6 +131,7 @@ function showResults() {
   const taken = Math.round(1000 * Object.values(seconds).reduce((sum, each) => sum + each, 0));
   const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
   element("summary").textContent = results.length ? `${counted(results.length, "result")} for ${answer.box ? "the box" : "the whole picture"} in ${taken.toLocaleString("en")} ms` : nothing;
+  element("legend").hidden = !results.length;
   element("grid").replaceChildren(...results.map((found, row) =>
     resultCard(found, row + 1, answer.query, { open: () => open(row), search: () => take(found.picture) })));
 }
@@ -144,6 +146,7 @@ async function showCollection() {
   element("found-title").textContent = "The collection";
   element("summary").textContent = "";
   element("back").hidden = true;
+  element("legend").hidden = true;
   element("grid").replaceChildren();
   next = 0;
   await showMore();
