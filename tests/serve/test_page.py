@@ -198,10 +198,10 @@ def test_another_threshold_shows_other_regions_and_another_score(browser, detect
         window.locator("#thresholds summary").press("Enter")
         said = window.locator("#threshold-shown")
         expect(said).to_have_text(
-            f"At 0.30: 2 regions, score {score}. The collection has 0.30: 2 regions, score {score}."
+            f"At 0.30, as in the collection: 2 regions, score {score}."
         )
         expect(window.locator("#match-view .tag")).to_have_text(["0.80", "0.50"])
-        slider = window.get_by_role("slider", name="Threshold of the detector")
+        slider = window.get_by_role("slider", name="Threshold")
         slider.fill("0.1")
         expect(window.locator("#match-view .tag")).to_have_text(["0.80", "0.50", "0.20"])
         lower = said.text_content()

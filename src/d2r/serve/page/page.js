@@ -39,6 +39,7 @@ async function work(action) {
 function show(id, text) {
   element(id).textContent = text;
   element(id).hidden = !text;
+  if (text) element(id).scrollIntoView({ block: "nearest" });
 }
 
 // The query
@@ -193,9 +194,12 @@ function regionsOf(found, other) {
 
 function showThreshold(other) {
   element("threshold").disabled = !other;
-  element("chart-frame").classList.toggle("empty", !other);
-  if (!other) return;
-  element("chart-top").textContent = drawChart(element("chart"), other, threshold()).toFixed(2);
+  if (!other) {
+    element("chart").replaceChildren();
+    element("chart-top").textContent = "";
+    return;
+  }
+  element("chart-top").textContent = `0 to ${drawChart(element("chart"), other, threshold()).toFixed(3)}`;
   const text = sentence(other, threshold());
   element("threshold-shown").textContent = text;
   element("threshold").setAttribute("aria-valuetext", text);

@@ -11,8 +11,9 @@ const regions = (number) => (number === 1 ? "no region" : number === 2 ? "1 regi
 /** Say in a sentence what a threshold makes of the picture. */
 export function sentence(told, threshold) {
   const [now, own] = [threshold, told.threshold].map((each) => count(told, each));
-  const said = `At ${threshold.toFixed(2)}: ${regions(now)}, score ${told.scores[now - 1].toFixed(3)}.`;
-  return `${said} The collection has ${told.threshold.toFixed(2)}: ${regions(own)}, score ${told.scores[own - 1].toFixed(3)}.`;
+  const made = (number) => `${regions(number)}, score ${told.scores[number - 1].toFixed(3)}`;
+  if (threshold === told.threshold) return `At ${threshold.toFixed(2)}, as in the collection: ${made(now)}.`;
+  return `At ${threshold.toFixed(2)}: ${made(now)}. The collection has ${told.threshold.toFixed(2)}: ${made(own)}.`;
 }
 
 /** Draw the score at each threshold, and where the threshold and that of the collection are; returns the top of the scale. */
