@@ -1,6 +1,7 @@
 """The page in a browser, as people use it: drop a photo, draw a box, open the match, search again from a result."""
 
 import base64
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -197,9 +198,7 @@ def test_another_threshold_shows_other_regions_and_another_score(browser, detect
         expect(window.locator("#match-view .tag")).to_have_count(0)
         window.locator("#thresholds summary").press("Enter")
         said = window.locator("#threshold-shown")
-        expect(said).to_have_text(
-            f"At 0.30, as in the collection: 2 regions, score {score}."
-        )
+        expect(said).to_have_text(f"At 0.30, as in the collection: 2 regions, score {score}.")
         expect(window.locator("#match-view .tag")).to_have_text(["0.80", "0.50"])
         slider = window.get_by_role("slider", name="Threshold")
         slider.fill("0.1")
@@ -235,6 +234,8 @@ def test_a_picture_is_added_with_the_token_and_removed(browser, url, scenes):
         expect(window.locator("#collection")).to_contain_text("12 pictures")
         expect(first_result(window)).to_have_text("query.jpg")
         window.get_by_role("button", name="Result 1,").click()
+        for shown in (window.locator(".card image").first, window.locator("#match-view image").last):
+            expect(shown).to_have_attribute("href", re.compile("^blob:"))  # or it would be asked for when it is gone
         window.once("dialog", lambda asked: asked.accept())
         window.get_by_role("button", name="Remove from the collection").click()
         expect(window.locator("#collection")).to_contain_text("11 pictures")

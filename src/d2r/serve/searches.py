@@ -42,6 +42,7 @@ class Threads:
     def __init__(self, count: int, *, queue: int) -> None:
         self._most = count + queue
         self._now = 0
+        self._lock = threading.Lock()  # a search ends in its thread
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="answer")
 
     async def run(self, function: Callable[[Callable[[], bool]], Result]) -> Result:
@@ -50,9 +51,10 @@ class Threads:
         Raises:
             QueueFullError: too much is waiting.
         """
-        if self._now >= self._most:
-            raise QueueFullError
-        self._now += 1
+        with self._lock:
+            if self._now >= self._most:
+                raise QueueFullError
+            self._now += 1
         gone = threading.Event()
         future = self._pool.submit(function, gone.is_set)
         future.add_done_callback(lambda _: self._done())
@@ -67,7 +69,8 @@ class Threads:
         self._pool.shutdown()
 
     def _done(self) -> None:
-        self._now -= 1
+        with self._lock:
+            self._now -= 1
 
 
 class Searches:

@@ -16,7 +16,7 @@ let searching = null; // stops the search that is under way
 let soon = 0; // timer of the search that will begin
 let next = null; // where the collection goes on
 let told = new Map(); // number of a result's picture to what other thresholds make of it
-let telling = null; // stops asking that
+let telling = null; // stops asking that; its id is that of the picture
 
 const editor = new BoxEditor(element("stage"), () => { describe(); searchSoon(); });
 const threshold = () => Number(element("threshold").value);
@@ -183,7 +183,7 @@ function showMatch() {
   drawMatch(element("match-view"), { ...query, box: answer.box }, { ...found, query: answer.query }, {
     lines: element("match-lines").checked, regions: element("match-regions").checked ? regionsOf(found, other) : [], narrow: narrow.matches,
   });
-  if (element("thresholds").open && !other) tellThresholds(found.picture.id);
+  if (element("thresholds").open && !other && telling?.id !== found.picture.id) tellThresholds(found.picture.id);
 }
 
 function regionsOf(found, other) {
@@ -205,18 +205,26 @@ function showThreshold(other) {
   element("threshold").setAttribute("aria-valuetext", text);
 }
 
-async function tellThresholds(id) {
+function stopTelling() {
   telling?.abort();
-  const mine = (telling = new AbortController());
+  telling = null;
+}
+
+async function tellThresholds(id) {
+  stopTelling();
+  const mine = (telling = Object.assign(new AbortController(), { id }));
   element("threshold-shown").textContent = "Describing the picture with all that the detector finds …";
   try {
     told.set(id, await thresholds(id, query, { box: answer.box, signal: mine.signal }));
-    if (!mine.signal.aborted) showMatch();
   } catch (error) {
     if (error.name === "AbortError") return;
     element("threshold-shown").textContent = error.message;
     if (!(error instanceof Refused)) throw error;
+    return;
+  } finally {
+    if (telling === mine) telling = null;
   }
+  if (opened >= 0 && element("match").open) showMatch();
 }
 
 // Changes
@@ -304,7 +312,7 @@ for (const id of ["match-lines", "match-regions"]) element(id).addEventListener(
 element("threshold").addEventListener("input", showMatch);
 element("thresholds").addEventListener("toggle", () => {
   if (element("thresholds").open) element("match-regions").checked = true;
-  else telling?.abort();
+  else stopTelling();
   showMatch();
 });
 element("match").addEventListener("keydown", (event) => {
@@ -312,7 +320,7 @@ element("match").addEventListener("keydown", (event) => {
   if (step && event.target.localName !== "input" && answer?.results[opened + step]) open(opened + step);
 });
 element("match").addEventListener("close", () => {
-  telling?.abort();
+  stopTelling();
   element("grid").children[opened]?.querySelector("button")?.focus();
 });
 narrow.addEventListener("change", () => { if (element("match").open) showMatch(); });
