@@ -204,8 +204,12 @@ def searcher(http: httpx.AsyncClient, given: argparse.Namespace, expected: dict,
             print(f"{query}: {error!r}", file=sys.stderr)
             return
         taken = time.perf_counter() - begun
+        if response.status_code == 429:
+            outcome.counts["again"] += 1
+            return
         if response.status_code != 200:
-            outcome.counts["again" if response.status_code == 429 else "failed"] += 1
+            outcome.counts["failed"] += 1
+            print(f"{query}: {response.status_code} {response.text[:300]}", file=sys.stderr)
             return
         outcome.counts["answered"] += 1
         outcome.seconds.append(taken)

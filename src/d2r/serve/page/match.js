@@ -33,14 +33,6 @@ export function drawMatch(svg, query, found, { lines, regions, narrow }) {
   };
   if (query.box) mark(corners(query.box), 0);
   if (found.transform) mark(mapped(corners(found.query.box), found.transform), 1);
-  for (const { box, label } of regions) {
-    const [[x1, y1], [x2, y2]] = placed([box.slice(0, 2), box.slice(2)], 1);
-    svg.append(...marked(outline([x1, y1, x2, y2]), "region"));
-    const size = narrow ? 26 : 17;
-    const tag = part("text", { class: "tag", x: x1 + size / 3, y: y1 + size, "font-size": size });
-    tag.textContent = label;
-    svg.append(tag);
-  }
   const [starts, ends] = [placed(found.query_points, 0), placed(found.points, 1)];
   // Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
   const order = starts.map((_, k) => k).sort((a, b) => starts[a][1 - axis] - starts[b][1 - axis]);
@@ -51,6 +43,14 @@ export function drawMatch(svg, query, found, { lines, regions, narrow }) {
     const [[x1, y1], [x2, y2]] = [starts[row], ends[row]];
     if (lines) svg.append(part("path", { class: `line ${colour}`, d: `M${x1} ${y1}L${x2} ${y2}` }));
     svg.append(part("path", { class: `dot ${colour}`, d: `M${x1} ${y1}h.1M${x2} ${y2}h.1` }));
+  }
+  for (const { box, label } of regions) {
+    const [[x1, y1], [x2, y2]] = placed([box.slice(0, 2), box.slice(2)], 1);
+    svg.append(...marked(outline([x1, y1, x2, y2]), "region"));
+    const size = narrow ? 26 : 17;
+    const tag = part("text", { class: "tag", x: x1 + size / 3, y: y1 + size, "font-size": size });
+    tag.textContent = label;
+    svg.append(tag);
   }
 }
 
