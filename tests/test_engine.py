@@ -10,9 +10,12 @@ from PIL import Image
 
 from d2r.boxes import BoxError
 from d2r.codebook import CodebookError, train_codebook
+from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from
+from d2r.features.rootsift import RootSIFT
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
+from d2r.regions import RMAC, Whole
 from d2r.registry import SpecError
 from d2r.walk import picture_job
 
@@ -80,6 +83,33 @@ def test_verified_results_come_first_sorted_by_inliers_then_score(built_index, p
     keys = [(result.inliers, result.score) for result in answer.results[:4]]
     assert keys == sorted(keys, reverse=True)
     assert all(result.inliers is None for result in answer.results[4:])
+
+
+def test_a_picture_that_goes_while_others_are_verified_is_no_result(engine, collection):
+    query = describe_query(read_image(collection / "pagoda-1.jpg"), None, RootSIFT(), max_side=1024)
+    left = [collection / "pagoda-0.jpg"]
+
+    def remove_one():
+        if left:
+            engine.remove([left.pop()])
+            engine.compact()
+        return False
+
+    answer = engine.search_described(query, top=3, stopped=remove_one)
+    assert names(answer)[:2] == ["pagoda-1.jpg", "pagoda-2.jpg"]
+    assert "pagoda-0.jpg" not in names(answer)
+
+
+def test_a_picture_scores_with_all_its_regions_what_it_is_found_with(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=0)
+        for result in answer.results[:4]:
+            picture = describe(read_image(result.path), RMAC(2), RootSIFT(), max_side=1024)
+            scores = engine.scores_by_regions(answer.query, picture)
+            assert len(scores) == len(result.boxes)
+            assert scores[-1] == pytest.approx(result.score, abs=1e-5)
+            whole = describe(read_image(result.path), Whole(), RootSIFT(), max_side=1024)
+            assert scores[0] == pytest.approx(engine.scores_by_regions(answer.query, whole)[0], abs=1e-6)
 
 
 def test_results_carry_the_regions_that_were_described(built_index, photo_folder):

@@ -154,6 +154,12 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     return Aggregated(out_words[:found], codes[:found] if signs else vectors[:found], dim)
 
 
+def first_regions(assigned: Assigned, count: int) -> Assigned:
+    """Return the descriptors of the first ``count`` regions, as if the picture had no others."""
+    rows = assigned.regions < count
+    return Assigned(assigned.words[rows], assigned.points[rows], assigned.origins, assigned.regions[rows], count)
+
+
 def aggregate_regions(assigned: Assigned, kernel: Kernel) -> list[Aggregated]:
     """Return one aggregated descriptor a region, for regional search (simMAX and simAVG)."""
     return [aggregate(_region(assigned, region), kernel) for region in range(assigned.region_count)]

@@ -75,12 +75,18 @@ class Client:
 
     def search(self, query: Source, *, box: Box | None = None, top: int = 10, verify: int = 100) -> dict[str, Any]:
         """Find the pictures that show what a picture, or a box on it in its pixels, shows."""
-        asked: dict[str, Any] = {"top": top, "verify": verify}
-        if box is not None:
-            asked["box"] = ",".join(f"{float(side):g}" for side in box)
+        asked = {"top": top, "verify": verify, **_box(box)}
         if isinstance(query, int):
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))
+
+    def thresholds(self, picture: int, query: Source, *, box: Box | None = None) -> dict[str, Any]:
+        """Return a picture's regions, and its score with a query, at each threshold of the detector."""
+        asked = _box(box)
+        path = f"/v1/pictures/{picture}/thresholds"
+        if isinstance(query, int):
+            return self._ask("GET", path, params={"query": query, **asked})
+        return self._ask("POST", path, params=asked, content=_bytes(query))
 
     def image(self, picture: int) -> bytes:
         """Return a picture of the collection as JPEG."""
@@ -114,6 +120,10 @@ class Client:
         if not response.is_success:
             raise ServiceError(response)
         return response
+
+
+def _box(box: Box | None) -> dict[str, Any]:
+    return {} if box is None else {"box": ",".join(f"{float(side):g}" for side in box)}
 
 
 def _bytes(picture: PathLike) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r import build
-from d2r.aggregate import KERNELS, Aggregated, aggregate, assign
+from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, similarity
 from d2r.boxes import Box, Boxes
 from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
@@ -28,7 +29,7 @@ from d2r.features import make_extractor
 from d2r.features.base import Features
 from d2r.files import PathLike, display_path
 from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
-from d2r.index import Hit, Index, Listing, PictureRow, StoreError, Writer
+from d2r.index import Hit, Index, Listing, PictureRow, RemovedError, StoreError, Writer
 from d2r.ingest import Recipe
 from d2r.regions import pinned_spec
 from d2r.verify import Verification, threshold_for, verify
@@ -47,6 +48,7 @@ class Result:
     """One picture found.
 
     Attributes:
+        id: its number in the index.
         path: of the file, absolute.
         score: R-ASMK* similarity to the query, at most 1.
         inliers: matched points that agree with one affine map; None when it was not verified.
@@ -59,6 +61,7 @@ class Result:
         points: float32 (inliers, 2), the same points in this picture.
     """
 
+    id: int
     path: str
     score: float
     inliers: int | None
@@ -342,6 +345,32 @@ class Engine:
         clock.append(time.perf_counter())
         return Answer(query, results, dict(zip(("search", "verify"), np.diff(clock).tolist(), strict=True)))
 
+    def scores_by_regions(
+        self, query: Description, picture: Description, *, stopped: Callable[[], bool] = lambda: False
+    ) -> list[float]:
+        """Score a picture as if it had been described by its first region only, by its first two, and so on.
+
+        Args:
+            query: see :meth:`search_described`.
+            picture: of :func:`d2r.describe.describe`, with this index's features and ``max_side``, and any regions.
+            stopped: see :meth:`search_described`.
+
+        Returns:
+            for each box of the picture its similarity to the query with the boxes up to that one, at most 1.
+
+        Raises:
+            SearchStopped: nobody waits for it.
+        """
+        codebook, kernel = self._codebook(), KERNELS["r-asmk*"]
+        sought = self._aggregate(query)
+        assigned = assign(codebook, picture.features.descriptors, picture.regions, len(picture.boxes))
+        scores = []
+        for count in range(1, len(picture.boxes) + 1):
+            if stopped():
+                raise SearchStopped
+            scores.append(similarity(sought, aggregate(first_regions(assigned, count), kernel), kernel))
+        return scores
+
     def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Features]:
         """Verify one picture of the index against a query; returns its features too, which the matches refer to.
 
@@ -358,33 +387,35 @@ class Engine:
             hits = self.index.search(aggregated, top + 1)
             yield picture, [hit for hit in hits if hit.picture.id != picture.id][:top]
 
-    def _aggregate(self, query: Description) -> Aggregated:
+    def _codebook(self) -> Codebook:
         codebook = self.index.codebook
         if codebook is None:
             raise StoreError(f"{self.index.folder}: it holds no pictures yet; add some before searching")
-        return aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
+        return codebook
+
+    def _aggregate(self, query: Description) -> Aggregated:
+        return aggregate(assign(self._codebook(), query.features.descriptors), KERNELS["r-asmk*"])
 
     def _verified(self, query: Features, hits: list[Hit], most: int, stopped: Callable[[], bool]) -> list[Result]:
         """Return results with the first ``most`` hits verified and sorted by (inliers, score), then the others."""
-        head = []
-        for hit in hits[:most]:
+        results = []
+        for rank, hit in enumerate(hits):
             if stopped():
                 raise SearchStopped
-            head.append(self._verify(query, hit))
-        head.sort(key=lambda result: (-(result.inliers or 0), -result.score))
-        return head + [self._result(hit, None, query, None) for hit in hits[most:]]
+            with suppress(RemovedError):  # it was found, and is gone before it is told of
+                verified = self.match(query, hit.picture) if rank < most else (None, None)
+                results.append(self._result(hit, query, *verified))
+        # What was not verified comes after all that was: it has no inliers, and a lower score.
+        return sorted(results, key=lambda result: (result.inliers is None, -(result.inliers or 0), -result.score))
 
-    def _verify(self, query: Features, hit: Hit) -> Result:
-        verification, other = self.match(query, hit.picture)
-        return self._result(hit, verification, query, other)
-
-    def _result(self, hit: Hit, verification: Verification | None, query: Features, other: Features | None) -> Result:
+    def _result(self, hit: Hit, query: Features, verification: Verification | None, other: Features | None) -> Result:
         boxes, scores = self.index.regions(hit.picture)
         points = query_points = np.zeros((0, 2), np.float32)
         if verification is not None and other is not None:
             query_points = query.positions[verification.matches[:, 0]]
             points = other.positions[verification.matches[:, 1]]
         return Result(
+            id=hit.picture.id,
             path=hit.picture.path,
             score=hit.score,
             inliers=verification.inliers if verification is not None else None,

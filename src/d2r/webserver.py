@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from importlib.resources import files
 
 import uvicorn
 from fastapi import FastAPI, Response
+
+
+def base_style() -> bytes:
+    """Return the style sheet that the pages share, which each gives as ``/base.css``."""
+    return (files("d2r") / "base.css").read_bytes()
 
 
 class WebServer:

@@ -62,7 +62,12 @@ def test_it_listens_on_this_machine_only(ask, photos, tmp_path):
 
 
 def test_the_page_and_its_parts_are_given_with_a_strict_policy(ask):
-    for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/base.css", "text/css"),
+        ("/page.css", "text/css"),
+        ("/page.js", "text/javascript"),
+    ):
         status, data, headers = ask("GET", path)
         assert status == 200
         assert data

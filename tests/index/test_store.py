@@ -18,7 +18,7 @@ import pytest
 from d2r.aggregate import KERNELS, Aggregated, pack_signs, similarity
 from d2r.codebook import Codebook
 from d2r.features.base import Features
-from d2r.index import Entry, Index, Job, PictureState, StoreError
+from d2r.index import Entry, Index, Job, PictureState, RemovedError, StoreError
 from d2r.index.catalogue import FORMAT
 from d2r.index.segment import Segment
 
@@ -492,7 +492,7 @@ def test_features_are_found_where_a_merge_moved_them(index):
         assert index.features(hit.picture).positions[0, 0] == 1
         assert len(index.regions(hit.picture)[0]) == 1
         writer.remove([hit.picture])
-    with pytest.raises(StoreError, match="removed from the index meanwhile"):
+    with pytest.raises(RemovedError, match="removed from the index meanwhile"):
         index.features(hit.picture)
 
 

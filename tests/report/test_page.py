@@ -43,6 +43,7 @@ def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int 
     rng = np.random.default_rng(0)
     query_points = rng.uniform((40, 30), (200, 150), (inliers or 0, 2)).astype(np.float32)
     return Result(
+        id=1,
         path=path,
         score=0.1234,
         inliers=inliers,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from d2r.images import ImageError, decode_image
+from serving import AUTHORIZED
 
 
 def encoded(kind, **options):
@@ -50,8 +51,9 @@ CORPUS = {
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_a_broken_picture_is_refused_by_the_service_with_a_reason(client, name):
-    response = client.post("/v1/search", content=CORPUS[name])
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/pictures"])
+def test_a_broken_picture_is_refused_by_the_service_with_a_reason(client, name, path):
+    response = client.post(path, content=CORPUS[name], headers=AUTHORIZED)
     assert response.status_code == 422
     assert "The picture cannot be used" in response.json()["detail"]
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def index(built_index, tmp_path):
 
 def ready(client):
     wait_until(lambda: client.get("/v1/ready").status_code == 200)
+
+
+def test_what_was_accepted_before_it_is_ended_is_answered(index, pagoda):
+    with running(index) as (process, client):
+        ready(client)
+        statuses = []
+        threads = [
+            threading.Thread(target=lambda: statuses.append(client.post("/v1/search", content=pagoda).status_code))
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: "d2r_waiting 0.0" not in client.get("/v1/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert statuses == [200] * 6
+        assert process.wait(60) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.timeout(900)

@@ -1,6 +1,7 @@
 """The page in a browser, as people use it: drop a photo, draw a box, open the match, search again from a result."""
 
 import base64
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,7 @@ from playwright.sync_api import expect
 
 from d2r.engine import Engine
 from d2r.images import read_image, shrink
+from detectors import write_detector
 from serving import TOKEN, serving
 
 expect.set_options(timeout=60_000)
@@ -67,16 +69,22 @@ def page_of(browser, url, **options):
 
 def drop(window, path):
     """Drop a file on the page, as a hand would."""
+    carry(window, path, "drop")
+
+
+def carry(window, path, how):
+    """Bring a file to the page by the event that a browser sends when it is dropped or pasted."""
     data = base64.b64encode(path.read_bytes()).decode()
     window.evaluate(
-        """async ([data, name]) => {
+        """async ([data, name, how]) => {
           const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
           const carried = new DataTransfer();
           carried.items.add(new File([bytes], name, { type: "image/jpeg" }));
-          const options = { dataTransfer: carried, bubbles: true, cancelable: true };
-          document.querySelector("#drop").dispatchEvent(new DragEvent("drop", options));
+          const options = { dataTransfer: carried, clipboardData: carried, bubbles: true, cancelable: true };
+          const event = how === "drop" ? new DragEvent("drop", options) : new ClipboardEvent("paste", options);
+          document.querySelector("#drop").dispatchEvent(event);
         }""",
-        [data, path.name],
+        [data, path.name, how],
     )
 
 
@@ -153,9 +161,64 @@ def test_a_file_that_is_no_picture_is_said_to_be_none(browser, url, tmp_path):
         expect(window.locator("#trouble")).to_contain_text("cannot show it")
 
 
+def test_a_picture_is_pasted(browser, url, scenes):
+    with page_of(browser, url) as window:
+        carry(window, scenes[1], "paste")
+        expect(window.locator("#query-name")).to_have_text("query.jpg")
+        expect(first_result(window)).to_contain_text("fountain/")
+
+
 def test_there_is_no_threshold_without_a_detector(browser, url):
     with page_of(browser, url) as window:
-        expect(window.locator("#threshold-row")).to_be_hidden()
+        window.get_by_role("button", name="Search with fountain/").first.click()
+        window.get_by_role("button", name="Result 1,").click()
+        expect(window.locator("#match")).to_be_visible()
+        expect(window.locator("#thresholds")).to_be_hidden()
+
+
+@pytest.fixture(scope="module")
+def detected_url(scenes, tmp_path_factory):
+    """A collection whose regions come from a detector that is sure of them by 0.8, 0.5 and 0.2."""
+    folder, _ = scenes
+    boxes = ((0.1, 0.1, 0.8, 0.8), (0.2, 0.0, 0.6, 0.5), (0.5, 0.5, 1.0, 1.0))
+    model = write_detector(folder / "toy.onnx", boxes, (0.8, 0.5, 0.2))
+    with Engine.create(folder / "detected.index", words=256, regions=f"detector:model={model}") as engine:
+        engine.sync(folder / "photos", workers=0)
+    with serving(folder / "detected.index", tmp_path_factory.mktemp("uploads")) as client:
+        yield str(client.base_url)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_another_threshold_shows_other_regions_and_another_score(browser, detected_url, scenes, width):
+    with page_of(browser, detected_url, **WIDTHS[width]) as window:
+        drop(window, scenes[1])
+        expect(window.locator("#summary")).to_contain_text("results for the whole picture")
+        score = window.locator(".facts").first.text_content().split()[1][:5]
+        window.get_by_role("button", name="Result 1,").click()
+        expect(window.locator("#match-view .tag")).to_have_count(0)
+        window.locator("#thresholds summary").press("Enter")
+        said = window.locator("#threshold-shown")
+        expect(said).to_have_text(f"At 0.30, as in the collection: 2 regions, score {score}.")
+        expect(window.locator("#match-view .tag")).to_have_text(["0.80", "0.50"])
+        slider = window.get_by_role("slider", name="Threshold")
+        slider.fill("0.1")
+        expect(window.locator("#match-view .tag")).to_have_text(["0.80", "0.50", "0.20"])
+        lower = said.text_content()
+        assert lower.startswith("At 0.10: 3 regions, score ")
+        slider.fill("0.49")
+        slider.press("ArrowRight")
+        slider.press("ArrowRight")
+        expect(window.locator("#match-view .tag")).to_have_text(["0.80"])
+        assert said.text_content().startswith("At 0.51: 1 region, score ")
+        assert slider.get_attribute("aria-valuetext") == said.text_content()
+        assert said.text_content().split()[5] != lower.split()[5]
+        slider.fill("1")
+        expect(window.locator("#match-view .tag")).to_have_count(0)
+        assert said.text_content().startswith("At 1.00: no region, score ")
+        assert window.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert window.locator("#match").evaluate("one => one.scrollWidth <= one.clientWidth")
+        window.get_by_role("button", name="Next").click()
+        expect(said).to_contain_text("At 1.00: no region, score ")
 
 
 def test_a_picture_is_added_with_the_token_and_removed(browser, url, scenes):
@@ -171,6 +234,8 @@ def test_a_picture_is_added_with_the_token_and_removed(browser, url, scenes):
         expect(window.locator("#collection")).to_contain_text("12 pictures")
         expect(first_result(window)).to_have_text("query.jpg")
         window.get_by_role("button", name="Result 1,").click()
+        for shown in (window.locator(".card image").first, window.locator("#match-view image").last):
+            expect(shown).to_have_attribute("href", re.compile("^blob:"))  # or it would be asked for when it is gone
         window.once("dialog", lambda asked: asked.accept())
         window.get_by_role("button", name="Remove from the collection").click()
         expect(window.locator("#collection")).to_contain_text("11 pictures")

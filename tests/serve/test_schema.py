@@ -20,7 +20,7 @@ FEW = settings(
 def test_no_request_makes_it_fail_or_answer_what_it_did_not_promise(client):
     schema = schemathesis.openapi.from_url(f"{str(client.base_url).rstrip('/')}/v1/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 16
+    assert len(operations) == 18
     for operation in operations:
 
         @FEW

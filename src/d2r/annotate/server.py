@@ -24,7 +24,7 @@ from d2r.boxes import BoxError, Boxes, check_box
 from d2r.datasets.landmark_boxes import from_pixels, to_pixels
 from d2r.files import display_path, printable_path
 from d2r.images import MAX_PIXELS, ImageError, Picture, encode_jpeg, read_image, shrink
-from d2r.webserver import fixed
+from d2r.webserver import base_style, fixed
 
 Propose: TypeAlias = Callable[[Picture], Boxes]
 """Boxes to offer on a picture, best first."""
@@ -126,6 +126,7 @@ def make_app(session: Session, *, propose: Propose | None = None, max_pixels: in
 
     for path, (name, kind) in _PAGE.items():
         app.add_api_route(path, fixed((files("d2r.annotate") / name).read_bytes(), kind), methods=["GET"])
+    app.add_api_route("/base.css", fixed(base_style(), "text/css; charset=utf-8"), methods=["GET"])
 
     @app.get("/api/session")
     def get_session() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2r.index.catalogue import FORMAT, PictureRow, StoreError
+from d2r.index.catalogue import FORMAT, PictureRow, RemovedError, StoreError
 from d2r.index.listing import Job, Listing
 from d2r.index.segment import Entry, Segment
 from d2r.index.store import BusyError, Hit, Index, IndexSize, PictureState, Writer
@@ -18,6 +18,7 @@ __all__ = [
     "Listing",
     "PictureRow",
     "PictureState",
+    "RemovedError",
     "Segment",
     "StoreError",
     "Writer",

@@ -54,6 +54,10 @@ class StoreError(Exception):
     """An index that cannot be opened or changed; the message names it and says what to do."""
 
 
+class RemovedError(StoreError):
+    """A picture that was removed from the index since it was looked up."""
+
+
 class PictureRow(NamedTuple):
     """One picture of the collection, as the catalogue knows it; a tuple because a thousand are made for an answer.
 

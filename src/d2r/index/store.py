@@ -26,7 +26,7 @@ from d2r.boxes import Boxes
 from d2r.codebook import Codebook
 from d2r.features.base import Features
 from d2r.index import compaction
-from d2r.index.catalogue import Catalogue, PictureRow, SegmentRow, StoreError
+from d2r.index.catalogue import Catalogue, PictureRow, RemovedError, SegmentRow, StoreError
 from d2r.index.kernels import keep_best, score_postings
 from d2r.index.listing import Job, Listing
 from d2r.index.segment import MAX_SLOTS, Entry, Segment, Written, check_segment, digest, merge_segments, write_segment
@@ -286,7 +286,7 @@ class Index:
             if now is None:
                 break
             picture = now
-        raise StoreError(f"{picture.path}: it was removed from the index meanwhile")
+        raise RemovedError(f"{picture.path}: it was removed from the index meanwhile")
 
     def _fresh(self) -> _Snapshot:
         """Return the state of the last commit, mapping what is new."""

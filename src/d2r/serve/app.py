@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import PurePath
@@ -24,8 +25,8 @@ from d2r.boxes import BoxError, PixelBox, parse_box
 from d2r.engine import VERIFY, Engine
 from d2r.files import printable_path
 from d2r.images import ImageError
-from d2r.index import PictureRow, StoreError
-from d2r.regions import Detector, make_selector
+from d2r.index import PictureRow, RemovedError
+from d2r.regions import Detector, DetectorError, make_selector
 from d2r.serve import work
 from d2r.serve.guard import Guard
 from d2r.serve.jobs import Job, Jobs, Journal, uploaded_file
@@ -40,12 +41,13 @@ from d2r.serve.models import (
     PictureList,
     SearchAnswer,
     Status,
+    ThresholdAnswer,
 )
 from d2r.serve.problems import Problem, ProblemError, documented, handle_problems
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
-from d2r.serve.searches import Searches, Threads, until_gone
+from d2r.serve.searches import FileGoneError, Searches, Threads, of_index, ten_thousandths, tenths, until_gone
 from d2r.serve.settings import ServeError, Settings
-from d2r.webserver import fixed
+from d2r.webserver import base_style, fixed
 from d2r.workers import WorkerDied
 
 MOST_RESULTS: Final = 200
@@ -60,12 +62,14 @@ _GRACE_S: Final = 20.0
 
 _PAGE: Final = {
     "index.html": "text/html; charset=utf-8",
+    "base.css": "text/css; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
     "editor.js": "text/javascript; charset=utf-8",
     "results.js": "text/javascript; charset=utf-8",
     "match.js": "text/javascript; charset=utf-8",
+    "threshold.js": "text/javascript; charset=utf-8",
     "svg.js": "text/javascript; charset=utf-8",
 }
 
@@ -74,6 +78,7 @@ log = logging.getLogger("d2r.serve")
 Result = TypeVar("Result")
 
 PictureId = Annotated[int, Path(ge=1, le=_LAST_ID, description="number of a picture")]
+QueryId = Annotated[int, Query(ge=1, le=_LAST_ID, description="number of the query picture")]
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of a job")]
 BoxQuery = Annotated[
     str | None,
@@ -126,7 +131,11 @@ class _Service:
         self.settings = settings
         self.limits = limits = settings.limits
         self.metrics = Metrics()
-        self.processes = Processes(settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=work.prepare)
+        selector = make_selector(engine.recipe.regions)
+        self.detector = selector if isinstance(selector, Detector) else None
+        self.processes = Processes(
+            settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=partial(work.prepare, engine.recipe)
+        )
         self.threads = Threads(settings.threads, queue=limits.queue)
         self.searches = Searches(engine, self.processes, self.threads, max_pixels=limits.pixels)
         self.jobs: Jobs | None = None
@@ -185,6 +194,14 @@ class _Service:
             raise ProblemError(422, f"The picture cannot be used: {error}.") from error
         except WorkerDied as error:
             raise ProblemError(422, "The picture cannot be used: it makes the decoder crash.") from error
+        except FileGoneError as error:
+            problem = f"Picture {error.picture} is in the index, but its file is gone or broken."
+            raise ProblemError(404, problem) from error
+        except RemovedError as error:
+            raise ProblemError(404, "The picture was removed meanwhile.") from error
+        except DetectorError as error:
+            log.warning("%s", error)
+            raise ProblemError(503, "The detector of this index cannot be used; the log says why.") from error
 
     def _patience(self) -> int:
         return 1 + self.processes.waiting // (4 * self.settings.workers)
@@ -229,13 +246,15 @@ class _Service:
         return row
 
     def info(self, row: PictureRow) -> PictureInfo:
-        return PictureInfo.model_construct(id=row.id, name=self.name(row), width=row.width or 0, height=row.height or 0)
+        return PictureInfo.model_construct(
+            id=row.id, name=self.name(row.path), width=row.width or 0, height=row.height or 0
+        )
 
-    def name(self, row: PictureRow) -> str:
-        file = uploaded_file(self.settings.uploads, row.path)
+    def name(self, path: str) -> str:
+        file = uploaded_file(self.settings.uploads, path)
         if file is not None:
             return self.journal.name_of(file) or file
-        return printable_path("/".join(PurePath(row.path).parts[-2:]).lstrip("/"))
+        return printable_path("/".join(PurePath(path).parts[-2:]).lstrip("/"))
 
     async def picture(self, request: Request, row: PictureRow, side: int, quality: int) -> Response:
         """Answer with a picture, from memory where it is there, or with nothing when the browser has it."""
@@ -245,13 +264,8 @@ class _Service:
             return Response(status_code=304, headers=headers)
         data = self.kept.get(tag)
         if data is None:
-            try:
-                rendering = self.processes.run(work.rendered, self.limits.pixels, row.path, side, quality)
-                data = await self.work(request, rendering)
-            except ProblemError as error:
-                if error.status != 422:
-                    raise
-                raise ProblemError(404, f"Picture {row.id} is in the index, but its file is gone or broken.") from error
+            rendering = self.processes.run(work.rendered, self.limits.pixels, row.path, side, quality)
+            data = await self.work(request, of_index(row, rendering))
             self.kept.put(tag, data)
         return Response(data, media_type="image/jpeg", headers=headers)
 
@@ -298,7 +312,7 @@ class _Service:
         self._search_routes(app)
         self._change_routes(app)
         for name, kind in _PAGE.items():
-            content = (files("d2r.serve") / "page" / name).read_bytes()
+            content = base_style() if name == "base.css" else (files("d2r.serve") / "page" / name).read_bytes()
             path = "/" if name == "index.html" else f"/{name}"
             app.add_api_route(
                 path, fixed(content, kind, {"Cache-Control": "no-cache"}), methods=["GET"], include_in_schema=False
@@ -341,15 +355,15 @@ class _Service:
         )  # fmt: skip
         def info() -> Info:
             size, recipe = self.engine.index.size(), self.engine.recipe
-            selector = make_selector(recipe.regions)
             return Info(
                 version=_version(),
                 index=printable_path(self.engine.index.folder.name),
                 pictures=size.pictures,
                 words=size.words,
-                regions="detector" if isinstance(selector, Detector) else recipe.regions,
+                regions="detector" if self.detector is not None else recipe.regions,
                 features=recipe.features,
-                detector=isinstance(selector, Detector),
+                detector=self.detector is not None,
+                threshold=self.detector.threshold if self.detector is not None else None,
                 writable=self.settings.writable,
                 limits=LimitsInfo(
                     upload_bytes=self.limits.upload_bytes,
@@ -385,12 +399,12 @@ class _Service:
             row = self.row(id)
             try:
                 boxes, scores = self.engine.index.regions(row)
-            except StoreError as error:  # removed meanwhile
+            except RemovedError as error:
                 raise ProblemError(404, f"There is no picture {id}.") from error
             return PictureDetail(
                 **dict(self.info(row)),
-                regions=boxes.astype(float).round(1).tolist(),
-                region_scores=[round(float(score), 4) for score in scores],
+                regions=tenths(boxes),
+                region_scores=ten_thousandths(scores),
                 uploaded=uploaded_file(self.settings.uploads, row.path) is not None,
             )
 
@@ -419,7 +433,7 @@ class _Service:
             request: Request, source: work.Source, box: str | None, top: int, verify: int, without: int | None = None
         ) -> Response:
             searching = self.searches.answer(
-                source, _box(box), top=top, verify=verify, named=self.info, without=without,
+                source, _box(box), top=top, verify=verify, named=self.name, without=without,
                 timed=lambda stage, seconds: self.metrics.stage_seconds.labels(stage).observe(seconds),
             )  # fmt: skip
             return Response(await self.work(request, searching), media_type="application/json")
@@ -446,10 +460,7 @@ class _Service:
 
         async def match(request: Request, query: work.Source, box: str | None, other: PictureRow) -> Response:
             matching = self.searches.match(query, _box(box), other)
-            try:
-                return Response(await self.work(request, matching), media_type="image/jpeg")
-            except StoreError as error:
-                raise ProblemError(404, f"There is no picture {other.id}.") from error
+            return Response(await self.work(request, matching), media_type="image/jpeg")
 
         @app.post(
             "/v1/pictures/{id}/match", tags=["search"], dependencies=reading, response_class=Response,
@@ -466,13 +477,34 @@ class _Service:
             responses={**_JPEG, **documented(401, 404, 422, 429)},
             summary="A picture of the matched points, beside another picture of the collection",
         )  # fmt: skip
-        async def match_pictures(
-            request: Request,
-            id: PictureId,
-            query: Annotated[int, Query(ge=1, le=_LAST_ID, description="number of the query picture")],
-            box: BoxQuery = None,
-        ) -> Response:
+        async def match_pictures(request: Request, id: PictureId, query: QueryId, box: BoxQuery = None) -> Response:
             return await match(request, self.row(query).path, box, self.row(id))
+
+        def chosen() -> Detector:
+            if self.detector is None:
+                raise ProblemError(409, "The regions of this collection come from no detector: there is no threshold.")
+            return self.detector
+
+        @app.post(
+            "/v1/pictures/{id}/thresholds", tags=["search"], dependencies=reading, openapi_extra=_UPLOAD,
+            responses=documented(401, 404, 408, 409, 413, 415, 422, 429, 503),
+            summary="Regions and score at each threshold of the detector, for a query that is sent",
+        )  # fmt: skip
+        async def thresholds_upload(request: Request, id: PictureId, box: BoxQuery = None) -> ThresholdAnswer:
+            parsed, row, detector = _box(box), self.row(id), chosen()
+            query = await self.upload(request)
+            return await self.work(request, self.searches.thresholds(query, parsed, row, detector))
+
+        @app.get(
+            "/v1/pictures/{id}/thresholds", tags=["search"], dependencies=reading,
+            responses=documented(401, 404, 409, 422, 429, 503),
+            summary="Regions and score at each threshold of the detector, for another picture of the collection",
+        )  # fmt: skip
+        async def thresholds_pictures(
+            request: Request, id: PictureId, query: QueryId, box: BoxQuery = None
+        ) -> ThresholdAnswer:
+            asking = self.searches.thresholds(self.row(query).path, _box(box), self.row(id), chosen())
+            return await self.work(request, asking)
 
     def _change_routes(self, app: FastAPI) -> None:
         changing = [Depends(HTTPBearer(auto_error=False)), Depends(self.changeable)]
@@ -500,7 +532,7 @@ class _Service:
         )  # fmt: skip
         async def remove_picture(id: PictureId, response: Response) -> JobInfo:
             row = self.row(id)
-            job = await asyncio.to_thread(self.changing().remove, row, self.name(row))
+            job = await asyncio.to_thread(self.changing().remove, row, self.name(row.path))
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return _job(job)
 

@@ -67,6 +67,22 @@ class SearchAnswer(BaseModel):
     results: list[Found] = Field(description="best first")
 
 
+class ThresholdAnswer(BaseModel):
+    """What a picture of the collection would be to a query if its regions were chosen with another threshold.
+
+    With a threshold t the regions are those that score t or more, which come first; the score of the picture is then
+    that of the last of them.
+    """
+
+    query: QueryInfo
+    threshold: float = Field(description="that the collection was indexed with")
+    regions: list[Numbers] = Field(
+        description="x1, y1, x2, y2 in pixels; the whole picture first, then what the detector finds, best first"
+    )
+    region_scores: list[float] = Field(description="how sure the detector is of each region; 1 for the whole picture")
+    scores: list[float] = Field(description="similarity to the query with the regions up to this one, at most 1")
+
+
 class LimitsInfo(BaseModel):
     """What the service takes."""
 
@@ -87,6 +103,7 @@ class Info(BaseModel):
     regions: str = Field(description="how regions were chosen")
     features: str
     detector: bool = Field(description="whether regions come from a trained detector")
+    threshold: float | None = Field(description="least score of a detector's regions; null without one")
     writable: bool = Field(description="whether pictures can be added and removed by who has the token")
     limits: LimitsInfo
 

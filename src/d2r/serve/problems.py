@@ -89,11 +89,12 @@ _WHEN = {
     403: "nothing can be added or removed here",
     404: "there is no such thing",
     408: "the picture took too long to send",
+    409: "the regions of this collection come from no detector",
     413: "the picture has too many bytes",
     415: "the body is a form; send the file itself",
     422: "the request is malformed, or the picture cannot be used",
     429: "too much is waiting already; come again after the seconds in Retry-After",
-    503: "not ready yet",
+    503: "not ready, or the detector cannot be used",
 }
 
 

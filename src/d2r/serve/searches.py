@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,13 +17,23 @@ from starlette.requests import ClientDisconnect
 from d2r.boxes import PixelBox
 from d2r.describe import Description
 from d2r.engine import Engine
-from d2r.images import encode_jpeg
+from d2r.images import ImageError, encode_jpeg
 from d2r.index import PictureRow
+from d2r.regions import Detector
 from d2r.serve import work
-from d2r.serve.models import Found, PictureInfo, QueryInfo, SearchAnswer
-from d2r.serve.processes import Processes, QueueFullError
+from d2r.serve.models import Found, PictureInfo, QueryInfo, SearchAnswer, ThresholdAnswer
+from d2r.serve.processes import Processes, QueueFullError, TooLongError
+from d2r.workers import WorkerDied
 
 Result = TypeVar("Result")
+
+
+class FileGoneError(Exception):
+    """A picture of the index whose file is gone or broken."""
+
+    def __init__(self, picture: int) -> None:
+        super().__init__(picture)
+        self.picture = picture
 
 
 class Threads:
@@ -31,6 +42,7 @@ class Threads:
     def __init__(self, count: int, *, queue: int) -> None:
         self._most = count + queue
         self._now = 0
+        self._lock = threading.Lock()  # a search ends in its thread
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="answer")
 
     async def run(self, function: Callable[[Callable[[], bool]], Result]) -> Result:
@@ -39,9 +51,10 @@ class Threads:
         Raises:
             QueueFullError: too much is waiting.
         """
-        if self._now >= self._most:
-            raise QueueFullError
-        self._now += 1
+        with self._lock:
+            if self._now >= self._most:
+                raise QueueFullError
+            self._now += 1
         gone = threading.Event()
         future = self._pool.submit(function, gone.is_set)
         future.add_done_callback(lambda _: self._done())
@@ -56,7 +69,8 @@ class Threads:
         self._pool.shutdown()
 
     def _done(self) -> None:
-        self._now -= 1
+        with self._lock:
+            self._now -= 1
 
 
 class Searches:
@@ -85,7 +99,7 @@ class Searches:
         *,
         top: int,
         verify: int,
-        named: Callable[[PictureRow], PictureInfo],
+        named: Callable[[str], str],
         without: int | None = None,
         timed: Callable[[str, float], None],
     ) -> bytes:
@@ -96,7 +110,7 @@ class Searches:
             box: on it.
             top: at most this many results.
             verify: how many are verified.
-            named: makes of a picture what is told of it.
+            named: makes of the path of a picture what it is called.
             without: leave this picture out of the results.
             timed: told how long each stage took.
         """
@@ -114,19 +128,21 @@ class Searches:
                 timed(stage, value)
             found = []
             for result in answer.results:
-                row = self._engine.index.picture(result.path)
-                if row is None or row.id == without:
-                    continue  # removed meanwhile, or the query itself
+                if result.id == without:
+                    continue
+                picture = PictureInfo.model_construct(
+                    id=result.id, name=named(result.path), width=result.width, height=result.height
+                )
                 found.append(
                     Found.model_construct(
-                        picture=named(row),
+                        picture=picture,
                         score=round(result.score, 6),
                         inliers=result.inliers,
-                        regions=_tenths(result.boxes),
-                        region_scores=[round(float(score), 4) for score in result.box_scores],
+                        regions=tenths(result.boxes),
+                        region_scores=ten_thousandths(result.box_scores),
                         transform=None if result.transform is None else result.transform.tolist(),
-                        query_points=_tenths(result.query_points),
-                        points=_tenths(result.points),
+                        query_points=tenths(result.query_points),
+                        points=tenths(result.points),
                     )
                 )
             whole = SearchAnswer.model_construct(
@@ -140,7 +156,7 @@ class Searches:
         """Return a JPEG of a query and a picture beside each other, with their matched points joined."""
         described = await self.describe(query, box)
         verification, features = await self._threads.run(lambda stopped: self._engine.match(described.features, other))
-        return await self._processes.run(
+        drawing = self._processes.run(
             work.match_picture,
             self._max_pixels,
             query,
@@ -149,18 +165,61 @@ class Searches:
             described.features.positions[verification.matches[:, 0]],
             features.positions[verification.matches[:, 1]],
         )
+        return await of_index(other, drawing)
+
+    async def thresholds(
+        self, query: work.Source, box: PixelBox | None, picture: PictureRow, detector: Detector
+    ) -> ThresholdAnswer:
+        """Score a picture with the regions that each threshold of a detector gives."""
+        sought = await self.describe(query, box)
+        # Boxes are suppressed by better ones alone, so those above any threshold are the first of these.
+        everything = replace(detector, threshold=0.0)
+        describing = self._processes.run(
+            work.describe_regions, everything, self._engine.recipe, self._max_pixels, picture.path
+        )
+        described = await of_index(picture, describing)
+        scores = await self._threads.run(
+            lambda stopped: self._engine.scores_by_regions(sought, described, stopped=stopped)
+        )
+        return ThresholdAnswer(
+            query=query_info(sought),
+            threshold=detector.threshold,
+            regions=tenths(described.boxes),
+            region_scores=ten_thousandths(described.box_scores),
+            scores=[round(score, 6) for score in scores],
+        )
 
 
 def query_info(query: Description) -> QueryInfo:
     """Return what is told of a query."""
     return QueryInfo.model_construct(
-        width=query.width, height=query.height, box=_tenths(query.boxes)[0], features=len(query.features)
+        width=query.width, height=query.height, box=tenths(query.boxes)[0], features=len(query.features)
     )
 
 
-def _tenths(points: Any) -> Any:
-    # A float32 does not print short; the same number as float64 does.
+async def of_index(picture: PictureRow, work: Awaitable[Result]) -> Result:
+    """Return what ``work`` gives, which reads the file of a picture of the index.
+
+    Raises:
+        FileGoneError: the file cannot be used any more.
+    """
+    try:
+        return await work
+    except (ImageError, TooLongError, WorkerDied) as error:
+        raise FileGoneError(picture.id) from error
+
+
+# A float32 does not print short; the same number as float64 does.
+
+
+def tenths(points: Any) -> Any:
+    """Return an array of pixels as nested lists of numbers that print short."""
     return points.astype("float64").round(1).tolist()
+
+
+def ten_thousandths(scores: Any) -> Any:
+    """Return an array of scores as a list of numbers that print short."""
+    return scores.astype("float64").round(4).tolist()
 
 
 async def until_gone(request: Request, work: Awaitable[Result], gone: Callable[[], None]) -> Result:

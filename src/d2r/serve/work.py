@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from d2r.boxes import PixelBox
-from d2r.describe import Description, describe_query
+from d2r.describe import Description, describe, describe_query
 from d2r.features import make_extractor
 from d2r.images import Picture, decode_image, encode_jpeg, read_image, shrink
 from d2r.ingest import Recipe, prepare_worker
+from d2r.regions import RegionSelector
 
 MATCH_SIDE = 720
 """Longer side of each of the two pictures of a match, in pixels."""
@@ -41,16 +42,21 @@ class Checked:
     ending: str
 
 
-def prepare() -> None:
+def prepare(recipe: Recipe) -> None:
     """Get a worker process ready: one thread, and what is imported at first use is imported."""
     prepare_worker()
-    make_extractor("rootsift").extract([np.zeros((64, 64, 3), np.uint8)])
+    make_extractor(recipe.features).extract([np.zeros((64, 64, 3), np.uint8)])
 
 
 def describe_source(recipe: Recipe, max_pixels: int, source: Source, box: PixelBox | None) -> Description:
     """Describe a query; raises :class:`~d2r.images.ImageError` and :class:`~d2r.boxes.BoxError`."""
     picture = _decode(source, max_pixels)
     return describe_query(picture, box, make_extractor(recipe.features), max_side=recipe.max_side)
+
+
+def describe_regions(selector: RegionSelector, recipe: Recipe, max_pixels: int, source: Source) -> Description:
+    """Describe a picture with the regions that a selector chooses; raises :class:`~d2r.images.ImageError`."""
+    return describe(_decode(source, max_pixels), selector, make_extractor(recipe.features), max_side=recipe.max_side)
 
 
 def check(max_pixels: int, data: bytes) -> Checked:

@@ -70,6 +70,16 @@ export function search(query, { box, top, verify, signal }) {
   return ask(`/v1/search?${asked}`, { method: "POST", body: query.file, headers: { "Content-Type": "application/octet-stream" }, signal });
 }
 
+/** Ask what each threshold of the detector would make of a picture of the collection. */
+export function thresholds(id, query, { box, signal }) {
+  const asked = new URLSearchParams();
+  if (box) asked.set("box", box.join(","));
+  if (query.id) asked.set("query", query.id);
+  const path = `/v1/pictures/${id}/thresholds?${asked}`;
+  if (query.id) return ask(path, { signal });
+  return ask(path, { method: "POST", body: query.file, headers: { "Content-Type": "application/octet-stream" }, signal });
+}
+
 export const add = (file) =>
   ask(`/v1/pictures?${new URLSearchParams({ name: file.name.slice(0, 200) })}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
 

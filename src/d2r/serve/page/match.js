@@ -8,8 +8,11 @@ const GAP = 24;
 const MOST_LINES = 150;
 const COLOURS = 6;
 
-/** Draw a match. `query` has source, size and box; `found` is a result. */
-export function drawMatch(svg, query, found, { lines, regions, threshold, narrow }) {
+/**
+ * Draw a match. `query` has source, size and box; `found` is a result; `regions` are of its picture, each with what to
+ * write on it.
+ */
+export function drawMatch(svg, query, found, { lines, regions, narrow }) {
   const sizes = [query.size, [found.picture.width, found.picture.height]];
   const scales = sizes.map((size) => SIDE / Math.max(...size));
   const shown = sizes.map((size, k) => size.map((side) => side * scales[k]));
@@ -30,13 +33,6 @@ export function drawMatch(svg, query, found, { lines, regions, threshold, narrow
   };
   if (query.box) mark(corners(query.box), 0);
   if (found.transform) mark(mapped(corners(found.query.box), found.transform), 1);
-  if (regions) {
-    found.regions.slice(1).forEach((region, k) => {
-      if (found.region_scores[k + 1] < threshold) return;
-      const [[x1, y1], [x2, y2]] = placed([region.slice(0, 2), region.slice(2)], 1);
-      svg.append(...marked(outline([x1, y1, x2, y2]), "region"));
-    });
-  }
   const [starts, ends] = [placed(found.query_points, 0), placed(found.points, 1)];
   // Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
   const order = starts.map((_, k) => k).sort((a, b) => starts[a][1 - axis] - starts[b][1 - axis]);
@@ -47,6 +43,14 @@ export function drawMatch(svg, query, found, { lines, regions, threshold, narrow
     const [[x1, y1], [x2, y2]] = [starts[row], ends[row]];
     if (lines) svg.append(part("path", { class: `line ${colour}`, d: `M${x1} ${y1}L${x2} ${y2}` }));
     svg.append(part("path", { class: `dot ${colour}`, d: `M${x1} ${y1}h.1M${x2} ${y2}h.1` }));
+  }
+  for (const { box, label } of regions) {
+    const [[x1, y1], [x2, y2]] = placed([box.slice(0, 2), box.slice(2)], 1);
+    svg.append(...marked(outline([x1, y1, x2, y2]), "region"));
+    const size = narrow ? 26 : 17;
+    const tag = part("text", { class: "tag", x: x1 + size / 3, y: y1 + size, "font-size": size });
+    tag.textContent = label;
+    svg.append(tag);
   }
 }
 

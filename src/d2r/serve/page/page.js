@@ -1,9 +1,10 @@
 // The page: what is looked for, and what was found.
 
-import { Refused, add, ask, ended, picture, remove, search, token, useToken } from "./api.js";
+import { Refused, add, ask, ended, picture, remove, search, thresholds, token, useToken } from "./api.js";
 import { BoxEditor } from "./editor.js";
 import { drawMatch, facts } from "./match.js";
 import { pictureCard, resultCard } from "./results.js";
+import { count, drawChart, sentence } from "./threshold.js";
 
 const element = (id) => document.getElementById(id);
 
@@ -14,9 +15,11 @@ let opened = -1; // row of the result whose match is shown
 let searching = null; // stops the search that is under way
 let soon = 0; // timer of the search that will begin
 let next = null; // where the collection goes on
+let told = new Map(); // number of a result's picture to what other thresholds make of it
+let telling = null; // stops asking that; its id is that of the picture
 
 const editor = new BoxEditor(element("stage"), () => { describe(); searchSoon(); });
-const threshold = () => (info?.detector ? Number(element("threshold").value) : 0);
+const threshold = () => Number(element("threshold").value);
 const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
 /** Do something that takes the service; what it refuses is shown. */
@@ -36,6 +39,7 @@ async function work(action) {
 function show(id, text) {
   element(id).textContent = text;
   element(id).hidden = !text;
+  if (text) element(id).scrollIntoView({ block: "nearest" });
 }
 
 // The query
@@ -110,6 +114,7 @@ async function searchNow() {
     const settings = { box, top: element("top").value, verify: element("verify").value, signal: mine.signal };
     answer = await search(query, settings);
     answer.box = box;
+    told = new Map();
     show("trouble", "");
     showResults();
   });
@@ -117,6 +122,7 @@ async function searchNow() {
   document.body.classList.remove("busy");
   if (!well && !mine.signal.aborted) {
     element("summary").textContent = "";
+    element("legend").hidden = true;
     element("grid").replaceChildren();
   }
 }
@@ -126,8 +132,9 @@ function showResults() {
   const taken = Math.round(1000 * Object.values(seconds).reduce((sum, each) => sum + each, 0));
   const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
   element("summary").textContent = results.length ? `${counted(results.length, "result")} for ${answer.box ? "the box" : "the whole picture"} in ${taken.toLocaleString("en")} ms` : nothing;
+  element("legend").hidden = !results.length;
   element("grid").replaceChildren(...results.map((found, row) =>
-    resultCard(found, row + 1, answer.query, threshold(), { open: () => open(row), search: () => take(found.picture) })));
+    resultCard(found, row + 1, answer.query, { open: () => open(row), search: () => take(found.picture) })));
 }
 
 // The collection
@@ -140,6 +147,7 @@ async function showCollection() {
   element("found-title").textContent = "The collection";
   element("summary").textContent = "";
   element("back").hidden = true;
+  element("legend").hidden = true;
   element("grid").replaceChildren();
   next = 0;
   await showMore();
@@ -170,9 +178,53 @@ function showMatch() {
   element("match-previous").disabled = opened === 0;
   element("match-next").disabled = opened === answer.results.length - 1;
   element("match-remove").hidden = !info.writable;
+  const other = element("thresholds").open ? told.get(found.picture.id) : null;
+  showThreshold(other);
   drawMatch(element("match-view"), { ...query, box: answer.box }, { ...found, query: answer.query }, {
-    lines: element("match-lines").checked, regions: element("match-regions").checked, threshold: threshold(), narrow: narrow.matches,
+    lines: element("match-lines").checked, regions: element("match-regions").checked ? regionsOf(found, other) : [], narrow: narrow.matches,
   });
+  if (element("thresholds").open && !other && telling?.id !== found.picture.id) tellThresholds(found.picture.id);
+}
+
+function regionsOf(found, other) {
+  const { regions, region_scores } = other ?? found;
+  const most = other ? count(other, threshold()) : regions.length;
+  return regions.slice(1, most).map((box, k) => ({ box, label: info.detector ? region_scores[k + 1].toFixed(2) : "" }));
+}
+
+function showThreshold(other) {
+  element("threshold").disabled = !other;
+  if (!other) {
+    element("chart").replaceChildren();
+    element("chart-top").textContent = "";
+    return;
+  }
+  element("chart-top").textContent = `0 to ${drawChart(element("chart"), other, threshold()).toFixed(3)}`;
+  const text = sentence(other, threshold());
+  element("threshold-shown").textContent = text;
+  element("threshold").setAttribute("aria-valuetext", text);
+}
+
+function stopTelling() {
+  telling?.abort();
+  telling = null;
+}
+
+async function tellThresholds(id) {
+  stopTelling();
+  const mine = (telling = Object.assign(new AbortController(), { id }));
+  element("threshold-shown").textContent = "Describing the picture with all that the detector finds …";
+  try {
+    told.set(id, await thresholds(id, query, { box: answer.box, signal: mine.signal }));
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    element("threshold-shown").textContent = error.message;
+    if (!(error instanceof Refused)) throw error;
+    return;
+  } finally {
+    if (telling === mine) telling = null;
+  }
+  if (opened >= 0 && element("match").open) showMatch();
 }
 
 // Changes
@@ -200,7 +252,8 @@ async function getInfo() {
   info = await ask("/v1/info");
   element("collection").textContent = `${info.index} · ${counted(info.pictures, "picture")}`;
   element("give-token").hidden = !info.writable && !token();
-  element("threshold-row").hidden = !info.detector;
+  element("thresholds").hidden = !info.detector;
+  if (info.detector) element("threshold").value = info.threshold;
 }
 
 const begin = () => work(async () => {
@@ -242,10 +295,6 @@ element("verify").addEventListener("input", () => {
   if (query) searchSoon();
 });
 element("top").addEventListener("change", () => { if (query) searchSoon(); });
-element("threshold").addEventListener("input", () => {
-  element("threshold-shown").textContent = threshold().toFixed(2);
-  if (answer) showResults();
-});
 element("more").addEventListener("click", () => work(showMore));
 element("back").addEventListener("click", () => work(showCollection));
 
@@ -260,11 +309,20 @@ element("match-remove").addEventListener("click", () => {
   change("Removing", () => remove(id));
 });
 for (const id of ["match-lines", "match-regions"]) element(id).addEventListener("change", showMatch);
+element("threshold").addEventListener("input", showMatch);
+element("thresholds").addEventListener("toggle", () => {
+  if (element("thresholds").open) element("match-regions").checked = true;
+  else stopTelling();
+  showMatch();
+});
 element("match").addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (step && event.target.type !== "checkbox" && answer?.results[opened + step]) open(opened + step);
+  if (step && event.target.localName !== "input" && answer?.results[opened + step]) open(opened + step);
 });
-element("match").addEventListener("close", () => element("grid").children[opened]?.querySelector("button")?.focus());
+element("match").addEventListener("close", () => {
+  stopTelling();
+  element("grid").children[opened]?.querySelector("button")?.focus();
+});
 narrow.addEventListener("change", () => { if (element("match").open) showMatch(); });
 
 element("give-token").addEventListener("click", () => askToken(""));

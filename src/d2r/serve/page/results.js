@@ -21,15 +21,13 @@ export async function fill(image, path, attempt = 0) {
 }
 
 /** Return a drawing of a picture, with its regions and where the query was found when it is a result. */
-function drawing(shown, query, threshold) {
+function drawing(shown, query) {
   const { id, width, height } = shown.picture ?? shown;
   const image = part("image", { width, height, preserveAspectRatio: "none" });
   const svg = part("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, image);
   fill(image, `/v1/pictures/${id}/thumbnail`);
   if (shown.picture) {
-    shown.regions.slice(1).forEach((region, k) => {
-      if (shown.region_scores[k + 1] >= threshold) svg.append(...marked(outline(region), "region"));
-    });
+    for (const region of shown.regions.slice(1)) svg.append(...marked(outline(region), "region"));
     if (shown.transform) {
       const d = polygon(mapped(corners(query.box), shown.transform));
       svg.append(part("path", { class: "halo", d }), part("path", { class: "edge", d }));
@@ -47,9 +45,9 @@ export function pictureCard(shown, search) {
 }
 
 /** Return a card of a result; `open` and `search` are called when that is asked for. */
-export function resultCard(found, rank, query, threshold, { open, search }) {
+export function resultCard(found, rank, query, { open, search }) {
   const { name } = found.picture;
-  const show = made("button", { type: "button", className: "show" }, drawing(found, query, threshold));
+  const show = made("button", { type: "button", className: "show" }, drawing(found, query));
   show.setAttribute("aria-label", `Result ${rank}, ${name}, score ${found.score.toFixed(3)}, ${verdict(found)}: show the match`);
   show.addEventListener("click", open);
   const again = made("button", { type: "button", className: "plain", textContent: "Search with this result" });
