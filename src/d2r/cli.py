@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from d2r.cli_detector import detector_app
+from d2r.cli_look import match_pictures, show_app
 from d2r.cli_models import models_app
 from d2r.cli_serve import serve
 from d2r.cli_train import train_app
@@ -802,6 +803,8 @@ dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmar
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(detector_app)
 app.add_typer(models_app, name="models")
+app.add_typer(show_app, name="show")
+app.command("match")(match_pictures)
 
 
 @dataset_app.command("get")
