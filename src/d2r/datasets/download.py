@@ -233,7 +233,7 @@ def fetch(
         try:
             _persist(url, part, tag, _reporter(path.name, progress), tries, pause_s, limits)
             if sha256 is not None:
-                _check(url, part, sha256)
+                _check(url, part, tag, sha256)
         except DownloadError as error:
             errors.append(error)
         else:
@@ -260,10 +260,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check(url: str, part: Path, sha256: str) -> None:
+def _check(url: str, part: Path, tag: Path, sha256: str) -> None:
     found = _sha256(part)
     if found != sha256:
         part.unlink()
+        tag.unlink(missing_ok=True)
         raise DownloadError(url, f"its sha256 is {found}, and it should be {sha256}")
 
 
