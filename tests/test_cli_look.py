@@ -59,9 +59,7 @@ def test_matches_are_drawn_and_counted(d2r, photo_folder, tmp_path):
         (["--box", "9000,1,9100,30"], 2, "outside the picture"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line_and_no_file(
-    d2r, photo_folder, tmp_path, monkeypatch, arguments, status, problem
-):
+def test_what_cannot_be_drawn_is_one_line(d2r, photo_folder, tmp_path, monkeypatch, arguments, status, problem):
     monkeypatch.chdir(tmp_path)
     picture = photo_folder / "pagoda-0.jpg"
     for command in (["show", "features", picture], ["match", picture, picture]):
