@@ -79,9 +79,9 @@ def main() -> None:
     heads = ("features", "dimensions", "ms/picture", "pictures/s", "features/picture", "features/s", "times as long")
     megapixels = np.median([photo.size / 3e6 for photo in photos])
     print(
-        f"{len(photos)} photographs of {megapixels:.2f} megapixels (median), scaled to {options.max_side} pixels at most;"
-        f" regions {options.regions}; {options.threads} threads of {default_workers()} processors; at most"
-        f" {pixels_a_run(on_gpu=False):,} pixels a run of a network\n"
+        f"{len(photos)} photographs of {megapixels:.2f} megapixels (median), longer side {options.max_side} at most;"
+        f" regions {options.regions}; {options.threads} threads of {default_workers()} processors;"
+        f" {pixels_a_run(on_gpu=False):,} pixels a run of a network at most\n"
     )
     print(as_text(Table("", heads, tuple(rows))))
 
