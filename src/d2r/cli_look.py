@@ -81,10 +81,9 @@ def match_pictures(
 
     region = parse_box(box) if box is not None else None
     extractor = make_extractor(features)
-    pictures = [read_image(path, max_pixels=max_pixels) for path in (first, second)]
-    (query, query_ms), (other, other_ms) = (
-        _describe(image, part, extractor, max_side) for image, part in zip(pictures, (region, None), strict=True)
-    )
+    left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
+    query, query_ms = _describe(left, region, extractor, max_side)
+    other, other_ms = _describe(right, None, extractor, max_side)
     started = time.perf_counter()
     threshold = threshold_for(max(other.width, other.height), max_side)
     verification = verify(query.features, other.features, threshold=threshold)
@@ -93,7 +92,8 @@ def match_pictures(
     confirmed = np.isin(matches[:, 0], verification.matches[:, 0])
     starts, ends = query.features.positions[matches[:, 0]], other.features.positions[matches[:, 1]]
     drawn = draw_match(
-        *pictures,
+        left,
+        right,
         starts[confirmed],
         ends[confirmed],
         box=None if region is None else query.boxes[0],

@@ -176,9 +176,12 @@ def _share_drawn(diameters: NDArray[np.floating], side: int) -> float:
 
 
 def _ranks(attention: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the share of features that have less attention than each, in [0, 1]: it is spread too unevenly itself."""
-    below = np.searchsorted(np.sort(attention), attention, side="left")
-    return below / max(1, len(attention) - 1)
+    """Return the share of the others that have no more attention than each, in [0, 1], and 1 for the only one.
+
+    Attention itself is spread too unevenly to be told apart by colour.
+    """
+    others = np.searchsorted(np.sort(attention), attention, side="right") - 1
+    return others / (len(attention) - 1) if len(attention) > 1 else np.ones(len(attention))
 
 
 def _colours(shares: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -74,8 +74,8 @@ def match_picture(
         query_points: float32 (N, 2) in its pixels.
         points: float32 (N, 2), the same in pixels of the other.
     """
-    pictures = [_decode(source, max_pixels) for source in (query, other)]
-    return encode_jpeg(draw_match(*pictures, query_points, points, box=box), 85)
+    left, right = (_decode(source, max_pixels) for source in (query, other))
+    return encode_jpeg(draw_match(left, right, query_points, points, box=box), 85)
 
 
 def _decode(source: Source, max_pixels: int) -> Picture:
