@@ -39,7 +39,7 @@ def test_pictures_are_indexed_and_found_by_worker_processes(d2r, collection, tmp
         (result, *_) = engine.search(tmp_path / "query.png").results
         assert result.path == str(collection / "pagoda-0.jpg")
         assert result.inliers > 50
-        np.testing.assert_allclose(result.transform, [[1, 0, right], [0, 1, down]], atol=0.1)
+        np.testing.assert_allclose(result.transform, [[1, 0, right], [0, 1, down]], atol=0.5)
         row = engine.index.picture(result.path)
         assert engine.index.features(row).descriptors.shape == (400, dim)
         assert engine.check() == []
@@ -69,6 +69,8 @@ def test_an_index_refuses_another_network_under_the_name_of_its_own(d2r, model, 
     assert "--features: this index was made with delf:model=" in err
     status, _, err = d2r("search", index, collection / "pagoda-0.jpg")
     assert (status, REFUSED in err) == (1, True)
+    status, out, err = d2r("serve", index, "--port", "0")
+    assert (status, out, REFUSED in err) == (1, "", True)
     Image.open(collection / "pagoda-1.jpg").rotate(90).save(collection / "another.jpg")
     status, _, err = d2r(*build)
     assert (status, REFUSED in err) == (1, True)

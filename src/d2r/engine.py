@@ -173,6 +173,14 @@ class Engine:
         """Open an index; :class:`StoreError` when there is none, or it is damaged or of another format."""
         return Engine(Index(Path(os.fsdecode(folder))))
 
+    def check_features(self) -> None:
+        """Make sure that queries can be described as the pictures were.
+
+        Raises:
+            d2r.features.FeatureError: the network that the index was made with is gone, or another has its place.
+        """
+        _ = self._extractor.dim  # for which a network is loaded
+
     def close(self) -> None:
         """Release the files."""
         self.index.close()

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from d2r.datasets.download import Progress, fetch
 from d2r.features.network import FORMAT as LOCAL_FEATURES
 from d2r.features.network import load_feature_network
-from d2r.files import display_path, replacing
+from d2r.files import display_path, file_sha256, replacing
 from d2r.models import FOLDER, folders, model_names, user_folder
 from d2r.models.known import KNOWN
 from d2r.onnx_files import ModelError, read_metadata
@@ -147,7 +147,7 @@ def pull_model(name: str, *, progress: Progress | None = None, pause_s: float = 
                 folder,
                 name,
                 known.urls[0],
-                _sha256(checkpoint),
+                file_sha256(checkpoint),
                 verified=known.sha256 is not None,
                 licence=known.licence,
                 summary=known.summary,
@@ -166,7 +166,7 @@ def read_record(path: Path) -> Record | None:
 
 def _describe(folder: Path, name: str) -> Model:
     path, card = folder / f"{name}.onnx", folder / f"{name}.md"
-    sha256, record = _sha256(path), read_record(path)
+    sha256, record = file_sha256(path), read_record(path)
     if record is not None and record.sha256 == sha256:
         kind, licence, summary = record.kind, record.licence, record.summary
     else:
@@ -187,7 +187,7 @@ def _metadata(path: Path) -> dict[str, str]:
 def _admit(path: Path, folder: Path, name: str, source: str, sha256: str | None, licence: str) -> Model:
     """Add a file that is an ONNX file of ours already."""
     try:
-        found = _sha256(path)
+        found = file_sha256(path)
     except OSError as error:
         raise ModelError(str(path), f"cannot be read: {error.strerror or error}") from error
     if sha256 is not None and found != sha256:
@@ -217,8 +217,8 @@ def _place(
         known = " or ".join(f"{name} ({kind})" for name, kind in KINDS.items())
         raise ModelError(str(path), f"not a model of this project: its metadata must say d2r = {known}")
     _LOAD[format](path)
-    sha256, target = _sha256(path), folder / f"{name}.onnx"
-    if target.exists() and _sha256(target) != sha256:
+    sha256, target = file_sha256(path), folder / f"{name}.onnx"
+    if target.exists() and file_sha256(target) != sha256:
         raise ModelError(
             name, f"another model of that name was added before; give another --name, or remove {display_path(target)}"
         )
@@ -292,8 +292,3 @@ def _checked_name(name: str, source: str) -> str:
     if name in model_names(FOLDER):
         raise ModelError(source, f"a model that is shipped has the name {name}; give another --name")
     return name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,7 +37,7 @@ KNOWN: Final[Mapping[str, KnownModel]] = MappingProxyType(
             (f"{_HOW}/how_r18.pth",),
             None,
             "MIT (of the code at github.com/gtolias/how; the weights name none)",
-            "resnet18",
+            "resnet18-conv5",
         ),
         "how-r50": KnownModel(
             "HOW local features (Tolias, Jenicek, Chum, ECCV 2020) on ResNet50 without its last block, 128 dimensions",
