@@ -86,6 +86,14 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the networks that whoever runs the tests has added out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("D2R_MODELS", os.fspath(tmp_path_factory.mktemp("models")))
+        yield
+
+
 @pytest.fixture
 def d2r(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; returns exit status, output and error output."""

@@ -1,4 +1,4 @@
-"""Detectors from the command line: judging one, listing those that are shipped, indexing with one."""
+"""Detectors from the command line: judging one, indexing with one."""
 
 import json
 import shutil
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r import models
 from d2r.datasets.landmark_boxes import FractionBox, LandmarkBoxes, LandmarkPicture, write_dataset
 from d2r.engine import Engine
 from detectors import write_detector
@@ -69,7 +68,7 @@ def test_a_selector_without_a_model_is_judged_and_perfect_boxes_have_no_failures
     [
         ("nowhere", "rmac", 1, "nowhere: there is no such file or folder"),
         ("labels", "detector:model=none.onnx", 1, "none.onnx: cannot be read"),
-        ("labels", "detector:model=none", 1, "none: no such model is shipped"),
+        ("labels", "detector:model=none", 1, "none: no such model is shipped or was added"),
         ("labels", "grid", 2, "regions 'grid' is not known"),
     ],
 )
@@ -80,17 +79,6 @@ def test_what_cannot_be_judged_is_one_line(d2r, tmp_path, monkeypatch, source, r
     assert given == status
     assert err.startswith("error: ")
     assert problem in err
-
-
-def test_shipped_models_are_listed(d2r, tmp_path, monkeypatch):
-    monkeypatch.setattr(models.list_models, "__defaults__", (tmp_path,))
-    assert "no models are shipped" in d2r("models")[1]
-    write_detector(tmp_path / "tiny.onnx")
-    (tmp_path / "tiny.md").write_text("# Finds the middle\n")
-    status, out, _ = d2r("models")
-    assert status == 0
-    assert out.splitlines()[1].split()[0] == "tiny"
-    assert "Finds the middle" in out
 
 
 def test_pictures_are_indexed_in_the_regions_of_a_detector_by_worker_processes(d2r, model, collection, tmp_path):

@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from d2r.cli_detector import detector_app
+from d2r.cli_look import match_pictures, show_app
+from d2r.cli_models import models_app
 from d2r.cli_serve import serve
 from d2r.cli_train import train_app
 from d2r.files import display_path
@@ -72,7 +74,7 @@ def _explain(error: Exception) -> None:
     from d2r.evaluate.benchmark import BenchmarkError
     from d2r.images import ImageError
     from d2r.index import StoreError
-    from d2r.regions import DetectorError
+    from d2r.onnx_files import ModelError
     from d2r.registry import SpecError
     from d2r.serve.settings import ServeError
 
@@ -85,11 +87,11 @@ def _explain(error: Exception) -> None:
         ClutterError,
         CodebookError,
         DetectionDataError,
-        DetectorError,
         DownloadError,
         GroundTruthError,
         ImageError,
         LandmarkBoxesError,
+        ModelError,
         ServeError,
         StoreError,
     )
@@ -133,7 +135,8 @@ def index_photos(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Local features: rootsift, or rootsift:top=N. Fixed when the index is made.", show_default="rootsift"
+            help="Local features: rootsift, rootsift:top=N, or delf:model=FILE.onnx. Fixed when the index is made.",
+            show_default="rootsift",
         ),
     ] = None,
     codebook: Annotated[
@@ -168,6 +171,7 @@ def index_photos(
     It can be stopped at any time: the same command goes on where it was.
     """
     from d2r.engine import FEATURES, REGIONS, Engine, codebook_from
+    from d2r.features import pinned_spec as pinned_features
     from d2r.index import Index
     from d2r.regions import pinned_spec
 
@@ -178,8 +182,11 @@ def index_photos(
             raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
     if Index.exists(index):
         engine = Engine.open(index)
-        wanted = pinned_spec(regions) if regions is not None else None
-        _check_fixed(engine, regions=wanted, features=features, words=words, bits=bits, codebook=codebook)
+        wanted = {
+            "regions": pinned_spec(regions) if regions is not None else None,
+            "features": pinned_features(features) if features is not None else None,
+        }
+        _check_fixed(engine, words=words, bits=bits, codebook=codebook, **wanted)
     else:
         engine = Engine.create(
             index,
@@ -795,6 +802,9 @@ app.add_typer(train_app, name="train")
 dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(detector_app)
+app.add_typer(models_app, name="models")
+app.add_typer(show_app, name="show")
+app.command("match")(match_pictures)
 
 
 @dataset_app.command("get")

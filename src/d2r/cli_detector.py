@@ -1,4 +1,4 @@
-"""The commands about detectors: judge one, and list those that are shipped."""
+"""The command about detectors: judge one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from d2r.files import display_path
-from d2r.terminal import MAX_PIXELS, out, progress_bars, say
+from d2r.terminal import MAX_PIXELS, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.evaluate.detector import SourceScores
@@ -107,22 +106,3 @@ def _table(judged: list[SourceScores]) -> Table:
         for one in judged
     )
     return Table("", heads, rows)
-
-
-@detector_app.command("models")
-def list_shipped_models() -> None:
-    """List the networks that are shipped: name, size, SHA-256, and what each is."""
-    from rich.table import Table as Columns
-
-    from d2r.models import list_models
-
-    models = list_models()
-    if not models:
-        out.print("no models are shipped; give detectors by path: detector:model=FILE.onnx")
-        return
-    table = Columns(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for head in ("name", "MB", "sha256", "what it is"):
-        table.add_column(head, justify="right" if head == "MB" else "left", overflow="fold")
-    for model in models:
-        table.add_row(model.name, f"{model.bytes / 1e6:.1f}", model.sha256[:16], escape(model.summary))
-    out.print(table)

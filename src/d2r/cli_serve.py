@@ -80,6 +80,7 @@ def serve(
         limits=Limits(upload_bytes=max_upload << 20, pixels=max_pixels, seconds=timeout, queue=queue),
     )
     with Engine.open(index) as engine:
+        engine.check_features()
         server = WebServer(make_app(engine, settings), port, host=host, grace_s=20)
         say(f"page: {server.url}  (stop with Ctrl-C)")
         if settings.writable:

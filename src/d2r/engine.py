@@ -26,6 +26,7 @@ from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
 from d2r.features import make_extractor
+from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.files import PathLike, display_path
 from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
@@ -128,7 +129,8 @@ class Engine:
             folder: new or empty.
             regions: specification of the region selector (:mod:`d2r.regions`). Of a detector the index remembers the
                 SHA-256 of its model, and describes no picture with another.
-            features: specification of the feature extractor (:mod:`d2r.features`).
+            features: specification of the feature extractor (:mod:`d2r.features`). Of a network the index remembers the
+                SHA-256 too, and describes no picture and no query with another.
             codebook: visual words to use; None learns them from the first pictures that are added.
             words: how many to learn; None chooses from the number of pictures.
             bits: of the code of a word when words are learned; None is one a dimension of the features. Fewer make a
@@ -140,9 +142,10 @@ class Engine:
             StoreError: the folder holds something else.
             d2r.registry.SpecError: an unknown selector or extractor.
             d2r.regions.DetectorError: the detector's model cannot be used.
+            d2r.features.FeatureError: the model of the local features cannot be used.
             d2r.codebook.CodebookError: the codebook does not fit the features.
         """
-        regions = pinned_spec(regions)
+        regions, features = pinned_spec(regions), pinned_features(features)
         dim = make_extractor(features).dim
         check_bits(bits, dim)
         if codebook is not None:
@@ -172,6 +175,14 @@ class Engine:
     def open(folder: PathLike) -> Engine:
         """Open an index; :class:`StoreError` when there is none, or it is damaged or of another format."""
         return Engine(Index(Path(os.fsdecode(folder))))
+
+    def check_features(self) -> None:
+        """Make sure that queries can be described as the pictures were.
+
+        Raises:
+            d2r.features.FeatureError: the network that the index was made with is gone, or another has its place.
+        """
+        _ = self._extractor.dim  # for which a network is loaded
 
     def close(self) -> None:
         """Release the files."""

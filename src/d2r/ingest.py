@@ -22,7 +22,8 @@ from d2r.features.base import Features
 from d2r.files import display_path, replacing
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Job, PictureState
-from d2r.regions import make_selector, network
+from d2r.onnx_files import set_threads
+from d2r.regions import make_selector
 from d2r.stages import stage, taken
 
 NO_FEATURES = "no features found: the picture has no texture"
@@ -66,7 +67,7 @@ def prepare_worker() -> None:
     """Keep the libraries of a worker process to one thread: there is a process a core already."""
     cv2.setNumThreads(1)
     faiss.omp_set_num_threads(1)
-    network.set_threads(1)
+    set_threads(1)
 
 
 def sample_file(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 Part = TypeVar("Part")
 
 
 class SpecError(ValueError):
     """A specification that names no part or sets an option wrongly; the message lists what there is."""
+
+
+@runtime_checkable
+class Pinnable(Protocol):
+    """A part that depends on a file, such as a network."""
+
+    def pinned(self) -> Any:
+        """Return a part of the same type that names the file so that no other is taken for it; or ``ValueError``."""
+        ...
 
 
 class Registry(Generic[Part]):
@@ -60,3 +69,17 @@ class Registry(Generic[Part]):
             if getattr(part, field.name) != field.default
         ]
         return f"{name}:{','.join(options)}" if options else name
+
+    def pinned(self, spec: str) -> str:
+        """Return a specification that means the same everywhere and later on.
+
+        Raises:
+            SpecError: as of :meth:`make`; or what the part is pinned to cannot be written in a specification.
+        """
+        part = self.make(spec)
+        if not isinstance(part, Pinnable):
+            return spec
+        try:
+            return self.spec(part.pinned())
+        except ValueError as error:
+            raise SpecError(f"{self.kind} {spec!r}: {error}") from error

@@ -165,6 +165,6 @@ def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, m
 
 def test_a_model_that_is_not_shipped_is_named_with_those_that_are():
     with pytest.raises(
-        DetectorError, match=r"best: no such model is shipped \(there are: .*\), and the name of a file"
+        DetectorError, match=r"best: no such model is shipped or was added \(there are: .*\), and the name of a file"
     ):
         make_selector("detector:model=best").select(np.zeros((20, 20, 3), np.uint8))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from d2r.regions import network
+from d2r import onnx_files
 from d2r.regions.network import DetectorError, load_network
 from detectors import METADATA, SIDE, write_detector
 
@@ -58,8 +58,8 @@ def test_threads_can_run_one_network_at_the_same_time(tmp_path):
 def test_the_number_of_threads_is_that_of_the_process_or_what_was_set(tmp_path, monkeypatch):
     path = write_detector(tmp_path / "toy.onnx")
     for threads in (1, 2):
-        monkeypatch.setattr(network, "_threads", threads)
-        options = load_network(path)._session.get_session_options()
+        monkeypatch.setattr(onnx_files, "_threads", threads)
+        options = load_network(path)._file._session.get_session_options()
         assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
 
 

@@ -11,7 +11,6 @@ pictures of an archive are moved into place after all of it was unpacked and its
 from __future__ import annotations
 
 import gzip
-import hashlib
 import http.client
 import math
 import shutil
@@ -28,7 +27,7 @@ from typing import Final, TypeAlias
 from filelock import FileLock, Timeout
 
 from d2r.datasets.revisited import GroundTruthError, find_ground_truth, read_ground_truth
-from d2r.files import sync
+from d2r.files import file_sha256, sync
 from d2r.images import SUFFIXES
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -224,7 +223,7 @@ def fetch(
         DownloadError: no address gives the file, what they give has another checksum, or it goes beyond the limits.
         OSError: the file cannot be written.
     """
-    if path.exists() and (sha256 is None or _sha256(path) == sha256):
+    if path.exists() and (sha256 is None or file_sha256(path) == sha256):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part, tag = _beside(path, ".part"), _beside(path, ".part.tag")
@@ -233,7 +232,7 @@ def fetch(
         try:
             _persist(url, part, tag, _reporter(path.name, progress), tries, pause_s, limits)
             if sha256 is not None:
-                _check(url, part, sha256)
+                _check(url, part, tag, sha256)
         except DownloadError as error:
             errors.append(error)
         else:
@@ -255,15 +254,11 @@ def _reporter(name: str, progress: Progress | None) -> Callable[[int, int | None
     return lambda done, total: progress(name, done, total) if progress else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check(url: str, part: Path, sha256: str) -> None:
-    found = _sha256(part)
+def _check(url: str, part: Path, tag: Path, sha256: str) -> None:
+    found = file_sha256(part)
     if found != sha256:
         part.unlink()
+        tag.unlink(missing_ok=True)
         raise DownloadError(url, f"its sha256 is {found}, and it should be {sha256}")
 
 

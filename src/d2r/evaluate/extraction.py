@@ -21,6 +21,7 @@ from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
 from d2r.features import make_extractor
+from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.files import display_path
 from d2r.images import read_image
@@ -65,7 +66,8 @@ def extract(
     Raises:
         BenchmarkError: a query cannot be used.
     """
-    pinned = replace(recipe, regions=pinned_spec(recipe.regions))  # descriptions belong to a model, not to its name
+    # descriptions belong to a model, not to its name
+    pinned = replace(recipe, regions=pinned_spec(recipe.regions), features=pinned_features(recipe.features))
     folder = cache / _folder_name(pinned)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path | None] = []
@@ -81,7 +83,7 @@ def extract(
     if all(file is None for file in files):
         raise BenchmarkError(f"{benchmark.name}: no picture can be used: {skipped[0][0]}: {skipped[0][1]}")
     queries = []
-    ask = partial(_describe_query, recipe, max_pixels)
+    ask = partial(_describe_query, pinned, max_pixels)
     for done, (query, answer) in enumerate(
         map_in_processes(ask, benchmark.queries, workers=workers, prepare=prepare_worker), start=1
     ):

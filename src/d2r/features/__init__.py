@@ -1,16 +1,19 @@
 """What to describe: local features, one small module per extractor, chosen by name.
 
-An extractor is written as a specification, ``NAME[:option=value,...]``, for instance ``rootsift`` or
-``rootsift:top=500``; :func:`make_extractor` turns it into an object and ``EXTRACTORS.spec`` gives it back.
+An extractor is written as a specification, ``NAME[:option=value,...]``, for instance ``rootsift``,
+``rootsift:top=500`` or ``delf:model=FILE.onnx``; :func:`make_extractor` turns it into an object and
+``EXTRACTORS.spec`` gives it back.
 """
 
 from __future__ import annotations
 
 from d2r.features.base import FeatureExtractor, Features, concatenate
+from d2r.features.delf import Delf
+from d2r.features.network import FeatureError
 from d2r.features.rootsift import RootSIFT
 from d2r.registry import Registry
 
-EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootSIFT})
+EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootSIFT, "delf": Delf})
 
 
 def make_extractor(spec: str) -> FeatureExtractor:
@@ -22,4 +25,24 @@ def make_extractor(spec: str) -> FeatureExtractor:
     return EXTRACTORS.make(spec)
 
 
-__all__ = ["EXTRACTORS", "FeatureExtractor", "Features", "RootSIFT", "concatenate", "make_extractor"]
+def pinned_spec(spec: str) -> str:
+    """Return a specification that means the same everywhere and later on: a network's names its file's SHA-256.
+
+    Raises:
+        d2r.registry.SpecError: as of :func:`make_extractor`; or the path of the model cannot be written in one.
+        FeatureError: the model cannot be used.
+    """
+    return EXTRACTORS.pinned(spec)
+
+
+__all__ = [
+    "EXTRACTORS",
+    "Delf",
+    "FeatureError",
+    "FeatureExtractor",
+    "Features",
+    "RootSIFT",
+    "concatenate",
+    "make_extractor",
+    "pinned_spec",
+]

@@ -1,9 +1,13 @@
-"""Networks that are shipped: ``NAME.onnx``, and ``NAME.md``, its card, beside this file."""
+"""Networks by name: those that are shipped, ``NAME.onnx`` beside this file, and those that were added.
+
+Beside a network is its card, ``NAME.md``, or what was recorded when it was added, ``NAME.json``
+(:mod:`d2r.models.catalogue`). :mod:`d2r.models.known` has networks of others that can be fetched.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import os
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -11,55 +15,54 @@ from typing import Final
 DETECTOR: Final = "ssd-efficientnet-lite0"
 """The detector that is used where none is named."""
 
+LOCAL_FEATURES: Final = "how-r18"
+"""The local features that are used where none are named."""
+
 FOLDER: Final = Path(str(resources.files(__name__)))
+"""Where the networks are that are shipped."""
+
+VARIABLE: Final = "D2R_MODELS"
+"""Environment variable that names the folder of networks that were added."""
 
 
-@dataclass(frozen=True)
-class ShippedModel:
-    """A network that is shipped.
-
-    Attributes:
-        name: what to call it by.
-        path: of its file.
-        bytes: size of the file.
-        sha256: of the file, in hexadecimal.
-        summary: the heading of its card; empty without a card.
-    """
-
-    name: str
-    path: Path
-    bytes: int
-    sha256: str
-    summary: str
+def user_folder() -> Path:
+    """Return the folder of networks that were added: that of :data:`VARIABLE`, or of the platform's data of a user."""
+    if given := os.environ.get(VARIABLE):
+        return Path(given).absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "d2r" / "models"
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "d2r" / "models"
 
 
-def model_names(folder: Path = FOLDER) -> list[str]:
-    """Return the names of the networks in a folder, sorted."""
-    return sorted(path.stem for path in folder.glob("*.onnx"))
+def folders() -> tuple[Path, Path]:
+    """Return where networks are, in the order in which names are looked up: shipped, and added."""
+    return FOLDER, user_folder()
 
 
-def list_models(folder: Path = FOLDER) -> list[ShippedModel]:
-    """Return the networks in a folder, by name."""
-    return [_describe(folder, name) for name in model_names(folder)]
+def model_names(folder: Path) -> list[str]:
+    """Return the names of the networks in a folder, sorted; none where there is no such folder."""
+    return sorted(path.stem for path in folder.glob("*.onnx") if not path.name.startswith("."))
 
 
-def find_model(model: str, folder: Path = FOLDER) -> Path:
-    """Return the file that is meant: ``model`` itself where it ends in ``.onnx``, else the shipped one of that name.
+def find_model(model: str) -> Path:
+    """Return the file that is meant: ``model`` itself where it ends in ``.onnx``, else the network of that name.
 
     Raises:
-        FileNotFoundError: no network of that name is shipped; the message lists those that are.
+        FileNotFoundError: no network of that name is shipped or was added; the message lists those that are there.
     """
     if model.lower().endswith(".onnx"):
         return Path(model)
-    if model not in model_names(folder):
-        known = ", ".join(model_names(folder)) or "none"
-        raise FileNotFoundError(f"no such model is shipped (there are: {known}), and the name of a file ends in .onnx")
-    return folder / f"{model}.onnx"
+    known = {name: folder for folder in reversed(folders()) for name in model_names(folder)}
+    if model in known:
+        return known[model] / f"{model}.onnx"
+    raise FileNotFoundError(
+        f"no such model is shipped or was added (there are: {', '.join(sorted(known)) or 'none'}), and the name of a"
+        f" file ends in .onnx{_how_to_get(model)}"
+    )
 
 
-def _describe(folder: Path, name: str) -> ShippedModel:
-    path, card = folder / f"{name}.onnx", folder / f"{name}.md"
-    data = path.read_bytes()
-    lines = card.read_text(encoding="utf-8").splitlines() if card.exists() else []
-    heading = next((line.lstrip("#").strip() for line in lines if line.startswith("#")), "")
-    return ShippedModel(name, path, len(data), hashlib.sha256(data).hexdigest(), heading)
+def _how_to_get(model: str) -> str:
+    from d2r.models.known import KNOWN  # which is only needed here
+
+    return f"; to fetch it: d2r models pull {model}" if model in KNOWN else ""

@@ -13,7 +13,7 @@ from d2r.regions.network import DetectorError
 from d2r.regions.rmac import RMAC
 from d2r.regions.selective_search import SelectiveSearch
 from d2r.regions.whole import Whole
-from d2r.registry import Registry, SpecError
+from d2r.registry import Registry
 
 SELECTORS: Registry[RegionSelector] = Registry(
     "regions", {"whole": Whole, "rmac": RMAC, "selective-search": SelectiveSearch, "detector": Detector}
@@ -36,13 +36,7 @@ def pinned_spec(spec: str) -> str:
         d2r.registry.SpecError: as of :func:`make_selector`; or the path of the model cannot be written in one.
         DetectorError: the detector's model cannot be used.
     """
-    selector = make_selector(spec)
-    if not isinstance(selector, Detector):
-        return spec
-    try:
-        return SELECTORS.spec(selector.pinned())
-    except ValueError as error:
-        raise SpecError(f"{SELECTORS.kind} {spec!r}: {error}") from error
+    return SELECTORS.pinned(spec)
 
 
 __all__ = [

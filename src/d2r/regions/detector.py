@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from d2r.boxes import Boxes, clip, iou
 from d2r.images import Picture
-from d2r.models import DETECTOR, find_model
+from d2r.models import DETECTOR
+from d2r.onnx_files import check_same, check_sha256, find_file, pinned_model
 from d2r.regions.base import Regions
 from d2r.regions.network import DetectorError, Network, load_network
 
@@ -24,7 +24,7 @@ class Detector:
     """The boxes that a network scores highest.
 
     Attributes:
-        model: path of an ONNX file (it ends in ``.onnx``), or the name of a shipped model.
+        model: path of an ONNX file (it ends in ``.onnx``), or the name of a model (`d2r models list`).
         threshold: least score of a box, in [0, 1].
         top: at most so many boxes.
         nms: a box is dropped when its IoU with a better one is above this.
@@ -45,8 +45,7 @@ class Detector:
             raise ValueError("top must be 1 or more")
         if not 0.0 <= self.nms <= 1.0:
             raise ValueError("nms must be 0 to 1")
-        if not re.fullmatch(r"([0-9a-f]{64})?", self.sha256):
-            raise ValueError("sha256 must be 64 digits of 0-9 and a-f")
+        check_sha256(self.sha256)
 
     def select(self, image: Picture) -> Regions:
         """See :meth:`d2r.regions.RegionSelector.select`.
@@ -80,17 +79,8 @@ class Detector:
         Raises:
             DetectorError: the file is missing, is not a detector, or does not have the given SHA-256.
         """
-        try:
-            path = find_model(self.model)
-        except FileNotFoundError as error:
-            raise DetectorError(self.model, str(error)) from error
-        network = load_network(path)
-        if self.sha256 not in ("", network.sha256):
-            raise DetectorError(
-                str(path),
-                f"not the file that was asked for: its SHA-256 is {network.sha256}, not {self.sha256}. Put back the"
-                " file that an index was made with, or make another index with this one",
-            )
+        network = load_network(find_file(self.model, DetectorError))
+        check_same(network.path, network.sha256, self.sha256, DetectorError)
         return network
 
     def pinned(self) -> Detector:
@@ -101,10 +91,7 @@ class Detector:
             DetectorError: see :meth:`network`.
         """
         network = self.network()
-        model = str(network.path) if self.model.lower().endswith(".onnx") else self.model
-        if "," in model:
-            raise ValueError(f"{model}: a path with a comma cannot be written in a specification; rename it")
-        return replace(self, model=model, sha256=network.sha256)
+        return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
 
     def _find(self, images: Sequence[Picture]) -> list[tuple[Boxes, NDArray[np.float32]]]:
         """Return all boxes of each picture that pass the threshold and the suppression, and their scores."""

@@ -6,27 +6,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from d2r.boxes import PixelBox
 from d2r.describe import Description, describe, describe_query
+from d2r.drawing import draw_match
 from d2r.features import make_extractor
 from d2r.images import Picture, decode_image, encode_jpeg, read_image, shrink
 from d2r.ingest import Recipe, prepare_worker
 from d2r.regions import RegionSelector
 
-MATCH_SIDE = 720
-"""Longer side of each of the two pictures of a match, in pixels."""
-
-MOST_LINES = 150
-"""Matched points that are joined by lines in the picture of a match; more would hide it."""
-
-_GAP = 16
-_PAPER = 236
-_COLOURS = ((230, 97, 1), (94, 60, 153), (27, 120, 55), (202, 0, 32), (5, 113, 176), (191, 129, 45))
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 
 Source = bytes | str
@@ -89,29 +80,8 @@ def match_picture(
         query_points: float32 (N, 2) in its pixels.
         points: float32 (N, 2), the same in pixels of the other.
     """
-    pictures = [_decode(source, max_pixels) for source in (query, other)]
-    small = [shrink(picture, MATCH_SIDE) for picture in pictures]
-    scales = [one.shape[1] / whole.shape[1] for one, whole in zip(small, pictures, strict=True)]
-    height = max(one.shape[0] for one in small)
-    canvas: Picture = np.full((height, small[0].shape[1] + _GAP + small[1].shape[1], 3), _PAPER, np.uint8)
-    lefts = (0, small[0].shape[1] + _GAP)
-    tops = [(height - one.shape[0]) // 2 for one in small]
-    for one, left, top in zip(small, lefts, tops, strict=True):
-        canvas[top : top + one.shape[0], left : left + one.shape[1]] = one
-    if box is not None:
-        x1, y1, x2, y2 = (round(float(side) * scales[0]) for side in box)
-        cv2.rectangle(canvas, (x1, y1 + tops[0]), (x2, y2 + tops[0]), (255, 176, 46), 2, cv2.LINE_AA)
-    order = np.argsort(query_points[:, 1], kind="stable")
-    if len(order) > MOST_LINES:
-        order = order[np.linspace(0, len(order) - 1, MOST_LINES).round().astype(int)]
-    starts = query_points[order] * scales[0] + [lefts[0], tops[0]]
-    ends = points[order] * scales[1] + [lefts[1], tops[1]]
-    for row, (start, end) in enumerate(zip(starts.round().astype(int), ends.round().astype(int), strict=True)):
-        colour = _COLOURS[row * len(_COLOURS) // len(order)]
-        cv2.line(canvas, start.tolist(), end.tolist(), colour, 1, cv2.LINE_AA)
-        for point in (start, end):
-            cv2.circle(canvas, point.tolist(), 3, colour, -1, cv2.LINE_AA)
-    return encode_jpeg(canvas, 85)
+    left, right = (_decode(source, max_pixels) for source in (query, other))
+    return encode_jpeg(draw_match(left, right, query_points, points, box=box), 85)
 
 
 def _decode(source: Source, max_pixels: int) -> Picture:

@@ -1,0 +1,126 @@
+"""The commands that draw what is found in pictures: ``d2r show`` and ``d2r match``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from d2r.files import display_path
+from d2r.terminal import MAX_PIXELS, MaxPixels, say
+
+if TYPE_CHECKING:
+    from d2r.describe import Description
+    from d2r.features import FeatureExtractor
+    from d2r.images import Picture
+
+show_app = typer.Typer(help="Draw what is found in a picture.", no_args_is_help=True)
+
+_MAX_SIDE: Final = 1024
+"""As :data:`d2r.engine.MAX_SIDE`, which is not imported here: its libraries take a second, and --help must not."""
+
+Features = Annotated[str, typer.Option(help="Local features: rootsift, or delf:model=FILE.onnx.")]
+Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
+MaxSide = Annotated[
+    int, typer.Option(min=32, help="Scale pictures down to this longer side, in pixels, as an index does.")
+]
+
+
+@show_app.command("features")
+def show_features(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
+    file: Png,
+    features: Features = "rootsift",
+    box: Annotated[
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe what is in this box, in pixels.")
+    ] = None,
+    max_side: MaxSide = _MAX_SIDE,
+    max_pixels: MaxPixels = MAX_PIXELS,
+) -> None:
+    """Draw the local features of a picture: circles by scale, coloured by attention, counted by scale."""
+    from d2r.boxes import parse_box
+    from d2r.drawing import count_by_scale, draw_features
+    from d2r.features import make_extractor
+    from d2r.images import read_image
+
+    region = parse_box(box) if box is not None else None
+    extractor = make_extractor(features)
+    image = read_image(picture, max_pixels=max_pixels)
+    description, milliseconds = _describe(image, region, extractor, max_side)
+    found = description.features
+    drawn = draw_features(image, found, title=features, box=None if region is None else description.boxes[0])
+    _write_png(drawn, file)
+    say(f"{len(found):,} features of {found.descriptors.shape[1]} dimensions in {milliseconds:,.0f} ms")
+    for count in count_by_scale(found.scales):
+        say(f"  {count} pixels: {count.count:,}")
+    say(f"picture: {display_path(file)}")
+
+
+def match_pictures(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Picture that shows what to look for.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Picture to look for it in.")],
+    file: Png,
+    features: Features = "rootsift",
+    box: Annotated[
+        str | None,
+        typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Look for what this box on A shows, in pixels."),
+    ] = None,
+    max_side: MaxSide = _MAX_SIDE,
+    max_pixels: MaxPixels = MAX_PIXELS,
+) -> None:
+    """Match two pictures as a search verifies them, and draw the matches that agree, and those that do not in grey."""
+    import numpy as np
+
+    from d2r.boxes import parse_box
+    from d2r.drawing import draw_match
+    from d2r.features import make_extractor
+    from d2r.images import read_image
+    from d2r.verify import match_descriptors, threshold_for, verify
+
+    region = parse_box(box) if box is not None else None
+    extractor = make_extractor(features)
+    left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
+    query, query_ms = _describe(left, region, extractor, max_side)
+    other, other_ms = _describe(right, None, extractor, max_side)
+    started = time.perf_counter()
+    threshold = threshold_for(max(other.width, other.height), max_side)
+    verification = verify(query.features, other.features, threshold=threshold)
+    verify_ms = 1000 * (time.perf_counter() - started)
+    matches = match_descriptors(query.features.descriptors, other.features.descriptors)
+    confirmed = np.isin(matches[:, 0], verification.matches[:, 0])
+    starts, ends = query.features.positions[matches[:, 0]], other.features.positions[matches[:, 1]]
+    drawn = draw_match(
+        left,
+        right,
+        starts[confirmed],
+        ends[confirmed],
+        box=None if region is None else query.boxes[0],
+        unconfirmed=(starts[~confirmed], ends[~confirmed]),
+    )
+    _write_png(drawn, file)
+    say(f"features: {len(query.features):,} in {query_ms:,.0f} ms, and {len(other.features):,} in {other_ms:,.0f} ms")
+    say(f"matches: {len(matches):,}; inliers: {verification.inliers:,}; {verify_ms:,.0f} ms")
+    say(f"picture: {display_path(file)}")
+
+
+def _describe(
+    image: Picture, box: tuple[float, float, float, float] | None, extractor: FeatureExtractor, max_side: int
+) -> tuple[Description, float]:
+    """Return a description, and the milliseconds that it took; what is loaded at first use is loaded before."""
+    from d2r.describe import describe_query
+
+    describe_query(image[:64, :64], None, extractor, max_side=max_side)
+    started = time.perf_counter()
+    description = describe_query(image, box, extractor, max_side=max_side)
+    return description, 1000 * (time.perf_counter() - started)
+
+
+def _write_png(image: Picture, file: Path) -> None:
+    from PIL import Image
+
+    from d2r.files import replacing
+
+    with replacing(file) as part:
+        Image.fromarray(image).save(part, "PNG")

@@ -1,0 +1,191 @@
+"""Deep local features (DELF: Noh et al., ICCV 2017): a network describes every cell of a picture at several scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.features.base import Features, concatenate
+from d2r.features.network import FeatureError, FeatureNetwork, load_feature_network
+from d2r.features.pyramid import Level, levels, runs, scaled
+from d2r.images import Picture
+from d2r.models import LOCAL_FEATURES
+from d2r.onnx_files import check_same, check_sha256, find_file, pinned_model, pixels_a_run
+
+_LARGEST_SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Delf:
+    """The cells that a network (:mod:`d2r.features.network`) pays most attention to, of all scales together.
+
+    Attributes:
+        model: path of an ONNX file (it ends in ``.onnx``), or the name of a model (`d2r models list`).
+        top: at most this many features a picture, those of most attention.
+        threshold: least attention of a feature; below 0 it is what the file says.
+        nms: a feature is dropped when its centre is this near to that of a stronger one that stays, of whatever scale.
+            In pixels of the scaled picture in which it was found itself, so that the same number means the same number
+            of cells at every scale; 0 drops none.
+        scales: of the pyramid, with ``+`` between, for instance ``0.5+0.71+1``; empty is what the file says.
+        sha256: what the file must have, in hexadecimal; empty takes any. An index remembers it, so that its pictures
+            are not described with different models under one name.
+    """
+
+    model: str = LOCAL_FEATURES
+    top: int = 1000
+    threshold: float = -1.0
+    nms: float = 0.0
+    scales: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError("top must be 1 or more")
+        if math.isnan(self.threshold):
+            raise ValueError("threshold must be a number")
+        if not (self.nms >= 0.0 and math.isfinite(self.nms)):
+            raise ValueError("nms must be 0 or more pixels")
+        _parse_scales(self.scales)
+        check_sha256(self.sha256)
+
+    @property
+    def dim(self) -> int:
+        """D, as the network has it, which is loaded for that.
+
+        Raises:
+            FeatureError: see :meth:`network`.
+        """
+        return self.network().dim
+
+    def extract(self, images: Sequence[Picture]) -> list[Features]:
+        """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the network's.
+
+        Positions are the centres of cells, which lie ``stride`` pixels of the scaled picture apart; scales are the
+        sides of receptive fields. Scaled pictures of equal size run together.
+
+        Raises:
+            FeatureError: see :meth:`network`; or the network fails.
+        """
+        if not len(images):
+            return []
+        network = self.network()
+        every = levels(images, _parse_scales(self.scales) or network.scales, network.stride)
+        cells: dict[Level, _Cells] = {}
+        for run in runs(every, pixels_a_run(on_gpu=network.on_gpu)):
+            found = network.run(np.stack([scaled(images[level.picture], level) for level in run]))
+            for level, descriptors, attention in zip(run, *found, strict=True):
+                cells[level] = self._worth_keeping(network, level, descriptors, attention)
+        parts: list[list[_Cells]] = [[] for _ in images]
+        for level in every:  # not in the order of the runs, which depends on the other pictures
+            parts[level.picture].append(cells[level])
+        return [self._strongest(levels_of_one) for levels_of_one in parts]
+
+    def network(self) -> FeatureNetwork:
+        """Return the network, which is loaded once in a process.
+
+        Raises:
+            FeatureError: the file is missing, is not one of local features, or does not have the given SHA-256.
+        """
+        network = load_feature_network(find_file(self.model, FeatureError))
+        check_same(network.path, network.sha256, self.sha256, FeatureError)
+        return network
+
+    def pinned(self) -> Delf:
+        """Return this extractor with the absolute path of its model and its SHA-256, which no other file has.
+
+        Raises:
+            ValueError: the path has a comma, which a specification cannot hold.
+            FeatureError: see :meth:`network`.
+        """
+        network = self.network()
+        return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
+
+    def _worth_keeping(
+        self,
+        network: FeatureNetwork,
+        level: Level,
+        descriptors: NDArray[np.float32],
+        attention: NDArray[np.float32],
+    ) -> _Cells:
+        """Return the cells of a level, row by row, that pass the threshold.
+
+        Args:
+            network: that found them.
+            level: where.
+            descriptors: float32 (h, w, D).
+            attention: float32 (h, w).
+        """
+        threshold = network.threshold if self.threshold < 0.0 else self.threshold
+        chosen = (attention >= threshold) & descriptors.any(axis=-1)
+        if not self.nms:  # nothing else can drop one, so that none beyond the first `top` is needed
+            chosen &= _among_strongest(np.where(chosen, attention, -np.inf), self.top)
+        rows, columns = np.nonzero(chosen)
+        centres = network.offset + network.stride * np.stack([columns, rows], axis=1)
+        scale = math.sqrt(level.scales[0] * level.scales[1])
+        features = Features(
+            positions=(centres / level.scales).astype(np.float32),
+            scales=np.full(len(rows), network.field / scale, np.float32),
+            descriptors=descriptors[chosen],
+            attention=attention[chosen],
+        )
+        return _Cells(features, np.full(len(rows), self.nms / scale, np.float32))
+
+    def _strongest(self, parts: Sequence[_Cells]) -> Features:
+        """Return the features of one picture, of all its levels, strongest first; of equal ones those of the first."""
+        features = concatenate([part.features for part in parts])
+        order = np.argsort(-features.attention, kind="stable")
+        if self.nms:
+            reach = np.concatenate([part.reach for part in parts])
+            order = order[suppress_near(features.positions[order], reach[order], self.top)]
+        return features.take(order[: self.top])
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Features of one level, and how near a stronger one drops each, float32 (N,), in pixels of the picture."""
+
+    features: Features
+    reach: NDArray[np.float32]
+
+
+def suppress_near(positions: NDArray[np.float32], reach: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+    """Return the rows of points that no earlier one that stays is near to, in order.
+
+    Args:
+        positions: float32 (N, 2), strongest first.
+        reach: float32 (N,), how far from an earlier point each must be to stay, in the same unit.
+        most: stop after so many.
+    """
+    kept: list[int] = []
+    dropped = np.zeros(len(positions), bool)
+    for row in range(len(positions)):
+        if dropped[row]:
+            continue
+        kept.append(row)
+        if len(kept) == most:
+            break
+        dropped |= np.hypot(*(positions - positions[row]).T) <= reach
+    return np.array(kept, np.intp)
+
+
+def _among_strongest(attention: NDArray[np.float32], most: int) -> NDArray[np.bool_]:
+    """Say of each whether it is one of the ``most`` largest; of equal ones the first, as an array of the same shape."""
+    chosen = np.zeros(attention.size, bool)
+    chosen[np.argsort(-attention, axis=None, kind="stable")[:most]] = True
+    return chosen.reshape(attention.shape)
+
+
+def _parse_scales(text: str) -> tuple[float, ...]:
+    """Read ``"0.5+1"``; raises ``ValueError``."""
+    try:
+        scales = tuple(float(part) for part in text.split("+")) if text else ()
+    except ValueError:
+        scales = (math.nan,)
+    if not all(0.0 < scale <= _LARGEST_SCALE for scale in scales):
+        wanted = f"numbers above 0 and at most {_LARGEST_SCALE:g}, with + between"
+        raise ValueError(f"scales must be {wanted}, for instance 0.5+1, not {text!r}")
+    return scales

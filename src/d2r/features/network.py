@@ -1,0 +1,169 @@
+"""A network of local features: an ONNX file, run by ONNX Runtime.
+
+The file, as ``d2r train`` exports it:
+
+- ``metadata_props``, all of them text: ``d2r`` is ``local-features-1``; ``arch`` names the architecture; ``stride`` is
+  S in pixels, a decimal integer; ``offset`` is where the centre of cell 0 lies in pixels, in x as in y, where pixel
+  centres are at half-integers, so that the centre of cell i is at ``offset + i S``; ``field`` is the side of the
+  receptive field in pixels; ``scales``, numbers with commas between, are the pyramid that the file was made for;
+  ``threshold`` is the least attention of a feature worth keeping; ``licence`` is that of the weights, and may be
+  missing.
+- input ``pictures``: uint8 (N, H, W, 3), RGB, where N, H and W are free, and H and W multiples of S. Normalisation is
+  in the graph.
+- output ``descriptors``: float32 (N, H/S, W/S, D), of unit length; what reduces them to D, which the shape names, is in
+  the graph. Output ``attention``: float32 (N, H/S, W/S), at least 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.onnx_files import PICTURES, Format, ModelError, OnnxFile, load
+
+FORMAT: Final = "local-features-1"
+OUTPUTS: Final = ("descriptors", "attention")
+
+_LENGTH_TOLERANCE: Final = 0.01  # weights may be stored in 16 bits
+
+
+class FeatureError(ModelError):
+    """A file of local features that cannot be used; ``str(error)`` names it and says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureNetwork:
+    """A network that is ready to run; safe to use from several threads, not picklable.
+
+    Attributes:
+        path: of its file.
+        sha256: of the file, in hexadecimal.
+        bytes: size of the file.
+        arch: the architecture, as the file says.
+        stride: S, in pixels.
+        offset: where the centre of cell 0 is, in pixels.
+        field: side of the receptive field, in pixels.
+        scales: of the pyramid that it was made for.
+        threshold: least attention of a feature worth keeping.
+        dim: D, of a descriptor.
+        licence: of the weights; empty where the file names none.
+        provider: what it runs on, in ONNX Runtime's words.
+        on_gpu: whether that is a graphics card.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    arch: str
+    stride: int
+    offset: float
+    field: float
+    scales: tuple[float, ...]
+    threshold: float
+    dim: int
+    licence: str
+    provider: str
+    on_gpu: bool
+    _file: OnnxFile
+
+    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Describe every cell of some pictures.
+
+        Args:
+            pictures: uint8 (N, H, W, 3), H and W multiples of S.
+
+        Returns:
+            descriptors, float32 (N, H/S, W/S, D), of unit length, or all zero where a cell sees nothing; and attention,
+            float32 (N, H/S, W/S).
+
+        Raises:
+            FeatureError: the network fails, or gives what the format does not allow.
+        """
+        descriptors, attention = self._file.run(OUTPUTS, pictures)
+        count, height, width = pictures.shape[:3]
+        cells = (count, height // self.stride, width // self.stride)
+        if attention.shape != cells or descriptors.shape != (*cells, self.dim):
+            given = f"descriptors {descriptors.shape} and attention {attention.shape}"
+            raise self._file.error(
+                f"it gives {given} for pictures {pictures.shape}; expected {(*cells, self.dim)} and {cells}"
+            )
+        if not (np.isfinite(descriptors).all() and np.isfinite(attention).all()):
+            raise self._file.error("it gives values that are not finite: training or conversion went wrong")
+        if attention.min(initial=0.0) < 0.0:
+            raise self._file.error(f"it gives an attention of {attention.min():.3g}; expected 0 or more")
+        lengths = np.linalg.norm(descriptors, axis=-1)
+        wrong = (lengths > 0.0) & (np.abs(lengths - 1.0) > _LENGTH_TOLERANCE)
+        if wrong.any():
+            raise self._file.error(f"it gives a descriptor of length {lengths[wrong][0]:.3g}; expected 1")
+        return descriptors, attention
+
+
+def load_feature_network(path: Path) -> FeatureNetwork:
+    """Return the network of a file, loaded once in a process, and again when the file changes.
+
+    Raises:
+        FeatureError: the file is missing, cannot be run, or is not of local features of this format.
+    """
+    return load(path, _FORMAT, _read)
+
+
+_FORMAT: Final = Format(FORMAT, "a file of local features", FeatureError, one_size=False)
+
+
+def _read(file: OnnxFile) -> FeatureNetwork:
+    stride = file.metadata.get("stride", "")
+    if not (stride.isascii() and stride.isdecimal() and int(stride) > 0):
+        raise file.error(f"its metadata must give stride as a number of pixels, not {stride!r}")
+    offset, threshold = _number(file, "offset"), _number(file, "threshold")
+    field = _number(file, "field")
+    if not field > 0.0:
+        raise file.error(f"its metadata must give field above 0, not {field:g}")
+    scales = tuple(_number(file, "scales", text) for text in file.metadata.get("scales", "").split(","))
+    if min(scales) <= 0.0:
+        raise file.error(f"its metadata must give scales above 0, not {min(scales):g}")
+    file.check_shapes(
+        {PICTURES: ("tensor(uint8)", (None, None, None, 3))},
+        {
+            "descriptors": ("tensor(float)", (None, None, None, None)),
+            "attention": ("tensor(float)", (None, None, None)),
+        },
+    )
+    if any(side is not None for side in file.shape(PICTURES)[:3]):
+        raise file.error("it takes pictures of one size or number only; N, H and W of its input must be free")
+    dim = file.shape("descriptors")[3]
+    if dim is None:
+        raise file.error("the shape of its descriptors must name their dimensions; the last one is free")
+    return FeatureNetwork(
+        path=file.path,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        arch=file.metadata["arch"],
+        stride=int(stride),
+        offset=offset,
+        field=field,
+        scales=scales,
+        threshold=threshold,
+        dim=dim,
+        licence=file.metadata.get("licence", ""),
+        provider=file.provider,
+        on_gpu=file.on_gpu,
+        _file=file,
+    )
+
+
+def _number(file: OnnxFile, key: str, text: str | None = None) -> float:
+    """Return a number of the metadata, or one of several."""
+    text = file.metadata.get(key, "") if text is None else text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        what = "numbers with commas between" if key == "scales" else "a number"
+        raise file.error(f"its metadata must give {key} as {what}, not {text!r}")
+    return value
