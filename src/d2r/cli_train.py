@@ -10,8 +10,8 @@ import typer
 from d2r.terminal import say
 
 if TYPE_CHECKING:
+    from d2r.train.course import Sizes
     from d2r.train.log import EpochRow
-    from d2r.train.loop import Sizes
 
 train_app = typer.Typer(help="Train a detector of landmarks, and export it.", no_args_is_help=True)
 
@@ -96,9 +96,9 @@ def train_detector(
     history = loop.train_detector(
         settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
     )
-    best = max((row for row in history if row.ap50 is not None), key=lambda row: row.ap50 or 0.0, default=None)
+    best = max((row for row in history if row.figures), key=lambda row: row.figures["ap50"], default=None)
     if best is not None:
-        say(f"best: epoch {best.epoch}, AP50 {best.ap50:.1%}; {folder / loop.BEST}")
+        say(f"best: epoch {best.epoch}, AP50 {best.figures['ap50']:.1%}; {folder / loop.BEST}")
 
 
 @train_app.command("export")
@@ -144,6 +144,6 @@ def _print_sizes(sizes: Sizes) -> None:
 
 
 def _print_epoch(row: EpochRow) -> None:
-    measured = "" if row.ap50 is None else f"  AP50 {row.ap50:6.1%}  AP {row.ap:6.1%}"
+    measured = "".join(f"  {name} {value:6.1%}" for name, value in row.figures.items())
     losses = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.losses.items())
     say(f"epoch {row.epoch:>3}  loss {row.loss:.3f} ({losses}){measured}  {row.seconds:.0f} s")

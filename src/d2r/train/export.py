@@ -32,7 +32,7 @@ from d2r.images import Picture
 from d2r.regions.detector import squash
 from d2r.regions.network import FORMAT, INPUT, OUTPUTS
 from d2r.train.architectures import ARCHITECTURES, build
-from d2r.train.loop import BEST
+from d2r.train.course import BEST
 
 _TOP_SSD: Final = 200
 _TOP_FASTER: Final = 100
