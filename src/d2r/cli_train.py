@@ -143,7 +143,7 @@ def train_delf(
     hard: Annotated[int, typer.Option(help="Negatives of a query in metric.")] = 5,
     lr: Annotated[
         float | None,
-        typer.Option(help="The highest learning rate.", show_default="self 5e-4, metric 1e-4, classify 1e-3"),
+        typer.Option(help="The highest learning rate.", show_default="self 5e-4, metric 2e-5, classify 1e-3"),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same features.")] = 0,
     validate_every: Annotated[int, typer.Option(help="Epochs between two validations.")] = 1,

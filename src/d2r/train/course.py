@@ -73,7 +73,9 @@ class Run:
 
 
 class Trainer(Protocol):
-    """What differs between the things that are trained."""
+    """What differs between the things that are trained; ``steps`` are those of an epoch."""
+
+    steps: int
 
     def batches(self, average: nn.Module, epoch: int) -> Iterable[Any]:
         """Return the batches of an epoch, always as many; ``average`` is the network to choose them with."""
@@ -82,7 +84,7 @@ class Trainer(Protocol):
         """Set a network to training, and what is frozen in it to stay as it is."""
 
     def losses(self, network: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Return the losses of a batch by name; called where convolutions are computed in 16 bits."""
+        """Return the losses of a batch by name."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Return figures in [0, 1] by name; the first decides which weights are the best."""
@@ -172,20 +174,28 @@ def start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] 
 
 
 def train_epochs(
-    run: Run, trainer: Trainer, settings: RunSettings, folder: Path, steps: int, listener: Listener
+    run: Run, trainer: Trainer, settings: RunSettings, folder: Path, epochs: int, listener: Listener
 ) -> list[EpochRow]:
     """Train from where the run is to its end; return all its epochs.
+
+    Args:
+        run: to go on with.
+        trainer: what is trained.
+        settings: of the run.
+        folder: of the run.
+        epochs: that it has, all in all.
+        listener: who is told.
 
     Raises:
         TrainError: the loss is not finite.
     """
-    while len(run.history) < settings.epochs and not _out_of_patience(run, settings.patience):
+    while len(run.history) < epochs and not _out_of_patience(run, settings.patience):
         epoch = len(run.history) + 1
         torch.manual_seed(derived_seed(settings.seed, epoch))
         started = time.monotonic()
-        losses = _train_epoch(run, trainer, epoch, steps, partial(listener.stepped, epoch))
+        losses = _train_epoch(run, trainer, epoch, partial(listener.stepped, epoch))
         figures: dict[str, float] = {}
-        if epoch % settings.validate_every == 0 or epoch == settings.epochs:
+        if epoch % settings.validate_every == 0 or epoch == epochs:
             figures = trainer.validate(run.average.module)
             name, value = next(iter(figures.items()))
             if run.best is None or value > run.best[name]:
@@ -245,17 +255,14 @@ def _half(network: nn.Module) -> torch.dtype:
     return torch.bfloat16
 
 
-def _train_epoch(
-    run: Run, trainer: Trainer, epoch: int, steps: int, stepped: Callable[[int, int], None]
-) -> dict[str, float]:
+def _train_epoch(run: Run, trainer: Trainer, epoch: int, stepped: Callable[[int, int], None]) -> dict[str, float]:
     """Train for one epoch; return the mean of each loss."""
     totals: dict[str, Tensor] = {}
     batches = trainer.batches(run.average.module, epoch)
     run.network.train()
     trainer.train_mode(run.network)
     for step, batch in enumerate(batches, start=1):
-        with autocast(run.network):
-            losses = trainer.losses(run.network, batch)
+        losses = trainer.losses(run.network, batch)
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             raise TrainError(f"the loss is not finite in step {step} of epoch {epoch}; lower --lr")
@@ -269,8 +276,8 @@ def _train_epoch(
         run.average.update_parameters(run.network)
         for name, value in losses.items():
             totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.detach()
-        stepped(step, steps)
-    return {name: float(value) / steps for name, value in totals.items()}
+        stepped(step, trainer.steps)
+    return {name: float(value) / trainer.steps for name, value in totals.items()}
 
 
 def _out_of_patience(run: Run, patience: int) -> bool:

@@ -16,7 +16,7 @@ from d2r.datasets.detection import DetectionPicture, read_training, read_validat
 from d2r.evaluate.detection import DetectionScores, evaluate_boxes
 from d2r.files import display_path
 from d2r.train.architectures import build, freeze, initialise
-from d2r.train.course import BEST, Listener, Sizes, assemble, begin, start, train_epochs, write_weights
+from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
 from d2r.train.data import (
     EpochBatches,
     TrainingPictures,
@@ -71,7 +71,8 @@ class _DetectorTrainer:
         targets = [
             {name: value.to(self._device, non_blocking=True) for name, value in target.items()} for target in targets
         ]
-        losses: dict[str, Tensor] = network(images, targets)
+        with autocast(network):
+            losses: dict[str, Tensor] = network(images, targets)
         return losses
 
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -124,7 +125,7 @@ def train_detector(
     run = assemble(network, groups, settings.lr, _WEIGHT_DECAY, trainer.steps * settings.epochs)
     start(run, settings, folder, stored)
     started(Sizes(len(training), len(validation), trainer.steps, left_out, len(run.history) + 1, device.type))
-    return train_epochs(run, trainer, settings, folder, trainer.steps, Listener(started, stepped, finished))
+    return train_epochs(run, trainer, settings, folder, settings.epochs, Listener(started, stepped, finished))
 
 
 def _read(settings: Settings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:

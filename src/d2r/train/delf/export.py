@@ -132,7 +132,7 @@ def write_features(
     field = receptive_field(network)
     pixels = _fitted(picture, field.stride)
     graph = to_onnx(
-        _Graph(network),
+        _Graph(network).eval(),  # the exporter puts it back to the mode it was in, and all that is in it
         torch.zeros(1, 4 * field.stride, 3 * field.stride, 3, dtype=torch.uint8),
         [INPUT],
         OUTPUTS,

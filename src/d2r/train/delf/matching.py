@@ -117,10 +117,10 @@ class MatchingTrainer:
 def _describe(network: LocalNetwork, views: Tensor) -> tuple[Tensor, Tensor]:
     """Return descriptors (2, N, h * w, D) of unit length, and logits of attention (2, N, h * w)."""
     flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    features = network.features(flat).float()
-    with torch.autocast(features.device.type, enabled=False):
-        descriptors = unit(network.projection(network.to_project(features))).flatten(2).transpose(1, 2)
-        logits = network.attention.logits(features.detach()).flatten(1)  # type: ignore[operator]
+    with autocast(network):
+        features = network.features(flat)
+    descriptors = unit(network.projection(network.to_project(features))).flatten(2).transpose(1, 2)
+    logits = network.attention.logits(features.detach()).flatten(1)  # type: ignore[operator]
     return descriptors.unflatten(0, views.shape[:2]), logits.unflatten(0, views.shape[:2])
 
 
@@ -186,8 +186,7 @@ def matched(network: LocalNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> 
     device = next(network.parameters()).device
     right: dict[str, list[Tensor]] = {"attended": [], "all": []}
     for views, matches in batches:
-        with autocast(network):
-            descriptors, logits = _describe(network, views.to(device))
+        descriptors, logits = _describe(network, views.to(device))
         cells = descriptors.shape[2]
         for here in (0, 1):
             asked = matches[here, ..., 0].isfinite().flatten().nonzero()[:, 0].to(device)

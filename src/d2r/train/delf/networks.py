@@ -107,9 +107,9 @@ class LocalNetwork(nn.Module):
         self.register_buffer("std", 255.0 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 
     def features(self, pictures: Tensor) -> Tensor:
-        """Return the features of pictures, uint8 (N, 3, H, W): (N, C, H/S, W/S), as the backbone has them."""
+        """Return the features of pictures, uint8 (N, 3, H, W): float32 (N, C, H/S, W/S), as the backbone has them."""
         features: Tensor = self.body((pictures.float() - self.mean) / self.std)
-        return features
+        return features.float()
 
     def to_project(self, features: Tensor) -> Tensor:
         """Return what the projection is applied to: features of unit length (delf), or averaged ones (how)."""

@@ -78,7 +78,6 @@ def _look(network: LocalNetwork, photos: DecodedPictures, seed: int) -> Iterator
             picture = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(device)
             with autocast(network):
                 features = network.features(picture)
-            features = features.float()
             rows.append(network.to_project(features)[0].flatten(1).T.cpu())
             attentions.append(network.attend(features)[0].flatten().cpu())
         yield number, torch.cat(rows), torch.cat(attentions)

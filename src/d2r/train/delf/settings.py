@@ -7,7 +7,7 @@ from typing import Final
 
 from d2r.train.settings import RunSettings, TrainError
 
-RECIPES: Final = {"self": 5e-4, "metric": 1e-4, "classify": 1e-3}
+RECIPES: Final = {"self": 5e-4, "metric": 2e-5, "classify": 1e-3}
 """The recipes, and the highest learning rate of each where none is asked for."""
 
 
@@ -22,7 +22,7 @@ class DelfSettings(RunSettings):
         dim: values of a descriptor.
         attention_epochs: of the recipe "classify", after those of descriptors.
         hard: of the recipe "metric", negatives of a query.
-        lr: of what is new; weights of the backbone move at a tenth of it, except in the recipe "metric".
+        lr: of what is new; of the recipe "metric", of the backbone, which in the others moves at a tenth of it.
         batch: pictures a step; of the recipe "metric", queries, each with its positive and its negatives.
     """
 
