@@ -242,6 +242,27 @@ def train_export(
     )
 
 
+@train_app.command("convert")
+def train_convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file of torch with weights.")],
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="how-r18 or how-r50: checkpoints of HOW; resnet18, resnet18-conv5 or resnet50: weights of torchvision,"
+            " whose projection is then fitted to a few photos."
+        ),
+    ],
+    path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
+    ] = False,
+) -> None:
+    """Write weights that others have published as an ONNX file of local features."""
+    from d2r.train.delf.convert import convert_checkpoint
+
+    say(_features(convert_checkpoint(checkpoint, path, arch=arch, half=half)))
+
+
 def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]

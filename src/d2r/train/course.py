@@ -203,7 +203,7 @@ def train_epochs(
                 trainer.write_best(run.average.module, run.best)
         row = EpochRow(
             epoch=epoch,
-            lr=float(run.schedule.get_last_lr()[0]),
+            lr=max(map(float, run.schedule.get_last_lr())),
             loss=sum(losses.values()),
             losses=losses,
             figures=figures,
@@ -263,7 +263,7 @@ def _train_epoch(run: Run, trainer: Trainer, epoch: int, stepped: Callable[[int,
     trainer.train_mode(run.network)
     for step, batch in enumerate(batches, start=1):
         losses = trainer.losses(run.network, batch)
-        loss = torch.stack(list(losses.values())).sum()
+        loss: Any = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             raise TrainError(f"the loss is not finite in step {step} of epoch {epoch}; lower --lr")
         run.optimiser.zero_grad()

@@ -17,10 +17,10 @@ from d2r.train.data import DecodedPictures, derived_seed
 from d2r.train.delf.networks import LocalNetwork
 from d2r.train.settings import TrainError
 
-_PICTURES: Final = 200  # that are looked at, drawn by the seed
+_FITTED, _WEIGHED = 200, 40  # photos that are looked at, drawn by the seed, for the projection and for the threshold
 _EACH: Final = 100  # features of a picture
 _SCALES: Final = (0.35, 0.5, 0.71, 1.0)  # of photos whose longer side is at most _LONGEST
-_LONGEST: Final = 640
+_LONGEST: Final = 512
 _DROPPED: Final = 0.25
 
 
@@ -38,7 +38,7 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
         TrainError: there are fewer features than values in a descriptor.
     """
     found = []
-    for number, features, attention in _look(network, photos, seed):
+    for number, features, attention in _look(network, photos, seed, _FITTED):
         order = attention.argsort(descending=True, stable=True) if attended else None
         if order is None:
             order = torch.from_numpy(np.random.default_rng(derived_seed(seed, 1, number)).permutation(len(features)))
@@ -62,17 +62,19 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
 
 
 def fit_threshold(network: LocalNetwork, photos: DecodedPictures, seed: int) -> float:
-    """Return the attention that a quarter of all cells of photos, at several scales, stay below."""
-    return float(torch.cat([attention for _, _, attention in _look(network, photos, seed)]).quantile(_DROPPED))
+    """Return the attention that a quarter of all cells of 40 photos, at several scales, stay below."""
+    return float(
+        torch.cat([attention for _, _, attention in _look(network, photos, seed, _WEIGHED)]).quantile(_DROPPED)
+    )
 
 
 @torch.no_grad()
-def _look(network: LocalNetwork, photos: DecodedPictures, seed: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _look(network: LocalNetwork, photos: DecodedPictures, seed: int, most: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the number of a photo and, of all its cells at all scales, what is projected (N, C) and attention (N,)."""
     network.eval()
     device = next(network.parameters()).device
     random = np.random.default_rng(derived_seed(seed, 0))
-    for number in sorted(random.permutation(len(photos))[:_PICTURES].tolist()):
+    for number in sorted(random.permutation(len(photos))[:most].tolist()):
         rows, attentions = [], []
         for pixels in _levels(photos[number]):
             picture = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(device)

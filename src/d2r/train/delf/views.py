@@ -199,4 +199,4 @@ def _seen(shown: NDArray[np.bool_], points: NDArray[np.float64]) -> NDArray[np.b
     side = len(shown)
     inside = ((points >= 0) & (points < side)).all(axis=1)
     columns, rows = np.clip(points, 0, side - 1).astype(np.intp).T
-    return inside & shown[rows, columns]
+    return np.asarray(inside & shown[rows, columns], np.bool_)
