@@ -70,7 +70,7 @@ class Architecture:
 def build(arch: str, side: int) -> nn.Module:
     """Return the network ``arch`` of :data:`ARCHITECTURES` for pictures of ``side`` x ``side``, random weights."""
     network = ARCHITECTURES[arch].build(side)
-    replace_depthwise(network)
+    _replace_depthwise(network)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -101,8 +101,7 @@ class _DepthwiseConv2d(nn.Conv2d):
             return super().forward(x.float()).to(x.dtype)
 
 
-def replace_depthwise(network: nn.Module) -> None:
-    """Put depthwise convolutions into a network that a processor trains faster; weights stay."""
+def _replace_depthwise(network: nn.Module) -> None:
     for parent in list(network.modules()):
         for name, conv in parent.named_children():
             if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:

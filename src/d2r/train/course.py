@@ -218,10 +218,10 @@ def train_epochs(
     return run.history
 
 
-def autocast(network: nn.Module) -> AbstractContextManager[None]:
-    """Return the context in which convolutions are computed in 16 bits, where the network is."""
+def autocast(network: nn.Module, *, processor: bool) -> AbstractContextManager[None]:
+    """Return the context in which convolutions are computed in 16 bits, on a processor only where that is asked for."""
     device = next(network.parameters()).device
-    return torch.autocast(device.type, dtype=_half(network))
+    return torch.autocast(device.type, dtype=_half(network), enabled=processor or device.type == "cuda")
 
 
 def write_weights(path: Path, network: nn.Module, about: dict[str, str], best: dict[str, float]) -> None:

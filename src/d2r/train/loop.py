@@ -71,7 +71,7 @@ class _DetectorTrainer:
         targets = [
             {name: value.to(self._device, non_blocking=True) for name, value in target.items()} for target in targets
         ]
-        with autocast(network):
+        with autocast(network, processor=True):
             losses: dict[str, Tensor] = network(images, targets)
         return losses
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2r.train.course import autocast
 from d2r.train.data import DecodedPictures, EpochBatches, training_loader
 from d2r.train.delf.crops import Crops, collate_crops, whole_photos
 from d2r.train.delf.networks import LocalNetwork, freeze, unit
@@ -42,15 +41,15 @@ class LandmarkClassifier(nn.Module):
 
     def forward(self, pictures: Tensor, *, attention: bool) -> Tensor:
         """Return logits of pictures, (N, classes): from the mean of their features, or from the attended ones."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not attention), autocast(self.network):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not attention):
             features = self.network.features(pictures)
         if not attention:
             logits: Tensor = self.classes(features.mean(dim=(2, 3)))
             return logits
         # the mean, where DELF has the sum: a picture's scale is not to make it surer
         attended = (unit(features) * self.network.attend(features)[:, None]).mean(dim=(2, 3))
-        logits = self.attended_classes(attended)
-        return logits.float()
+        logits_attended: Tensor = self.attended_classes(attended)
+        return logits_attended
 
 
 class ClassifyTrainer:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from d2r.train.course import autocast
 from d2r.train.data import DecodedPictures, EpochBatches, derived_seed, training_loader
 from d2r.train.delf.networks import Field, LocalNetwork, freeze, receptive_field, unit
 from d2r.train.delf.settings import DelfSettings
@@ -117,8 +116,7 @@ class MatchingTrainer:
 def _describe(network: LocalNetwork, views: Tensor) -> tuple[Tensor, Tensor]:
     """Return descriptors (2, N, h * w, D) of unit length, and logits of attention (2, N, h * w)."""
     flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    with autocast(network):
-        features = network.features(flat)
+    features = network.features(flat)
     descriptors = unit(network.projection(network.to_project(features))).flatten(2).transpose(1, 2)
     logits = network.attention.logits(features.detach()).flatten(1)  # type: ignore[operator]
     return descriptors.unflatten(0, views.shape[:2]), logits.unflatten(0, views.shape[:2])

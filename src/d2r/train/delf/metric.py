@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2r.train.course import autocast
 from d2r.train.data import DecodedPictures, derived_seed, training_loader
 from d2r.train.delf.crops import Crops, collate_crops, whole_photos
 from d2r.train.delf.networks import LocalNetwork, freeze
@@ -143,8 +142,7 @@ class MetricTrainer:
 def pooled(network: nn.Module, pictures: Tensor) -> Tensor:
     """Return a vector of unit length for each picture: the sum of its features by their attention, (N, D)."""
     assert isinstance(network, LocalNetwork)
-    with autocast(network):
-        features = network.features(pictures)
+    features = network.features(pictures)
     projected = network.projection(network.to_project(features))
     return functional.normalize((projected * network.attend(features)[:, None]).sum(dim=(2, 3)))
 

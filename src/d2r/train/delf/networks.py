@@ -29,7 +29,8 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from d2r.files import display_path
-from d2r.train.architectures import InitError, replace_depthwise, take, try_imagenet
+from d2r.train.architectures import InitError, take, try_imagenet
+from d2r.train.course import autocast
 from d2r.train.efficientnet_lite import MEAN, STD, efficientnet_lite0, imagenet_weights
 
 Kind: TypeAlias = Literal["delf", "how"]
@@ -108,7 +109,9 @@ class LocalNetwork(nn.Module):
 
     def features(self, pictures: Tensor) -> Tensor:
         """Return the features of pictures, uint8 (N, 3, H, W): float32 (N, C, H/S, W/S), as the backbone has them."""
-        features: Tensor = self.body((pictures.float() - self.mean) / self.std)
+        # On a processor 16 bits are slower for these networks.
+        with autocast(self, processor=False):
+            features: Tensor = self.body((pictures.float() - self.mean) / self.std)
         return features.float()
 
     def to_project(self, features: Tensor) -> Tensor:
@@ -167,9 +170,7 @@ def unit(features: Tensor) -> Tensor:
 
 def build(arch: str, kind: Kind, dim: int = DIM) -> LocalNetwork:
     """Return a :class:`LocalNetwork` with random weights, in the layout that is fastest."""
-    network = LocalNetwork(arch, kind, dim)
-    replace_depthwise(network)
-    return network.to(memory_format=torch.channels_last)
+    return LocalNetwork(arch, kind, dim).to(memory_format=torch.channels_last)
 
 
 def freeze(network: LocalNetwork, blocks: int, *, statistics: bool) -> None:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2r.images import Picture
-from d2r.train.course import autocast
 from d2r.train.data import DecodedPictures, derived_seed
 from d2r.train.delf.networks import LocalNetwork
 from d2r.train.settings import TrainError
 
-_FITTED, _WEIGHED = 200, 40  # photos that are looked at, drawn by the seed, for the projection and for the threshold
+_FITTED, _WEIGHED = 100, 40  # photos that are looked at, drawn by the seed, for the projection and for the threshold
 _EACH: Final = 100  # features of a picture
 _SCALES: Final = (0.35, 0.5, 0.71, 1.0)  # of photos whose longer side is at most _LONGEST
 _LONGEST: Final = 512
@@ -29,7 +28,7 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
 
     Args:
         network: on its device; its projection is set.
-        photos: to learn from; 200 of them, drawn by the seed, are looked at, and 100 cells of each.
+        photos: to learn from; 100 of them, drawn by the seed, are looked at, and 100 cells of each.
         seed: of the draw.
         whiten: 0 leaves the variances of the components, 1 makes them equal.
         attended: take the cells with the most attention; otherwise any, drawn by the seed.
@@ -78,8 +77,7 @@ def _look(network: LocalNetwork, photos: DecodedPictures, seed: int, most: int) 
         rows, attentions = [], []
         for pixels in _levels(photos[number]):
             picture = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(device)
-            with autocast(network):
-                features = network.features(picture)
+            features = network.features(picture)
             rows.append(network.to_project(features)[0].flatten(1).T.cpu())
             attentions.append(network.attend(features)[0].flatten().cpu())
         yield number, torch.cat(rows), torch.cat(attentions)
