@@ -76,6 +76,7 @@ def train_detector(
     best.safetensors, and last.pt to resume from.
     """
     from d2r.train import loop
+    from d2r.train.course import BEST
     from d2r.train.settings import Settings
 
     settings = Settings(
@@ -97,7 +98,7 @@ def train_detector(
     history = loop.train_detector(
         settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
     )
-    _print_best(history, folder / loop.BEST)
+    _print_best(history, folder / BEST)
 
 
 @train_app.command("delf")

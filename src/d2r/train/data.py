@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -135,13 +135,13 @@ def _collate(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
 
 def training_loader(
     pictures: Dataset[Any],
-    batches: EpochBatches,
+    batches: Iterable[list[tuple[int, int, int]]],
     workers: int,
     *,
     pin_memory: bool,
     collate: Callable[[list[Any]], Any] = _collate,
 ) -> DataLoader[Any]:
-    """Return a loader of what ``collate`` makes of items; set ``batches.epoch`` before each pass over it."""
+    """Return a loader of what ``collate`` makes of items; say which epoch ``batches`` is to be of before each pass."""
     # The pictures in memory are shared with forked workers; started otherwise, each would get a copy.
     method = "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
     return DataLoader(

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import pickle
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -110,11 +109,16 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
     return network
 
 
+def _dictionary(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
 def _read(path: Path) -> Any:
-    # Besides weights the file holds scores: numbers of numpy in lists, by names of numpy before and since version 2.
+    # Besides weights the file holds scores: numbers of numpy, by its names before and since version 2, in dictionaries
+    # that torch would not fill.
     scalar = np.float64(0).__reduce__()[0]
     harmless = [
-        defaultdict,
+        (_dictionary, "collections.defaultdict"),
         list,
         np.dtype,
         type(np.dtype(np.float64)),

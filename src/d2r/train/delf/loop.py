@@ -219,8 +219,8 @@ def _hold_out_landmarks(settings: DelfSettings) -> tuple[list[LabelledPicture], 
 def _labelled_photos(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture], list[str | None]]:
     """Return the photos with a known landmark, to train and to validate on, and the landmarks to train on."""
     pictures = [picture for source in settings.data for picture in read_labelled(source)]
-    counts = Counter(picture.landmark for picture in pictures if picture.landmark is not None)
-    known = [picture for picture in pictures if counts[picture.landmark] > 1]
+    counts = Counter(picture.landmark for picture in pictures)
+    known = [picture for picture in pictures if picture.landmark is not None and counts[picture.landmark] > 1]
     try:
         training, held = hold_out(known, settings.hold_out, settings.seed)
     except ValueError as error:

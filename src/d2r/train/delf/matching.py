@@ -119,7 +119,7 @@ def _describe(network: LocalNetwork, views: Tensor) -> tuple[Tensor, Tensor]:
     features = network.features(flat)
     descriptors = unit(network.projection(network.to_project(features))).flatten(2).transpose(1, 2)
     logits = network.attention.logits(features.detach()).flatten(1)  # type: ignore[operator]
-    return descriptors.unflatten(0, views.shape[:2]), logits.unflatten(0, views.shape[:2])
+    return descriptors.reshape(*views.shape[:2], *descriptors.shape[1:]), logits.reshape(*views.shape[:2], -1)
 
 
 def _direction(

@@ -118,7 +118,7 @@ class MetricTrainer:
         """See :meth:`d2r.train.course.Trainer.losses`."""
         pictures, _ = batch
         pictures = pictures.to(self._device, non_blocking=True, memory_format=torch.channels_last)
-        vectors = pooled(network, pictures).unflatten(0, (-1, 2 + self._settings.hard))
+        vectors = pooled(network, pictures).reshape(-1, 2 + self._settings.hard, self._settings.dim)
         apart = (vectors[:, :1] - vectors[:, 1:]).square().sum(dim=2)
         near = (_MARGIN - (apart[:, 1:] + 1e-6).sqrt()).clamp(min=0.0).square().sum(dim=1)
         return {"positive": 0.5 * apart[:, 0].mean(), "negative": 0.5 * near.mean()}
