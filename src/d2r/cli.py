@@ -69,6 +69,7 @@ def _explain(error: Exception) -> None:
     from d2r.datasets.detection import DetectionDataError
     from d2r.datasets.download import DownloadError
     from d2r.datasets.ground_truth import ClutterError
+    from d2r.datasets.labelled import LabelledDataError
     from d2r.datasets.landmark_csv import LandmarkBoxesError
     from d2r.datasets.revisited import GroundTruthError
     from d2r.evaluate.benchmark import BenchmarkError
@@ -90,6 +91,7 @@ def _explain(error: Exception) -> None:
         DownloadError,
         GroundTruthError,
         ImageError,
+        LabelledDataError,
         LandmarkBoxesError,
         ModelError,
         ServeError,

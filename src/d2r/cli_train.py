@@ -10,10 +10,11 @@ import typer
 from d2r.terminal import say
 
 if TYPE_CHECKING:
+    from d2r.train.course import Sizes
+    from d2r.train.delf.export import ExportedFeatures
     from d2r.train.log import EpochRow
-    from d2r.train.loop import Sizes
 
-train_app = typer.Typer(help="Train a detector of landmarks, and export it.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a detector of landmarks or local features, and export them.", no_args_is_help=True)
 
 
 @train_app.command("detector")
@@ -75,6 +76,7 @@ def train_detector(
     best.safetensors, and last.pt to resume from.
     """
     from d2r.train import loop
+    from d2r.train.course import BEST
     from d2r.train.settings import Settings
 
     settings = Settings(
@@ -96,9 +98,96 @@ def train_detector(
     history = loop.train_detector(
         settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
     )
-    best = max((row for row in history if row.ap50 is not None), key=lambda row: row.ap50 or 0.0, default=None)
-    if best is not None:
-        say(f"best: epoch {best.epoch}, AP50 {best.ap50:.1%}; {folder / loop.BEST}")
+    _print_best(history, folder / BEST)
+
+
+@train_app.command("delf")
+def train_delf(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FOLDER",
+            help="Photos to train on: a folder of photos, a folder with a sub-folder for each landmark, or one with"
+            " train.csv of Google Landmarks, LABELS=PICTURES where its pictures are elsewhere. May be given again.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="self: no labels, warps of each photo; metric: pictures of one landmark are alike; classify: landmarks"
+            " are classes, as in DELF."
+        ),
+    ] = "self",
+    arch: Annotated[
+        str, typer.Option(help="efficientnet-lite0, resnet18, resnet18-conv5 or resnet50.")
+    ] = "efficientnet-lite0",
+    hold_out: Annotated[float, typer.Option(help="Share of each --data to validate on.")] = 0.1,
+    init: Annotated[
+        str,
+        typer.Option(
+            help="Weights to begin with: none, imagenet, the .safetensors file of another run, or a state dictionary of"
+            " torchvision's network (.pth)."
+        ),
+    ] = "imagenet",
+    freeze: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Blocks of the backbone, from the picture on, that keep the weights of --init; faster."
+        ),
+    ] = 0,
+    side: Annotated[int, typer.Option(help="Squares of so many pixels a side are cut from the photos.")] = 256,
+    dim: Annotated[int, typer.Option(help="Values of a descriptor.")] = 128,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
+    attention_epochs: Annotated[int, typer.Option(help="Passes for attention, which classify learns last.")] = 5,
+    batch: Annotated[int, typer.Option(help="Photos a step; of metric, queries.", show_default="16, of metric 4")] = 0,
+    hard: Annotated[int, typer.Option(help="Negatives of a query in metric.")] = 5,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="The highest learning rate.", show_default="self 5e-4, metric 2e-5, classify 1e-3"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same features.")] = 0,
+    validate_every: Annotated[int, typer.Option(help="Epochs between two validations.")] = 1,
+    patience: Annotated[int, typer.Option(help="Stop after so many validations without a better one.")] = 10,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
+    ] = False,
+) -> None:
+    """Train local features with attention; it can be stopped at any time and resumed.
+
+    The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
+    best.safetensors, and last.pt to resume from.
+    """
+    from d2r.train.course import BEST
+    from d2r.train.delf import loop
+    from d2r.train.delf.settings import RECIPES, DelfSettings
+
+    settings = DelfSettings(
+        data=tuple(data),
+        recipe=recipe,
+        arch=arch,
+        hold_out=hold_out,
+        init=init,
+        freeze=freeze,
+        side=side,
+        dim=dim,
+        epochs=epochs,
+        attention_epochs=attention_epochs,
+        batch=batch or (4 if recipe == "metric" else 16),
+        hard=hard,
+        lr=RECIPES.get(recipe, 1e-3) if lr is None else lr,
+        seed=seed,
+        validate_every=validate_every,
+        patience=patience,
+    )
+    history = loop.train_delf(
+        settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
+    )
+    _print_best(history, folder / BEST)
 
 
 @train_app.command("export")
@@ -114,20 +203,78 @@ def train_export(
     half: Annotated[
         bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
     ] = False,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S,S,...",
+            help="Of local features: the pyramid they are looked for in.",
+            show_default="0.25 to 2 by the square root of 2",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of local features: least attention worth keeping.",
+            show_default="what a quarter of the cells of training photos stay below",
+        ),
+    ] = None,
 ) -> None:
-    """Write the best weights of a run as an ONNX file, which is run without torch.
+    """Write the best weights of a run, of a detector or of local features, as an ONNX file, which is run without torch.
 
-    The file is written only when ONNX Runtime finds the same boxes in a photo as torch does.
+    The file is written only when ONNX Runtime finds the same in a photo as torch does.
     """
     from d2r.datasets.bundled import bundled_photos
     from d2r.images import read_image
+    from d2r.train.delf.export import SCALES, export_features
     from d2r.train.export import export_detector
+    from d2r.train.weights import ExportError, read_run
 
-    photo = picture if picture is not None else bundled_photos().instances[0].photos[0]
-    made = export_detector(run, path, read_image(photo), half=half)
+    photo = read_image(picture if picture is not None else bundled_photos().instances[0].photos[0])
+    if "kind" in read_run(run)[2]:
+        levels = SCALES if scales is None else _numbers(scales)
+        say(_features(export_features(run, path, photo, half=half, scales=levels, threshold=threshold)))
+        return
+    if scales is not None or threshold is not None:
+        raise ExportError(f"{run}: --scales and --threshold are of local features, and this is a detector")
+    made = export_detector(run, path, photo, half=half)
     say(
         f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; from torch its boxes differ by at most"
         f" {made.box_difference:.2g} pixels, its scores by {made.score_difference:.2g}"
+    )
+
+
+@train_app.command("convert")
+def train_convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file of torch with weights.")],
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="how-r18 or how-r50: checkpoints of HOW; resnet18, resnet18-conv5 or resnet50: weights of torchvision,"
+            " whose projection is then fitted to a few photos."
+        ),
+    ],
+    path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
+    ] = False,
+) -> None:
+    """Write weights that others have published as an ONNX file of local features."""
+    from d2r.train.delf.convert import convert_checkpoint
+
+    say(_features(convert_checkpoint(checkpoint, path, arch=arch, half=half)))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--scales {text!r}: write numbers with commas between them") from error
+
+
+def _features(made: ExportedFeatures) -> str:
+    return (
+        f"{made.path}: {made.arch}, {made.dim} values, threshold {made.threshold:.3g}, {made.bytes / 1e6:.1f} MB; from"
+        f" torch its values differ by at most {made.difference:.2g}"
     )
 
 
@@ -144,6 +291,14 @@ def _print_sizes(sizes: Sizes) -> None:
 
 
 def _print_epoch(row: EpochRow) -> None:
-    measured = "" if row.ap50 is None else f"  AP50 {row.ap50:6.1%}  AP {row.ap:6.1%}"
+    measured = "".join(f"  {name} {value:6.1%}" for name, value in row.figures.items())
     losses = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.losses.items())
     say(f"epoch {row.epoch:>3}  loss {row.loss:.3f} ({losses}){measured}  {row.seconds:.0f} s")
+
+
+def _print_best(history: list[EpochRow], path: Path) -> None:
+    measured = [row for row in history if row.figures]
+    if measured:
+        name = next(iter(measured[0].figures))
+        best = max(measured, key=lambda row: row.figures[name])
+        say(f"best: epoch {best.epoch}, {name} {best.figures[name]:.1%}; {path}")

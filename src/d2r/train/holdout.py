@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from d2r.datasets.detection import DetectionPicture
 from d2r.datasets.duplicates import near_duplicates
 
 _COMPARED = 5000  # pictures; beyond, comparing all pairs takes too long, and one more duplicate weighs little
 
 
-def hold_out(
-    pictures: Sequence[DetectionPicture], share: float, seed: int
-) -> tuple[list[DetectionPicture], list[DetectionPicture]]:
+class _Picture(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+_P = TypeVar("_P", bound=_Picture)
+
+
+def hold_out(pictures: Sequence[_P], share: float, seed: int) -> tuple[list[_P], list[_P]]:
     """Split pictures into those to train on and those to validate on.
 
     The share is drawn evenly over the folders that the pictures lie in. Near-duplicates stay together, in a collection
@@ -42,7 +49,7 @@ def hold_out(
     )
 
 
-def _groups(pictures: Sequence[DetectionPicture]) -> list[list[int]]:
+def _groups(pictures: Sequence[_Picture]) -> list[list[int]]:
     """Return the numbers of the pictures, near-duplicates in one list."""
     first = list(range(len(pictures)))  # of the group that a picture is in, by way of others
 

@@ -24,8 +24,8 @@ class EpochRow:
         lr: learning rate at its end.
         loss: mean over its steps; the sum of the two or more in ``losses``.
         losses: name to mean.
-        ap50: on the validation pictures, by the averaged weights; None in an epoch without validation.
-        ap: the same over the ten thresholds 0.5 to 0.95.
+        figures: name to a figure in [0, 1] on the validation pictures, by the averaged weights; the first decides
+            which weights are the best. Empty in an epoch without validation.
         seconds: that it took, validation included.
     """
 
@@ -33,19 +33,19 @@ class EpochRow:
     lr: float
     loss: float
     losses: dict[str, float]
-    ap50: float | None
-    ap: float | None
+    figures: dict[str, float]
     seconds: float
 
 
 def write_log(folder: Path, history: Sequence[EpochRow]) -> None:
     """Write ``log.csv`` and ``curves.png`` into the folder of a run."""
     names = list(history[0].losses)
+    figures = next((list(row.figures) for row in history if row.figures), [])
     with replacing(folder / LOG) as part, part.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["epoch", "lr", "loss", *names, "ap50", "ap", "seconds"])
+        table.writerow(["epoch", "lr", "loss", *names, *figures, "seconds"])
         for row in history:
-            measured = ("" if value is None else f"{value:.4f}" for value in (row.ap50, row.ap))
+            measured = (f"{row.figures[name]:.4f}" if row.figures else "" for name in figures)
             losses = (f"{value:.5f}" for value in (row.loss, *(row.losses[name] for name in names)))
             table.writerow([row.epoch, f"{row.lr:.3e}", *losses, *measured, f"{row.seconds:.1f}"])
     _plot(folder / CURVES, history)
@@ -63,12 +63,13 @@ def _plot(path: Path, history: Sequence[EpochRow]) -> None:
         left.plot(epochs, [row.losses[name] for row in history], label=name.removeprefix("loss_"))
     left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     left.legend(frameon=False)
-    measured = [row for row in history if row.ap50 is not None]
+    measured = [row for row in history if row.figures]
     marker = "o" if len(measured) < 2 else None
-    right.plot([row.epoch for row in measured], [row.ap50 for row in measured], marker=marker, label="AP50")
-    right.plot([row.epoch for row in measured], [row.ap for row in measured], marker=marker, label="AP50:95")
+    for name in measured[0].figures if measured else ():
+        right.plot([row.epoch for row in measured], [row.figures[name] for row in measured], marker=marker, label=name)
     right.set(xlabel="epoch", ylabel="on validation pictures", ylim=(0, 1))
-    right.legend(frameon=False, loc="lower right")
+    if measured:
+        right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     with replacing(path) as part:

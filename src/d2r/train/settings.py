@@ -18,35 +18,27 @@ class TrainError(Exception):
     """A run that cannot be started, gone on with or used; the message names the setting or the file."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that the weights depend on; a run goes on only with the same.
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every run has, whatever is trained; the weights depend on all of it, and a run goes on only with the same.
 
     Attributes:
-        data: sources of pictures to train on, see :mod:`d2r.datasets.detection`.
-        shares: for each source, how often an epoch takes each of its pictures on average.
-        validation: a source to validate on; None holds out pictures of ``data``.
-        hold_out: share of ``data`` to hold out, where ``validation`` is None.
-        arch: one of :data:`d2r.train.architectures.ARCHITECTURES`.
-        init: "none", "imagenet" or a .safetensors file.
+        data: sources of pictures to train on.
+        hold_out: share of ``data`` to validate on.
+        init: "none", "imagenet" or a file of weights.
         freeze: blocks of the backbone, from the picture on, that keep the weights of ``init``.
-        side: of the squashed pictures, in pixels; a multiple of 32.
         epochs: passes over the data.
         batch: pictures a step.
         lr: the highest learning rate.
         seed: of everything that is drawn.
         validate_every: epochs between two validations; the last epoch is always validated.
-        patience: stop after so many validations without a better AP50.
+        patience: stop after so many validations without a better one.
     """
 
     data: tuple[str, ...]
-    arch: str
-    shares: tuple[float, ...] = ()
-    validation: str | None = None
     hold_out: float = 0.15
     init: str = "none"
     freeze: int = 0
-    side: int = 320
     epochs: int = 100
     batch: int = 32
     lr: float = 1e-3
@@ -55,10 +47,43 @@ class Settings:
     patience: int = 30
 
     def __post_init__(self) -> None:
-        from d2r.train.architectures import ARCHITECTURES
-
         if not self.data:
             raise TrainError("--data: there is nothing to train on; give at least one")
+        if not 0.0 < self.hold_out < 1.0:
+            raise TrainError(f"--hold-out must be between 0 and 1, not {self.hold_out:g}")
+        if not 0.0 < self.lr < math.inf:
+            raise TrainError(f"--lr must be above 0, not {self.lr:g}")
+        for name in ("epochs", "validate_every", "patience"):
+            if getattr(self, name) < 1:
+                raise TrainError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.freeze < 0:
+            raise TrainError(f"--freeze must not be negative, but is {self.freeze}")
+        if self.freeze and self.init == "none":
+            raise TrainError("--freeze keeps the weights of --init, and there are none; give --init")
+        if self.seed < 0:
+            raise TrainError(f"--seed must not be negative, but is {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunSettings):
+    """All that the weights of a detector depend on; sources of ``data`` are those of :mod:`d2r.datasets.detection`.
+
+    Attributes:
+        arch: one of :data:`d2r.train.architectures.ARCHITECTURES`.
+        shares: for each source, how often an epoch takes each of its pictures on average.
+        validation: a source to validate on; None holds out pictures of ``data``.
+        side: of the squashed pictures, in pixels; a multiple of 32.
+    """
+
+    arch: str
+    shares: tuple[float, ...] = ()
+    validation: str | None = None
+    side: int = 320
+
+    def __post_init__(self) -> None:
+        from d2r.train.architectures import ARCHITECTURES
+
+        super().__post_init__()
         if not self.shares:
             object.__setattr__(self, "shares", (1.0,) * len(self.data))
         if len(self.shares) != len(self.data):
@@ -71,36 +96,23 @@ class Settings:
             raise TrainError(f"--arch {self.arch!r} is not known; there are: {', '.join(ARCHITECTURES)}")
         if self.side < 64 or self.side % 32:
             raise TrainError(f"--side must be a multiple of 32, at least 64, not {self.side}")
-        if not 0.0 < self.hold_out < 1.0:
-            raise TrainError(f"--hold-out must be between 0 and 1, not {self.hold_out:g}")
-        if not 0.0 < self.lr < math.inf:
-            raise TrainError(f"--lr must be above 0, not {self.lr:g}")
         if self.batch < 2:
             raise TrainError(f"--batch must be at least 2, not {self.batch}: weights are normalised over the batch")
-        for name in ("epochs", "validate_every", "patience"):
-            if getattr(self, name) < 1:
-                raise TrainError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.freeze < 0:
-            raise TrainError(f"--freeze must not be negative, but is {self.freeze}")
-        if self.freeze and self.init == "none":
-            raise TrainError("--freeze keeps the weights of --init, and there are none; give --init")
-        if self.seed < 0:
-            raise TrainError(f"--seed must not be negative, but is {self.seed}")
 
 
-def as_document(settings: Settings) -> dict[str, Any]:
+def as_document(settings: RunSettings) -> dict[str, Any]:
     """Return settings as JSON has them."""
     document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return document
 
 
-def write_settings(settings: Settings, folder: Path) -> None:
+def write_settings(settings: RunSettings, folder: Path) -> None:
     """Write ``settings.json`` into the folder of a run."""
     with replacing(folder / SETTINGS) as part:
         part.write_text(json.dumps(as_document(settings), indent=1) + "\n", encoding="utf-8")
 
 
-def check_same(stored: dict[str, Any], settings: Settings, where: Path) -> None:
+def check_same(stored: dict[str, Any], settings: RunSettings, where: Path) -> None:
     """Refuse to go on with a run of other settings.
 
     Raises:

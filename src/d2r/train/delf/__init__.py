@@ -1,0 +1,1 @@
+"""Training of deep local features with attention (DELF), and their export."""

@@ -1,0 +1,208 @@
+"""Trained local features as an ONNX file that ONNX Runtime runs without torch.
+
+The graph takes ``pictures``, uint8 (N, H, W, 3), RGB, whose sides are multiples of the stride S, and gives
+``descriptors``, float32 (N, H/S, W/S, D), each of unit length, and ``attention``, float32 (N, H/S, W/S), at least 0.
+Metadata: ``d2r`` is ``local-features-1``; ``arch``; ``stride`` S and ``offset``, so that cell i is centred at
+``offset + i * S`` in pixels whose centres are at half-integers; ``field``, the side of the receptive field in pixels;
+``scales``, those of the pyramid that the file was made for; ``threshold``, the least attention worth keeping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from d2r.files import display_path, replacing
+from d2r.images import Picture, shrink
+from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, receptive_field, unit
+from d2r.train.onnx_files import store_half, to_onnx
+from d2r.train.weights import ExportError, read_run
+
+FORMAT: Final = "local-features-1"
+INPUT: Final = "pictures"
+OUTPUTS: Final = ("descriptors", "attention")
+
+SCALES: Final = tuple(round(2 ** (k / 2), 4) for k in range(-4, 3))
+"""The paper's pyramid: 0.25 to 2 by the square root of 2."""
+
+_TOLERANCE: Final = 1e-4  # of a descriptor's values; of attention, as a share of its largest
+_LONGEST: Final = 320  # pixels of the photo that is compared on
+
+
+@dataclass(frozen=True)
+class ExportedFeatures:
+    """An ONNX file.
+
+    Attributes:
+        path: of it.
+        arch: what it is.
+        dim: values of a descriptor.
+        bytes: its size.
+        threshold: least attention that is worth keeping.
+        difference: largest difference between its values and torch's on the checked picture; of attention as a share of
+            its largest.
+    """
+
+    path: Path
+    arch: str
+    dim: int
+    bytes: int
+    threshold: float
+    difference: float
+
+
+def export_features(
+    run: Path,
+    path: Path,
+    picture: Picture,
+    *,
+    half: bool = False,
+    scales: Sequence[float] = SCALES,
+    threshold: float | None = None,
+) -> ExportedFeatures:
+    """Write the best weights of a run as an ONNX file, and check it against torch on a picture.
+
+    Args:
+        run: folder of a run, or a .safetensors file of one.
+        path: of the ONNX file.
+        picture: to compare on, uint8 (H, W, 3).
+        half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+        scales: of the pyramid that the file is to be used with.
+        threshold: least attention that is worth keeping; None takes the run's.
+
+    Raises:
+        ExportError: there are no weights, they are damaged or not ours, a scale is not above 0, or ONNX Runtime does
+            not agree with torch; then nothing is written. The comparison is made before weights are rounded to 16 bits.
+    """
+    network, found = load_features(run)
+    return write_features(
+        network, path, picture, half=half, scales=scales, threshold=found if threshold is None else threshold
+    )
+
+
+def load_features(run: Path) -> tuple[LocalNetwork, float]:
+    """Return the network of a run with its best weights, ready to be used, and its threshold.
+
+    Raises:
+        ExportError: there are no weights, or they are damaged or not ours.
+    """
+    path, weights, about = read_run(run)
+    arch, kind = about.get("arch"), about.get("kind")
+    try:
+        dim, threshold = int(about.get("dim", "")), float(about.get("threshold", ""))
+    except ValueError:
+        dim, threshold = 0, math.nan
+    if arch not in BACKBONES or kind not in ("delf", "how") or dim < 1 or not threshold >= 0.0:
+        raise ExportError(f"{display_path(path)}: not the weights of local features: its metadata does not say which")
+    network = build(arch, kind, dim)  # type: ignore[arg-type]
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ExportError(f"{display_path(path)}: not the weights of {arch} ({reason})") from error
+    return network.eval(), threshold
+
+
+def write_features(
+    network: LocalNetwork,
+    path: Path,
+    picture: Picture,
+    *,
+    half: bool,
+    scales: Sequence[float],
+    threshold: float,
+    arch: str | None = None,
+) -> ExportedFeatures:
+    """Write a network as an ONNX file; ``arch`` is what the file says, else as :func:`export_features`."""
+    if not scales or not all(0.0 < scale <= 8.0 for scale in scales):
+        raise ExportError(f"--scales must be numbers above 0, at most 8, not {', '.join(map(str, scales)) or 'none'}")
+    if not 0.0 <= threshold < math.inf:
+        raise ExportError(f"--threshold must be at least 0, not {threshold:g}")
+    network.eval()
+    field = receptive_field(network)
+    pixels = _fitted(picture, field.stride)
+    graph = to_onnx(
+        _Graph(network).eval(),  # the exporter puts it back to the mode it was in, and all that is in it
+        torch.zeros(1, 4 * field.stride, 3 * field.stride, 3, dtype=torch.uint8),
+        [INPUT],
+        OUTPUTS,
+        {name: {0: "N", 1: rows, 2: columns} for name, rows, columns in _AXES},
+    )
+    _name_shapes(graph, network.dim)
+    about = {
+        "d2r": FORMAT,
+        "arch": network.arch if arch is None else arch,
+        "stride": str(field.stride),
+        "offset": f"{field.offset:g}",
+        "field": f"{field.field:g}",
+        "scales": ",".join(f"{scale:g}" for scale in scales),
+        "threshold": f"{threshold:.6g}",
+    }
+    for key, value in about.items():
+        graph.metadata_props.add(key=key, value=value)
+    difference = _difference(network, pixels, graph.SerializeToString())
+    if not difference <= _TOLERANCE:
+        raise ExportError(
+            f"{display_path(path)}: ONNX Runtime does not agree with torch: values differ by {difference:.3g}, over"
+            f" {_TOLERANCE:g}; nothing was written"
+        )
+    if half:
+        store_half(graph)
+        difference = _difference(network, pixels, graph.SerializeToString())
+    onnx.checker.check_model(graph, full_check=True)
+    with replacing(path) as part:
+        part.write_bytes(graph.SerializeToString())
+    return ExportedFeatures(path, about["arch"], network.dim, path.stat().st_size, threshold, difference)
+
+
+_AXES: Final = ((INPUT, "H", "W"), ("descriptors", "h", "w"), ("attention", "h", "w"))
+
+
+class _Graph(nn.Module):
+    """A network from pictures to descriptors of unit length and attention."""
+
+    def __init__(self, network: LocalNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        projected, attention = self.network(pictures.permute(0, 3, 1, 2))
+        return unit(projected).permute(0, 2, 3, 1), attention
+
+
+def _name_shapes(graph: onnx.ModelProto, dim: int) -> None:
+    """Say that the last axis of descriptors has a fixed length: the tracer only knows that it has one."""
+    axis = graph.graph.output[0].type.tensor_type.shape.dim[3]
+    axis.ClearField("dim_param")
+    axis.dim_value = dim
+
+
+def _fitted(picture: Picture, stride: int) -> NDArray[np.uint8]:
+    """Return a picture as the graph takes it, uint8 (1, H, W, 3), cut to multiples of the stride."""
+    small = shrink(picture, _LONGEST)
+    height, width = (max(stride, side - side % stride) for side in small.shape[:2])
+    short = max(0, height - small.shape[0]), max(0, width - small.shape[1])
+    padded = np.pad(small, ((0, short[0]), (0, short[1]), (0, 0)))
+    return padded[None, :height, :width]
+
+
+def _difference(network: LocalNetwork, pixels: NDArray[np.uint8], graph: bytes) -> float:
+    with torch.no_grad():
+        expected = _Graph(network)(torch.from_numpy(np.array(pixels)))
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    descriptors, attention = session.run(list(OUTPUTS), {INPUT: pixels})
+    if descriptors.shape != tuple(expected[0].shape) or attention.shape != tuple(expected[1].shape):
+        return math.inf
+    apart = np.abs(descriptors - expected[0].numpy()).max()
+    missed = np.abs(attention - expected[1].numpy()).max() / max(1.0, float(expected[1].max()))
+    return float(max(apart, missed))

@@ -1,0 +1,263 @@
+"""Training of local features: from settings to a folder with a checkpoint, the best weights and a log.
+
+``best.safetensors`` is complete whenever it is written: projection, and in its metadata the threshold on attention.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+
+from d2r.datasets.labelled import LabelledPicture, read_labelled
+from d2r.files import display_path
+from d2r.train.checkpoint import LAST
+from d2r.train.course import BEST, Listener, Sizes, Trainer, assemble, begin, start, train_epochs, write_weights
+from d2r.train.data import DecodedPictures, default_workers
+from d2r.train.delf.classify import ClassifyTrainer, LandmarkClassifier, prepare
+from d2r.train.delf.matching import MatchingTrainer
+from d2r.train.delf.metric import MetricTrainer, hold_out_landmarks
+from d2r.train.delf.networks import Kind, LocalNetwork, build, freeze, initialise
+from d2r.train.delf.projection import fit_projection, fit_threshold
+from d2r.train.delf.settings import DelfSettings
+from d2r.train.holdout import hold_out
+from d2r.train.log import EpochRow
+from d2r.train.settings import TrainError
+
+_WEIGHT_DECAY: Final = 1e-4
+_BACKBONE: Final = 0.1  # share of the learning rate that weights of the backbone move at
+DESCRIPTORS: Final = "descriptors"
+"""Folder in that of a run of the recipe "classify", of its first stage."""
+
+_WHITEN_SELF: Final = 0.5  # of the projection that training begins with
+_LONGEST: Final = 2.5  # times the side: photos are kept no larger
+
+
+def train_delf(
+    settings: DelfSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    started: Callable[[Sizes], None] = lambda sizes: None,
+    stepped: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
+    finished: Callable[[EpochRow], None] = lambda row: None,
+) -> list[EpochRow]:
+    """Train local features, or go on with a run that was stopped.
+
+    Args:
+        settings: of the run.
+        folder: of the run; gets ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv``, ``curves.png``.
+        resume: go on from ``last.pt``.
+        workers: processes that prepare pictures; None for a number that suits the machine.
+        started: told once what the run has.
+        stepped: told after each step: epoch from 1, step from 1, steps an epoch.
+        finished: told after each epoch, when it is on the disk.
+
+    Returns:
+        all epochs, those before a resume included.
+
+    Raises:
+        TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data;
+        d2r.train.architectures.InitError.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stage = _Stage(
+        settings,
+        folder,
+        device,
+        default_workers() if workers is None else workers,
+        Listener(started, stepped, finished),
+    )
+    recipe = {"self": _train_self, "metric": _train_metric, "classify": _train_classify}[settings.recipe]
+    return recipe(stage, resume)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A run, or a part of one with a folder of its own, and where and how it is trained."""
+
+    settings: DelfSettings
+    folder: Path
+    device: torch.device
+    workers: int
+    listener: Listener
+
+    def network(self, kind: Kind, *, init: bool) -> tuple[LocalNetwork, list[str]]:
+        """Return a network with the weights to begin with, where ``init``, and the names of those not taken."""
+        torch.manual_seed(self.settings.seed)
+        network = build(self.settings.arch, kind, self.settings.dim)
+        left_out = initialise(network, self.settings.init) if init else []
+        try:
+            freeze(network, self.settings.freeze, statistics=self.settings.init != "none")
+        except ValueError as error:
+            raise TrainError(f"--freeze: {error}") from error
+        return network.to(self.device), left_out
+
+    def photos(self, pictures: Sequence[LabelledPicture]) -> DecodedPictures:
+        """Return photos, as large as they are needed."""
+        return DecodedPictures([picture.path for picture in pictures], round(_LONGEST * self.settings.side))
+
+    def train(
+        self,
+        stored: dict[str, Any] | None,
+        network: nn.Module,
+        trainer: Trainer,
+        groups: list[dict[str, Any]],
+        epochs: int,
+        sizes: tuple[int, int, list[str]],
+    ) -> list[EpochRow]:
+        """Train from the checkpoint, or from the beginning; ``sizes`` are photos, held-out photos, what is left out."""
+        run = assemble(network, groups, self.settings.lr, _WEIGHT_DECAY, trainer.steps * epochs)
+        start(run, self.settings, self.folder, stored)
+        training, validation, left_out = sizes
+        self.listener.started(
+            Sizes(training, validation, trainer.steps, left_out, len(run.history) + 1, self.device.type)
+        )
+        return train_epochs(run, trainer, self.settings, self.folder, epochs, self.listener)
+
+
+def _train_self(stage: _Stage, resume: bool) -> list[EpochRow]:
+    settings = stage.settings
+    stored = begin(settings, stage.folder, resume)
+    training, validation = _hold_out_photos(settings)
+    photos, measured = stage.photos(training), stage.photos(validation)
+    network, left_out = stage.network("delf", init=stored is None)
+    if stored is None:
+        fit_projection(network, photos, settings.seed, whiten=_WHITEN_SELF, attended=False)
+    write = partial(_write_best, stage.folder, settings, photos)
+    trainer = MatchingTrainer(settings, network, photos, measured, stage.workers, write)
+    groups = _groups(network.body, [network.projection, network.attention], settings.lr)
+    return stage.train(stored, network, trainer, groups, settings.epochs, (len(training), len(validation), left_out))
+
+
+def _train_metric(stage: _Stage, resume: bool) -> list[EpochRow]:
+    settings = stage.settings
+    stored = begin(settings, stage.folder, resume)
+    training, validation = _hold_out_landmarks(settings)
+    photos, measured = stage.photos(training), stage.photos(validation)
+    network, left_out = stage.network("how", init=stored is None)
+    if stored is None:
+        fit_projection(network, photos, settings.seed, whiten=1.0, attended=True)
+    network.projection.requires_grad_(requires_grad=False)
+    write = partial(_write_best, stage.folder, settings, photos)
+    trainer = MetricTrainer(
+        settings, network, photos, _numbers(training), measured, _numbers(validation), stage.workers, write
+    )
+    groups = [{"params": list(network.body.parameters())}]
+    return stage.train(stored, network, trainer, groups, settings.epochs, (len(training), len(validation), left_out))
+
+
+def _train_classify(stage: _Stage, resume: bool) -> list[EpochRow]:
+    settings, folder = stage.settings, stage.folder
+    first = dataclasses.replace(stage, folder=folder / DESCRIPTORS)
+    second = resume and (folder / LAST).exists()
+    stored = begin(settings, folder if second else first.folder, resume)
+    if not second and (folder / LAST).exists():
+        begin(settings, folder, resume=False)  # refuses
+
+    training, validation, names = _labelled_photos(settings)
+    photos, measured = stage.photos(training), stage.photos(validation)
+    labels = ([names.index(picture.landmark) for picture in part] for part in (training, validation))
+    known, to_find = labels
+    sizes = len(training), len(validation)
+    network, left_out = stage.network("delf", init=stored is None)
+    classifier = LandmarkClassifier(network, len(names)).to(stage.device)
+    groups = _groups(network.body, [network.attention, classifier.classes, classifier.attended_classes], settings.lr)
+    make = partial(ClassifyTrainer, settings, classifier, photos, known, measured, to_find, stage.workers)
+    if not second:
+        write = partial(_write_classifier, first.folder)
+        trainer = make(write, attention=False)
+        first.train(stored, classifier, trainer, groups, settings.epochs, (*sizes, left_out))
+        classifier.load_state_dict(load_file(first.folder / BEST))
+        stored = begin(settings, folder, resume=False)
+    prepare(classifier, settings, attention=True)
+    trainer = make(partial(_write_attended, folder, settings, photos), attention=True)
+    return stage.train(stored, classifier, trainer, groups, settings.attention_epochs, (*sizes, []))
+
+
+def _groups(body: nn.Module, new: Sequence[nn.Module], lr: float) -> list[dict[str, Any]]:
+    rest = [weight for module in new for weight in module.parameters()]
+    return [{"params": list(body.parameters()), "lr": _BACKBONE * lr}, {"params": rest}]
+
+
+def _hold_out_photos(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+    """Return the photos to train on and those to validate on, whatever they show."""
+    training: list[LabelledPicture] = []
+    validation: list[LabelledPicture] = []
+    for source in settings.data:
+        try:
+            kept, held = hold_out(read_labelled(source), settings.hold_out, settings.seed)
+        except ValueError as error:
+            raise TrainError(f"--data {display_path(source)}: {error}") from error
+        training += kept
+        validation += held
+    return training, validation
+
+
+def _hold_out_landmarks(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+    """Return the photos to train on, and those of landmarks that are held out."""
+    pictures = [picture for source in settings.data for picture in read_labelled(source)]
+    try:
+        kept, held = hold_out_landmarks([picture.landmark for picture in pictures], settings.hold_out, settings.seed)
+    except ValueError as error:
+        raise TrainError(f"--data: the recipe metric needs labels, and {error}; see --recipe self") from error
+    return [pictures[row] for row in kept], [pictures[row] for row in held]
+
+
+def _labelled_photos(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture], list[str | None]]:
+    """Return the photos with a known landmark, to train and to validate on, and the landmarks to train on."""
+    pictures = [picture for source in settings.data for picture in read_labelled(source)]
+    counts = Counter(picture.landmark for picture in pictures)
+    known = [picture for picture in pictures if picture.landmark is not None and counts[picture.landmark] > 1]
+    try:
+        training, held = hold_out(known, settings.hold_out, settings.seed)
+    except ValueError as error:
+        raise TrainError(f"--data: of photos with a landmark, {error}; see --recipe self") from error
+    names = sorted({str(picture.landmark) for picture in training})
+    validation = [picture for picture in held if picture.landmark in names]
+    if len(names) < 2 or not validation:
+        raise TrainError(
+            f"--data: the recipe classify needs two landmarks with photos, and there are {len(names)}; see"
+            " --recipe self"
+        )
+    return training, validation, list(names)
+
+
+def _numbers(pictures: Sequence[LabelledPicture]) -> NDArray[np.int64]:
+    """Return a number for the landmark of each picture, and one of its own where nothing is known."""
+    names = [picture.landmark or f"{number}" for number, picture in enumerate(pictures)]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def _write_classifier(folder: Path, classifier: nn.Module, best: dict[str, float]) -> None:
+    write_weights(folder / BEST, classifier, {}, best)
+
+
+def _write_attended(
+    folder: Path, settings: DelfSettings, photos: DecodedPictures, classifier: nn.Module, best: dict[str, float]
+) -> None:
+    assert isinstance(classifier, LandmarkClassifier)
+    network = copy.deepcopy(classifier.network)
+    fit_projection(network, photos, settings.seed, whiten=0.0, attended=True)
+    _write_best(folder, settings, photos, network, best)
+
+
+def _write_best(
+    folder: Path, settings: DelfSettings, photos: DecodedPictures, network: nn.Module, best: dict[str, float]
+) -> None:
+    assert isinstance(network, LocalNetwork)
+    threshold = fit_threshold(network, photos, settings.seed)
+    about = {"arch": network.arch, "kind": network.kind, "dim": str(network.dim), "threshold": f"{threshold:.6g}"}
+    write_weights(folder / BEST, network, about, best)

@@ -1,0 +1,38 @@
+"""The weights of a run as its export needs them: what is in ``best.safetensors``, and what it says it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+from safetensors import safe_open
+from torch import Tensor
+
+from d2r.files import display_path
+from d2r.train.course import BEST
+
+
+class ExportError(Exception):
+    """A run that cannot be exported; the message names the file."""
+
+
+def read_run(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
+    """Return the file of weights of a run, the weights, and what its metadata says.
+
+    Args:
+        run: folder of a run, or a .safetensors file of one.
+
+    Raises:
+        ExportError: there are no weights, or they are damaged.
+    """
+    path = run / BEST if run.is_dir() else run
+    shown = display_path(path)
+    if not path.is_file():
+        raise ExportError(f"{shown}: there are no weights here; train with `d2r train` and --out {run} first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ExportError(f"{shown}: damaged, or not a .safetensors file ({error})") from error
+    return path, weights, about
