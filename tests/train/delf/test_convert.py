@@ -15,7 +15,8 @@ from torchvision.models import resnet18, resnet50
 
 from d2r.datasets.bundled import bundled_photos
 from d2r.images import read_image
-from d2r.train.delf.convert import ConvertError, convert_checkpoint
+from d2r.models.known import KNOWN
+from d2r.train.delf.convert import CONVERTIBLE, ConvertError, convert_checkpoint
 
 PHOTO = read_image(bundled_photos().instances[0].photos[0])
 
@@ -74,6 +75,10 @@ def test_a_checkpoint_of_how_gives_what_how_computes(tmp_path, arch, name, strid
         expected, norms = network(pictures)
     assert descriptors == pytest.approx(expected, abs=1e-4)
     assert attention == pytest.approx(norms, rel=1e-3)
+
+
+def test_every_known_network_can_be_converted() -> None:
+    assert {model.arch for model in KNOWN.values()} <= set(CONVERTIBLE)
 
 
 def test_weights_of_torchvision_get_a_projection(tmp_path) -> None:

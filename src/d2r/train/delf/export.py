@@ -1,10 +1,6 @@
 """Trained local features as an ONNX file that ONNX Runtime runs without torch.
 
-The graph takes ``pictures``, uint8 (N, H, W, 3), RGB, whose sides are multiples of the stride S, and gives
-``descriptors``, float32 (N, H/S, W/S, D), each of unit length, and ``attention``, float32 (N, H/S, W/S), at least 0.
-Metadata: ``d2r`` is ``local-features-1``; ``arch``; ``stride`` S and ``offset``, so that cell i is centred at
-``offset + i * S`` in pixels whose centres are at half-integers; ``field``, the side of the receptive field in pixels;
-``scales``, those of the pyramid that the file was made for; ``threshold``, the least attention worth keeping.
+The format is described in :mod:`d2r.features.network`.
 """
 
 from __future__ import annotations
@@ -22,15 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from d2r.features.network import FORMAT, OUTPUTS
 from d2r.files import display_path, replacing
 from d2r.images import Picture, shrink
+from d2r.onnx_files import PICTURES
 from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, receptive_field, unit
 from d2r.train.onnx_files import store_half, to_onnx
 from d2r.train.weights import ExportError, read_run
-
-FORMAT: Final = "local-features-1"
-INPUT: Final = "pictures"
-OUTPUTS: Final = ("descriptors", "attention")
 
 SCALES: Final = tuple(round(2 ** (k / 2), 4) for k in range(-4, 3))
 """The paper's pyramid: 0.25 to 2 by the square root of 2."""
@@ -134,7 +128,7 @@ def write_features(
     graph = to_onnx(
         _Graph(network).eval(),  # the exporter puts it back to the mode it was in, and all that is in it
         torch.zeros(1, 4 * field.stride, 3 * field.stride, 3, dtype=torch.uint8),
-        [INPUT],
+        [PICTURES],
         OUTPUTS,
         {name: {0: "N", 1: rows, 2: columns} for name, rows, columns in _AXES},
     )
@@ -165,7 +159,7 @@ def write_features(
     return ExportedFeatures(path, about["arch"], network.dim, path.stat().st_size, threshold, difference)
 
 
-_AXES: Final = ((INPUT, "H", "W"), ("descriptors", "h", "w"), ("attention", "h", "w"))
+_AXES: Final = ((PICTURES, "H", "W"), ("descriptors", "h", "w"), ("attention", "h", "w"))
 
 
 class _Graph(nn.Module):
@@ -200,7 +194,7 @@ def _difference(network: LocalNetwork, pixels: NDArray[np.uint8], graph: bytes) 
     with torch.no_grad():
         expected = _Graph(network)(torch.from_numpy(np.array(pixels)))
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    descriptors, attention = session.run(list(OUTPUTS), {INPUT: pixels})
+    descriptors, attention = session.run(list(OUTPUTS), {PICTURES: pixels})
     if descriptors.shape != tuple(expected[0].shape) or attention.shape != tuple(expected[1].shape):
         return math.inf
     apart = np.abs(descriptors - expected[0].numpy()).max()
