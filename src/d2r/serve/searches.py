@@ -125,6 +125,7 @@ class Searches:
                         regions=_tenths(result.boxes),
                         region_scores=[round(float(score), 4) for score in result.box_scores],
                         transform=None if result.transform is None else result.transform.tolist(),
+                        found=None if result.found is None else [round(side, 1) for side in result.found],
                         query_points=_tenths(result.query_points),
                         points=_tenths(result.points),
                     )
