@@ -114,22 +114,19 @@ def fit_map(
         support[seed] = 0
         _similarity(source, target, sizes, cosines, sines, seed, transform)
         wide, fitted = _COARSE, True
-        for step in range(_ROUNDS):
-            _agreeing(source, target, transform, (wide * threshold) ** 2, inliers)
-            if step == 0:
-                for one in range(count):
-                    change = sizes[one] - sizes[seed]
-                    turn = cosines[one] * cosines[seed] + sines[one] * sines[seed]
-                    inliers[one] &= change * change < _SIZES and turn > _TURNS
-            fitted = _least_squares(source, target, inliers, transform)
+        for _ in range(_ROUNDS):
+            _agreeing(source, target, sizes, cosines, sines, transform, wide * threshold, inliers)
+            fitted = _least_squares(source, target, inliers, transform) and _plausible(transform)
             if not fitted:
                 break
             wide = max(1.0, wide * _SHRINK)
-        score = _agreeing(source, target, transform, threshold * threshold, inliers)
+        if not fitted:
+            continue
+        score = _agreeing(source, target, sizes, cosines, sines, transform, threshold, inliers)
         for one in range(count):
             if inliers[one]:  # what it explains would only lead to it again
                 support[one] = 0
-        if fitted and score > best_score and _plausible(transform) and inliers.sum() >= least:
+        if score > best_score and inliers.sum() >= least:
             best_score = score
             best[:] = transform
             best_inliers[:] = inliers
@@ -186,18 +183,31 @@ def _similarity(
 def _agreeing(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
+    sizes: NDArray[np.float32],
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
     transform: NDArray[np.float64],
-    limit: float,
+    threshold: float,
     inliers: NDArray[np.bool_],
 ) -> Any:
-    """Say which matches agree with a map, and return their number, each counted the less the further off it is."""
+    """Say which matches agree with a map in place, size and turn; return their number, the further off the less each.
+
+    Place alone would not do: of a few hundred wrong matches a dozen lie where some stretched map puts them.
+    """
+    a, b, c, d = transform[0, 0], transform[0, 1], transform[1, 0], transform[1, 1]
+    size = 0.5 * math.log(a * d - b * c)
+    length = math.hypot(a + d, c - b)  # the turn is that of the similarity nearest to the map
+    cosine, sine = (a + d) / length, (c - b) / length
+    limit = threshold * threshold
     score = 0.0
     for one in range(source.shape[1]):
-        dx = transform[0, 0] * source[0, one] + transform[0, 1] * source[1, one] + transform[0, 2] - target[0, one]
-        dy = transform[1, 0] * source[0, one] + transform[1, 1] * source[1, one] + transform[1, 2] - target[1, one]
+        dx = a * source[0, one] + b * source[1, one] + transform[0, 2] - target[0, one]
+        dy = c * source[0, one] + d * source[1, one] + transform[1, 2] - target[1, one]
+        change, turn = sizes[one] - size, cosines[one] * cosine + sines[one] * sine
         square = dx * dx + dy * dy
-        inliers[one] = square < limit
-        score += max(0.0, 1.0 - square / limit)
+        inliers[one] = square < limit and change * change < _SIZES and turn > _TURNS
+        if inliers[one]:
+            score += 1.0 - square / limit
     return score
 
 

@@ -16,10 +16,10 @@ THRESHOLD = 10.0
 MIN_INLIERS = 8
 """Fewer agreeing matches are what chance gives, and count as none."""
 
-NEAREST = 3
+NEAREST = 5
 """Visual words that a feature of the query is assigned to, see :func:`d2r.points.make_points`."""
 
-_MOST_DIFFERENT = 0.33  # of the bits of two codes that match
+_MOST_DIFFERENT = 0.4  # of the bits of two codes that match
 _SPREAD = 3.0  # thresholds; a map that shrinks everything to a spot agrees with whatever matches there
 
 
