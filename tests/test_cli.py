@@ -26,7 +26,7 @@ def start(*arguments, **options):
 def test_help_explains_every_command(d2r):
     status, out, _ = d2r("--help")
     assert status == 0
-    for command in ("index", "search", "info", "remove", "pairs", "demo", "annotate"):
+    for command in ("index", "search", "info", "remove", "pairs", "group", "duplicates", "demo", "annotate"):
         assert command in out
         status, text, _ = d2r(command, "--help")
         assert status == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from d2r.boxes import iou
 from d2r.localise import bounding_box, found_box
@@ -34,14 +33,16 @@ def test_the_box_reaches_beyond_the_points_but_not_beyond_the_query_box() -> Non
         assert sign * outer[k] <= sign * found[k] < sign * inner[k]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_random_points_of_a_part_of_the_query_give_that_part(seed: int) -> None:
-    rng = np.random.default_rng(seed)
+def test_random_points_of_a_part_of_the_query_give_that_part() -> None:
+    rng = np.random.default_rng(0)
     part = (100.0, 50.0, 200.0, 150.0)
-    points = rng.uniform(part[:2], part[2:], (25, 2))
     identity = np.array([[1.0, 0, 0], [0, 1, 0]])
-    found = found_box((0, 0, 320, 240), identity, points, SIZE)
-    assert iou([found], [part])[0, 0] > max(0.8, iou([bounding_box(points)], [part])[0, 0])
+    found, around = [], []
+    for _ in range(200):
+        points = rng.uniform(part[:2], part[2:], (15, 2))
+        found.append(iou([found_box((0, 0, 320, 240), identity, points, SIZE)], [part])[0, 0])
+        around.append(iou([bounding_box(points)], [part])[0, 0])
+    assert np.mean(around) < 0.8 < np.mean(found)
 
 
 def test_the_box_stays_inside_the_picture_and_holds_every_point() -> None:

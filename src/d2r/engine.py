@@ -430,6 +430,8 @@ class Engine:
 
     def _verified(self, query: Description, hits: list[Hit], most: int, stopped: Callable[[], bool]) -> list[Result]:
         """Return results with the first ``most`` hits verified and sorted by (inliers, score), then the others."""
+        if not most:
+            return [self._result(hit, None, None, query) for hit in hits]
         points = self._points(query.features)
 
         def verified(hit: Hit) -> Result:
