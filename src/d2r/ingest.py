@@ -192,6 +192,6 @@ def read_description(path: Path) -> Description:
     """Read a description that :func:`describe_file` kept; ``OSError`` or ``SafetensorError`` when there is none."""
     tensors = load_file(path)
     arrays = (tensors[name] for name in ("positions", "scales", "descriptors", "attention"))
-    features = Features(*arrays, angles=tensors.get("angles"))
+    features = replace(Features(*arrays), angles=tensors.get("angles"))
     width, height = (int(value) for value in tensors["size"])
     return Description(width, height, tensors["boxes"], tensors["box_scores"], features, tensors["regions"])
