@@ -26,7 +26,7 @@ def start(*arguments, **options):
 def test_help_explains_every_command(d2r):
     status, out, _ = d2r("--help")
     assert status == 0
-    for command in ("index", "search", "info", "remove", "pairs", "demo", "annotate"):
+    for command in ("index", "search", "info", "remove", "pairs", "group", "duplicates", "demo", "annotate"):
         assert command in out
         status, text, _ = d2r(command, "--help")
         assert status == 0
@@ -246,6 +246,15 @@ def test_pairs_are_two_names_a_line_relative_to_the_image_folder(d2r, built_inde
     assert ["pagoda-0.jpg", "pagoda-1.jpg"] in lines
     assert len({tuple(line) for line in lines}) == len(lines)
     assert all((photo_folder / name).is_file() for line in lines for name in line)
+
+
+def test_verified_pairs_are_only_those_that_show_the_same(d2r, built_index, tmp_path):
+    status, out, _ = d2r("pairs", built_index, "--top", "9", "--verify", "--out", tmp_path / "pairs.txt")
+    assert status == 0
+    views = ["pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"]
+    lines = (tmp_path / "pairs.txt").read_text().splitlines()
+    assert lines == [f"{a} {b}" for row, a in enumerate(views) for b in views[row + 1 :]]
+    assert out.startswith("3 pairs")
 
 
 def test_a_name_with_white_space_cannot_go_into_a_pairs_file(d2r, engine, collection, tmp_path):

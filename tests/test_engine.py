@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.boxes import BoxError
+from d2r.boxes import BoxError, iou
 from d2r.codebook import CodebookError, train_codebook
 from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from
@@ -67,6 +67,18 @@ def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, 
         mapped = result.query_points @ result.transform[:, :2].T + result.transform[:, 2]
         assert np.linalg.norm(mapped - result.points, axis=1).max() <= 10.5
         assert (result.points <= [result.width, result.height]).all()
+
+
+def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        results = engine.search(photo_folder / "pagoda-0.jpg", box=(60, 40, 300, 220), top=4).results
+    assert Path(results[0].path).name == "pagoda-0.jpg"
+    assert iou([results[0].found], [(60, 40, 300, 220)])[0, 0] > 0.9
+    for result in results[:3]:
+        x1, y1, x2, y2 = result.found
+        assert 0 <= x1 <= result.points[:, 0].min() < result.points[:, 0].max() <= x2 <= result.width
+        assert 0 <= y1 <= result.points[:, 1].min() < result.points[:, 1].max() <= y2 <= result.height
+    assert (results[3].inliers, results[3].found) == (0, None)
 
 
 def test_without_verification_results_are_ranked_by_score_and_have_no_inliers(built_index, photo_folder):

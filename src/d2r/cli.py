@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from d2r.cli_detector import detector_app
+from d2r.cli_groups import duplicates, group
 from d2r.cli_look import match_pictures, show_app
 from d2r.cli_models import models_app
 from d2r.cli_serve import serve
 from d2r.cli_train import train_app
 from d2r.files import display_path
-from d2r.terminal import MAX_PIXELS, MaxPixels, Workers, err, out, progress_bars, say
+from d2r.terminal import MAX_PIXELS, IndexArgument, MaxPixels, Workers, err, out, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.build import Report
@@ -41,7 +42,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
 LeaveOutRare = Annotated[
     bool, typer.Option("--leave-out-rare", help="Leave out landmarks with fewer than four pictures.")
 ]
@@ -333,10 +333,12 @@ def _print_results(answer: Answer) -> None:
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     table.add_column("inliers", justify="right")
+    table.add_column("found at", justify="right")
     table.add_column("path", overflow="fold")
     for rank, result in enumerate(answer.results, start=1):
         inliers = "-" if result.inliers is None else str(result.inliers)
-        table.add_row(str(rank), f"{result.score:.4f}", inliers, escape(display_path(result.path)))
+        found = "-" if result.found is None else ",".join(f"{value:.0f}" for value in result.found)
+        table.add_row(str(rank), f"{result.score:.4f}", inliers, found, escape(display_path(result.path)))
     out.print(table)
     seconds = ", ".join(f"{stage} {1000 * value:,.0f} ms" for stage, value in answer.seconds.items())
     out.print(f"[dim]{seconds}[/]", highlight=False)
@@ -357,6 +359,7 @@ def _as_json(answer: Answer, query: Path) -> dict[str, object]:
                 "height": result.height,
                 "regions": [[round(float(value), 2) for value in region] for region in result.boxes],
                 "transform": None if result.transform is None else result.transform.tolist(),
+                "found": None if result.found is None else [round(float(value), 2) for value in result.found],
             }
             for rank, result in enumerate(answer.results, start=1)
         ],
@@ -437,6 +440,9 @@ def pairs(
     index: IndexArgument,
     file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Text file to write, one pair a line.")],
     top: Annotated[int, typer.Option(min=1, help="Most similar pictures to pair each picture with.")] = 20,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Write only pairs whose matched points agree on one change of view.")
+    ] = False,
     root: Annotated[
         Path | None,
         typer.Option(help="Write names relative to this folder.", show_default="the folder that holds all pictures"),
@@ -451,7 +457,7 @@ def pairs(
     from d2r.pairs import write_pairs
 
     with Engine.open(index) as engine, progress_bars() as progress:
-        count, folder = write_pairs(engine, file, top=top, root=root, progress=progress)
+        count, folder = write_pairs(engine, file, top=top, verify=verify, root=root, progress=progress)
     out.print(
         escape(f"{count:,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
         soft_wrap=True,
@@ -800,6 +806,8 @@ def _print_sample(sample: Sample) -> None:
 
 
 app.command()(serve)
+app.command()(group)
+app.command()(duplicates)
 app.add_typer(train_app, name="train")
 dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")

@@ -70,27 +70,34 @@ def match_pictures(
     max_side: MaxSide = _MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
-    """Match two pictures as a search verifies them, and draw the matches that agree, and those that do not in grey."""
+    """Match two pictures, and draw the matches that agree on one map, and those that do not in grey.
+
+    It is done as in a search, but that all features have one visual word.
+    """
     import numpy as np
 
     from d2r.boxes import parse_box
+    from d2r.codebook import single_word
     from d2r.drawing import draw_match
     from d2r.features import make_extractor
     from d2r.images import read_image
-    from d2r.verify import match_descriptors, threshold_for, verify
+    from d2r.points import make_points
+    from d2r.verify import match_points, threshold_for, verify
 
     region = parse_box(box) if box is not None else None
     extractor = make_extractor(features)
     left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
     query, query_ms = _describe(left, region, extractor, max_side)
     other, other_ms = _describe(right, None, extractor, max_side)
+    words = single_word(np.concatenate([query.features.descriptors, other.features.descriptors]))
     started = time.perf_counter()
+    points, its = make_points(query.features, words), make_points(other.features, words)
     threshold = threshold_for(max(other.width, other.height), max_side)
-    verification = verify(query.features, other.features, threshold=threshold)
+    verification = verify(points, its, bits=words.bits, threshold=threshold)
     verify_ms = 1000 * (time.perf_counter() - started)
-    matches = match_descriptors(query.features.descriptors, other.features.descriptors)
-    confirmed = np.isin(matches[:, 0], verification.matches[:, 0])
-    starts, ends = query.features.positions[matches[:, 0]], other.features.positions[matches[:, 1]]
+    matches = match_points(points, its, words.bits)
+    confirmed = np.isin(matches[:, 1], verification.matches[:, 1])
+    starts, ends = points.positions[matches[:, 0]], its.positions[matches[:, 1]]
     drawn = draw_match(
         left,
         right,

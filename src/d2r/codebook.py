@@ -235,6 +235,15 @@ def train_codebook(
     return Codebook(centroids, projection, _medians(plain, descriptors)) if medians else plain
 
 
+def single_word(descriptors: Array, seed: int = 0) -> Codebook:
+    """Return a codebook of one word, the mean of descriptors, float32 (N, D), with a random rotation.
+
+    It is for comparing two pictures alone, by codes, where there is no collection to learn words from.
+    """
+    mean = descriptors.mean(axis=0, keepdims=True) if len(descriptors) else np.zeros((1, descriptors.shape[1]))
+    return Codebook(mean.astype(np.float32), random_rotation(descriptors.shape[1], seed))
+
+
 def check_bits(bits: int | None, dim: int) -> None:
     """Raise :class:`CodebookError` unless codes of features of ``dim`` dimensions can have so many bits."""
     if bits is not None and not 1 <= bits <= dim:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from d2r import build
 from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, similarity
-from d2r.boxes import Box, Boxes
+from d2r.boxes import Box, Boxes, PixelBox
 from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
@@ -32,8 +33,10 @@ from d2r.files import PathLike, display_path
 from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
 from d2r.index import Hit, Index, Listing, PictureRow, RemovedError, StoreError, Writer
 from d2r.ingest import Recipe
+from d2r.localise import bounding_box, found_box
+from d2r.points import Points, make_points
 from d2r.regions import pinned_spec
-from d2r.verify import Verification, threshold_for, verify
+from d2r.verify import NEAREST, Verification, threshold_for, verify
 from d2r.walk import find_pictures, picture_job
 from d2r.workers import default_workers
 
@@ -58,6 +61,8 @@ class Result:
         boxes: float32 (R, 4), the regions that were described, the whole picture first.
         box_scores: float32 (R,).
         transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
+        found: box of the thing that was searched for in this picture, see :func:`d2r.localise.found_box`; None without
+            verified points.
         query_points: float32 (inliers, 2), in pixels of the query picture.
         points: float32 (inliers, 2), the same points in this picture.
     """
@@ -71,8 +76,32 @@ class Result:
     boxes: Boxes
     box_scores: NDArray[np.float32]
     transform: NDArray[np.float64] | None
+    found: PixelBox | None
     query_points: NDArray[np.float32]
     points: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two pictures of an index that verification confirms to show the same thing.
+
+    Attributes:
+        first: the picture of the lower number.
+        second: the other.
+        score: R-ASMK* similarity.
+        inliers: matched points that agree with one affine map.
+        points: of ``first`` and of ``second``, how many there were to match.
+        transform: float64 (2, 3), maps pixels of ``first`` to those of ``second``.
+        boxes: of the agreeing points in ``first`` and in ``second``.
+    """
+
+    first: PictureRow
+    second: PictureRow
+    score: float
+    inliers: int
+    points: tuple[int, int]
+    transform: NDArray[np.float64]
+    boxes: tuple[PixelBox, PixelBox]
 
 
 @dataclass(frozen=True)
@@ -110,6 +139,7 @@ class Engine:
                 f"{index.folder}: its settings are incomplete ({error}); index the photos again"
             ) from error
         self._extractor = make_extractor(self.recipe.features)
+        self._threads = ThreadPoolExecutor(default_workers(), thread_name_prefix="verify")
 
     @staticmethod
     def create(
@@ -186,6 +216,7 @@ class Engine:
 
     def close(self) -> None:
         """Release the files."""
+        self._threads.shutdown()
         self.index.close()
 
     def __enter__(self) -> Engine:
@@ -352,7 +383,7 @@ class Engine:
         clock = [time.perf_counter()]
         hits = self.index.search(self._aggregate(query), max(top, verify))
         clock.append(time.perf_counter())
-        results = self._verified(query.features, hits, verify, stopped)[:top]
+        results = self._verified(query, hits, verify, stopped)[:top]
         clock.append(time.perf_counter())
         return Answer(query, results, dict(zip(("search", "verify"), np.diff(clock).tolist(), strict=True)))
 
@@ -382,21 +413,51 @@ class Engine:
             scores.append(similarity(sought, aggregate(first_regions(assigned, count), kernel), kernel))
         return scores
 
-    def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Features]:
-        """Verify one picture of the index against a query; returns its features too, which the matches refer to.
+    def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Points]:
+        """Verify one picture of the index against a query; returns its points too, which the matches refer to.
 
         Raises:
             StoreError: the picture is not in the index any more, or the index is damaged.
         """
-        other = self.index.features(picture)
-        side = max(picture.width or 0, picture.height or 0)
-        return verify(query, other, threshold=threshold_for(side, self.recipe.max_side)), other
+        return self._match(self._points(query), picture)
 
     def pairs(self, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
         """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
         for picture, aggregated in self.index.aggregated():
             hits = self.index.search(aggregated, top + 1)
             yield picture, [hit for hit in hits if hit.picture.id != picture.id][:top]
+
+    def links(self, top: int) -> Iterator[tuple[PictureRow, list[Link]]]:
+        """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once.
+
+        Nothing is described again: what verification compares is in the index for both.
+        """
+        seen: set[tuple[int, int]] = set()
+        for picture, hits in self.pairs(top):
+            new = [hit for hit in hits if _numbers(picture, hit.picture) not in seen]
+            seen |= {_numbers(picture, hit.picture) for hit in new}
+            found = self._threads.map(lambda hit, own=picture: self._link(own, hit), new)
+            yield picture, [link for link in found if link is not None]
+
+    def _link(self, picture: PictureRow, hit: Hit) -> Link | None:
+        first, second = sorted((picture, hit.picture), key=lambda row: row.id)
+        own = self.index.points(first)
+        verification, its = self._match(own, second)
+        if verification.transform is None:
+            return None
+        rows, columns = verification.matches.T
+        boxes = bounding_box(own.positions[rows]), bounding_box(its.positions[columns])
+        counts = len(own), len(its)
+        return Link(first, second, hit.score, verification.inliers, counts, verification.transform, boxes)
+
+    def _match(self, query: Points, picture: PictureRow) -> tuple[Verification, Points]:
+        other = self.index.points(picture)
+        side = max(picture.width or 0, picture.height or 0)
+        threshold = threshold_for(side, self.recipe.max_side)
+        return verify(query, other, bits=self._codebook().bits, threshold=threshold), other
+
+    def _points(self, query: Features) -> Points:
+        return make_points(query, self._codebook(), nearest=NEAREST)
 
     def _codebook(self) -> Codebook:
         codebook = self.index.codebook
@@ -407,34 +468,43 @@ class Engine:
     def _aggregate(self, query: Description) -> Aggregated:
         return aggregate(assign(self._codebook(), query.features.descriptors), KERNELS["r-asmk*"])
 
-    def _verified(self, query: Features, hits: list[Hit], most: int, stopped: Callable[[], bool]) -> list[Result]:
+    def _verified(self, query: Description, hits: list[Hit], most: int, stopped: Callable[[], bool]) -> list[Result]:
         """Return results with the first ``most`` hits verified and sorted by (inliers, score), then the others."""
-        results = []
-        for rank, hit in enumerate(hits):
+        points = self._points(query.features) if most else None
+
+        def result(rank: int, hit: Hit) -> Result | None:
             if stopped():
                 raise SearchStopped
             with suppress(RemovedError):  # it was found, and is gone before it is told of
-                verified = self.match(query, hit.picture) if rank < most else (None, None)
-                results.append(self._result(hit, query, *verified))
-        # What was not verified comes after all that was: it has no inliers, and a lower score.
-        return sorted(results, key=lambda result: (result.inliers is None, -(result.inliers or 0), -result.score))
+                if points is None or rank >= most:
+                    return self._result(hit, None, None, query)
+                return self._result(hit, *self._match(points, hit.picture), query)
+            return None
 
-    def _result(self, hit: Hit, query: Features, verification: Verification | None, other: Features | None) -> Result:
+        found = [one for one in self._threads.map(result, range(len(hits)), hits) if one is not None]
+        # What was not verified comes after all that was: it has no inliers, and a lower score.
+        return sorted(found, key=lambda result: (result.inliers is None, -(result.inliers or 0), -result.score))
+
+    def _result(self, hit: Hit, verification: Verification | None, other: Points | None, query: Description) -> Result:
         boxes, scores = self.index.regions(hit.picture)
+        size = hit.picture.width or 0, hit.picture.height or 0
         points = query_points = np.zeros((0, 2), np.float32)
-        if verification is not None and other is not None:
-            query_points = query.positions[verification.matches[:, 0]]
+        found = None
+        if verification is not None and verification.transform is not None and other is not None:
+            query_points = query.features.positions[verification.matches[:, 0]]
             points = other.positions[verification.matches[:, 1]]
+            found = found_box(query.boxes[0], verification.transform, points, size)
         return Result(
             id=hit.picture.id,
             path=hit.picture.path,
             score=hit.score,
             inliers=verification.inliers if verification is not None else None,
-            width=hit.picture.width or 0,
-            height=hit.picture.height or 0,
+            width=size[0],
+            height=size[1],
             boxes=boxes,
             box_scores=scores,
             transform=verification.transform if verification is not None else None,
+            found=found,
             query_points=query_points,
             points=points,
         )
@@ -504,6 +574,10 @@ def codebook_from(path: PathLike) -> Codebook:
         if engine.index.codebook is None:
             raise StoreError(f"{source}: this index has no visual words yet")
         return engine.index.codebook
+
+
+def _numbers(one: PictureRow, other: PictureRow) -> tuple[int, int]:
+    return min(one.id, other.id), max(one.id, other.id)
 
 
 def _check_counts(top: int, verify: int) -> None:

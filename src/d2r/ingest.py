@@ -23,6 +23,7 @@ from d2r.files import display_path, replacing
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Job, PictureState
 from d2r.onnx_files import set_threads
+from d2r.points import make_points
 from d2r.regions import make_selector
 from d2r.stages import stage, taken
 
@@ -107,14 +108,14 @@ def enter_file(recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, j
 
 
 def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
-    """Aggregate a description with R-ASMK*, and choose the features that verification will match."""
+    """Aggregate a description with R-ASMK*, and make the points that verification will match."""
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
-    features = _verification_features(description, verify_features)
-    return Entry(aggregated, description.boxes, description.box_scores, features)
+    points = make_points(verification_features(description, verify_features), codebook)
+    return Entry(aggregated, description.boxes, description.box_scores, points)
 
 
-def _verification_features(description: Description, most: int) -> Features:
+def verification_features(description: Description, most: int) -> Features:
     """Return the features of the whole picture; they are the strongest first already."""
     whole = description.features.take(description.regions == 0)
     return whole.take(np.arange(min(most, len(whole))))
@@ -176,6 +177,8 @@ def write_description(description: Description, path: Path) -> None:
             "attention": features.attention,
             "regions": description.regions,
         }
+        if features.angles is not None:
+            tensors["angles"] = features.angles
         part.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
@@ -189,6 +192,7 @@ def _staged(path: Path | None) -> Description | None:
 def read_description(path: Path) -> Description:
     """Read a description that :func:`describe_file` kept; ``OSError`` or ``SafetensorError`` when there is none."""
     tensors = load_file(path)
-    features = Features(*(tensors[name] for name in ("positions", "scales", "descriptors", "attention")))
+    arrays = (tensors[name] for name in ("positions", "scales", "descriptors", "attention"))
+    features = replace(Features(*arrays), angles=tensors.get("angles"))
     width, height = (int(value) for value in tensors["size"])
     return Description(width, height, tensors["boxes"], tensors["box_scores"], features, tensors["regions"])

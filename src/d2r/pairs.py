@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from d2r.build import Progress
 from d2r.engine import Engine
 from d2r.files import display_path, replacing
-from d2r.index import StoreError
+from d2r.index import PictureRow, StoreError
 
 
-def write_pairs(engine: Engine, file: Path, *, top: int, root: Path | None, progress: Progress) -> tuple[int, str]:
+def write_pairs(
+    engine: Engine, file: Path, *, top: int, verify: bool, root: Path | None, progress: Progress
+) -> tuple[int, str]:
     """Pair every picture with the ``top`` pictures most similar to it, and write one pair a line.
 
     Args:
         engine: the index.
         file: written whole or not at all.
         top: pairs a picture asks for; each pair appears once, the pictures in order of name.
+        verify: leave out pairs whose geometry is not confirmed.
         root: names are relative to this folder; None is the deepest that holds all pictures.
         progress: told how far it is, stage "pairs".
 
@@ -33,14 +37,24 @@ def write_pairs(engine: Engine, file: Path, *, top: int, root: Path | None, prog
     folder = os.path.abspath(root) if root is not None else os.path.commonpath(map(os.path.dirname, paths))
     names = {path: _name(path, folder) for path in paths}
     found: set[tuple[str, str]] = set()
-    for done, (picture, hits) in enumerate(engine.pairs(top), start=1):
-        for hit in hits:
-            first, second = sorted((names[picture.path], names[hit.picture.path]))
+    for done, pairs in enumerate(_confirmed(engine, top) if verify else _similar(engine, top), start=1):
+        for one, other in pairs:
+            first, second = sorted((names[one.path], names[other.path]))
             found.add((first, second))
         progress("pairs", done, len(paths))
     with replacing(file) as part, part.open("wb") as stream:
         stream.writelines(os.fsencode(f"{first} {second}\n") for first, second in sorted(found))
     return len(found), folder
+
+
+def _similar(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, PictureRow]]]:
+    for picture, hits in engine.pairs(top):
+        yield [(picture, hit.picture) for hit in hits]
+
+
+def _confirmed(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, PictureRow]]]:
+    for _, links in engine.links(top):
+        yield [(link.first, link.second) for link in links]
 
 
 def _name(path: str, folder: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -28,6 +29,7 @@ err: Final = Console(stderr=True)
 MAX_PIXELS: Final = 150_000_000
 """As :data:`d2r.images.MAX_PIXELS`, which is not imported here: its libraries take a second, and --help must not."""
 
+IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
 MaxPixels = Annotated[
     int, typer.Option(help="Refuse a picture of more pixels than this (width x height); a guard against hostile files.")
 ]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -116,6 +118,20 @@ def test_positions_scale_with_the_picture(photo):
     assert np.abs(np.median(error, axis=0)).max() < 0.1
 
 
+def test_angles_turn_with_the_picture_from_x_towards_y(photo):
+    upright = RootSIFT(top=100).extract([photo])[0]
+    turned = RootSIFT(top=300).extract([np.ascontiguousarray(np.rot90(photo, -1))])[0]  # clockwise: x goes to y
+    assert upright.angles.dtype == np.float32
+    moved = np.stack([photo.shape[0] - upright.positions[:, 1], upright.positions[:, 0]], axis=1)
+    distances = np.linalg.norm(moved[:, None] - turned.positions[None], axis=2)
+    alike = (upright.descriptors @ turned.descriptors.T > 0.95) & (distances < 1)
+    rows, columns = np.nonzero(alike)
+    assert len(rows) > 30
+    difference = np.angle(np.exp(1j * (turned.angles[columns] - upright.angles[rows] - np.pi / 2)))
+    assert np.abs(np.median(difference)) < 0.02
+    assert np.mean(np.abs(difference) < 0.2) > 0.9
+
+
 @pytest.mark.parametrize("shape", [(80, 80, 3), (1, 1, 3), (1, 300, 3), (300, 2, 3)])
 def test_a_picture_without_texture_has_no_features(shape):
     features = RootSIFT().extract([np.full(shape, 128, np.uint8)])[0]
@@ -138,3 +154,8 @@ def test_features_can_be_chosen_placed_and_joined():
     both = concatenate([one, placed, Features.empty(128)])
     assert len(both) == 4
     assert both.take(np.array([3, 0])).positions.tolist() == [[16, 28], [1, 2]]
+    assert both.angles is None
+    turned = replace(one, angles=np.array([0.5, 1.5], np.float32))
+    assert turned.placed(2.0, 10, 20).angles.tolist() == [0.5, 1.5]
+    assert concatenate([turned, Features.empty(128), turned]).take(np.array([3, 0])).angles.tolist() == [1.5, 0.5]
+    assert concatenate([Features.empty(128)]).angles is None

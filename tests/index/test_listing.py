@@ -10,14 +10,14 @@ import pytest
 
 from d2r.aggregate import Aggregated
 from d2r.codebook import Codebook
-from d2r.features.base import Features
 from d2r.index import Entry, Index, Job, PictureState
+from d2r.points import Points
 
 NOTHING = Entry(
     Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), 128),
     np.array([[0, 0, 9, 9]], np.float32),
     np.ones(1, np.float32),
-    Features.empty(128),
+    Points.empty(128),
 )
 
 

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 from d2r.aggregate import Aggregated, pack_signs
-from d2r.datasets.bundled import bundled_photos
-from d2r.features.base import Features
-from d2r.features.rootsift import RootSIFT
-from d2r.images import read_image, shrink
 from d2r.index import segment as module
 from d2r.index.segment import Entry, Segment, check_segment, merge_segments, write_segment
+from d2r.points import Points
 
 WORDS = 30
 
@@ -23,22 +20,23 @@ WORDS = 30
 def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = None) -> Entry:
     words = np.sort(rng.permutation(WORDS)[: rng.integers(1, WORDS)]).astype(np.int32)
     number = int(rng.integers(1, 40)) if count is None else count
-    values = rng.standard_normal((number, dim))
-    features = Features(
+    points = Points(
         (rng.random((number, 2)) * 1000).astype(np.float32),
         (rng.random(number) * 50).astype(np.float32),
-        (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32),
-        rng.random(number).astype(np.float32),
+        ((rng.random(number) * 4 - 2) * np.pi).astype(np.float32),
+        np.sort(rng.integers(0, WORDS, number)).astype(np.int32),
+        pack_signs(rng.standard_normal((number, dim))),
+        np.arange(number, dtype=np.int32),
     )
     regions = int(rng.integers(1, 6))
     boxes = (rng.random((regions, 4)) * 500).astype(np.float32)
     aggregated = Aggregated(words, pack_signs(rng.standard_normal((len(words), dim))), dim)
-    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), features)
+    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), points)
 
 
 def empty_entry(dim: int = 128) -> Entry:
     nothing = Aggregated(np.zeros(0, np.int32), pack_signs(np.zeros((0, dim))), dim)
-    return Entry(nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Features.empty(dim))
+    return Entry(nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Points.empty(dim))
 
 
 def some_entries(dim: int = 128) -> list[Entry]:
@@ -63,11 +61,10 @@ def test_what_was_written_comes_back(tmp_path: Path, dim: int) -> None:
         boxes, scores = found.regions(slot)
         np.testing.assert_array_equal(boxes, entry.boxes)
         np.testing.assert_array_equal(scores, entry.box_scores)
-        features = found.features(slot)
-        np.testing.assert_array_equal(features.positions, entry.features.positions)
-        np.testing.assert_array_equal(features.scales, entry.features.scales)
-        assert features.descriptors.shape == entry.features.descriptors.shape
-        assert len(features.attention) == len(entry.features)
+        points = found.points(slot)
+        for name in ("positions", "scales", "words", "codes", "rows"):
+            np.testing.assert_array_equal(getattr(points, name), getattr(entry.points, name))
+            assert getattr(points, name).dtype == getattr(entry.points, name).dtype
         words = len(entry.aggregated)
         assert found.g[slot] == (np.float32(1 / np.sqrt(words)) if words else 0)
 
@@ -77,9 +74,9 @@ def test_arrays_have_the_types_they_are_documented_to_have(tmp_path: Path) -> No
     found = Segment.load(tmp_path / "1")
     types = {
         "words": np.int32, "word_starts": np.int64, "posting_slots": np.uint16, "posting_codes": np.uint64,
-        "g": np.float32, "feature_starts": np.int64, "positions": np.float32, "scales": np.float32,
-        "descriptors": np.int8,
-        "descriptor_units": np.float32, "region_starts": np.int64, "boxes": np.float32, "box_scores": np.float32,
+        "g": np.float32, "point_starts": np.int64, "positions": np.float32, "scales": np.float32,
+        "angles": np.uint8, "point_words": np.int32, "point_codes": np.uint64,
+        "region_starts": np.int64, "boxes": np.float32, "box_scores": np.float32,
     }  # fmt: skip
     assert {name: getattr(found, name).dtype for name in types} == types
     assert names(tmp_path / "1") == sorted(f"{name}.npy" for name in types)
@@ -105,7 +102,7 @@ def test_postings_lie_by_word_and_within_a_word_by_slot(tmp_path: Path) -> None:
 def test_the_first_and_the_last_word_have_postings_too(tmp_path: Path) -> None:
     entry = empty_entry()
     ends = Aggregated(np.array([0, WORDS - 1], np.int32), pack_signs(np.eye(2, 128)), 128)
-    write_segment(tmp_path / "1", [Entry(ends, entry.boxes, entry.box_scores, entry.features)])
+    write_segment(tmp_path / "1", [Entry(ends, entry.boxes, entry.box_scores, entry.points)])
     found = Segment.load(tmp_path / "1")
     assert found.words.tolist() == [0, WORDS - 1]
     assert found.word_starts.tolist() == [0, 1, 2]
@@ -117,36 +114,22 @@ def test_pictures_without_anything_can_be_alone_in_a_segment(tmp_path: Path) -> 
     found = Segment.load(tmp_path / "1")
     assert found.g.tolist() == [0, 0]
     assert [len(one) for one in found.aggregated(128)] == [0, 0]
-    assert [found.features(slot).descriptors.shape for slot in range(2)] == [(0, 128), (0, 128)]
+    assert [found.points(slot).codes.shape for slot in range(2)] == [(0, 2), (0, 2)]
     assert found.regions(1)[0].tolist() == [[0, 0, 9, 9]]
 
 
-def test_a_descriptor_is_kept_to_half_a_unit_and_brought_back_to_unit_length(tmp_path: Path) -> None:
+def test_an_angle_is_kept_to_half_a_step_of_256_whatever_turn_it_was_in(tmp_path: Path) -> None:
     entries = some_entries()
     write_segment(tmp_path / "1", entries)
     found = Segment.load(tmp_path / "1")
+    turns = 0
     for slot, entry in enumerate(entries):
-        original = entry.features.descriptors
-        unit = np.abs(original).max(initial=0) / 127
-        kept = found.features(slot).descriptors
-        error = np.abs(kept - original).max(initial=0)
-        assert error <= unit * (1 + 1e-5)  # half a unit by rounding, at most as much again by the length
-        np.testing.assert_allclose(np.linalg.norm(kept, axis=1), 1, atol=1e-5)
-        if len(original):
-            assert error > 0
-            assert found.descriptors[found.feature_starts[slot] : found.feature_starts[slot + 1]].max() >= 100
-
-
-def test_real_descriptors_keep_unit_length_within_one_percent(tmp_path: Path) -> None:
-    photos = [shrink(read_image(path), 256) for path in bundled_photos().backgrounds[:4]]
-    entries = [Entry(random_entry(np.random.default_rng(0)).aggregated, np.zeros((1, 4), np.float32),
-                     np.ones(1, np.float32), features) for features in RootSIFT(top=300).extract(photos)]  # fmt: skip
-    write_segment(tmp_path / "1", entries)
-    found = Segment.load(tmp_path / "1")
-    for slot, entry in enumerate(entries):
-        assert len(entry.features) > 50
-        lengths = np.linalg.norm(found.features(slot).descriptors, axis=1)
-        np.testing.assert_allclose(lengths, 1, atol=0.01)
+        kept = found.points(slot).angles
+        assert kept.dtype == np.float32
+        difference = np.angle(np.exp(1j * (kept.astype(float) - entry.points.angles)))
+        assert np.abs(difference).max(initial=0) <= np.pi / 256 + 1e-5
+        turns += int((np.abs(entry.points.angles) > np.pi).sum())
+    assert turns > 20
 
 
 def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
@@ -274,7 +257,7 @@ def test_a_missing_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     assert str(caught.value.filename).endswith("scales.npy")
 
 
-@pytest.mark.parametrize("name", ["word_starts", "posting_codes", "descriptors", "boxes"])
+@pytest.mark.parametrize("name", ["word_starts", "posting_codes", "point_codes", "boxes"])
 def test_a_damaged_file_is_a_value_error(tmp_path: Path, name: str) -> None:
     write_segment(tmp_path / "1", some_entries())
     file = tmp_path / "1" / f"{name}.npy"

@@ -17,10 +17,10 @@ import pytest
 
 from d2r.aggregate import KERNELS, Aggregated, pack_signs, similarity
 from d2r.codebook import Codebook
-from d2r.features.base import Features
 from d2r.index import Entry, Index, Job, PictureState, RemovedError, StoreError
 from d2r.index.catalogue import FORMAT
 from d2r.index.segment import Segment
+from d2r.points import Points
 
 WORDS, DIM = 50, 128
 
@@ -29,10 +29,11 @@ def entry(seed, words=20):
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(WORDS, words, replace=False)).astype(np.int32)
     codes = pack_signs(rng.normal(size=(words, DIM)))
-    descriptors = rng.normal(size=(3, DIM)).astype(np.float32)
-    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-    features = Features(np.full((3, 2), seed, np.float32), np.ones(3, np.float32), descriptors, np.ones(3, np.float32))
-    return Entry(Aggregated(chosen, codes, DIM), np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), features)
+    points = Points(
+        np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
+        chosen[:3], codes[:3], np.arange(3, dtype=np.int32),
+    )  # fmt: skip
+    return Entry(Aggregated(chosen, codes, DIM), np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), points)
 
 
 def state(name):
@@ -90,12 +91,12 @@ def test_search_equals_brute_force_over_several_segments_and_removals(index):
     assert [hit.picture.path for hit in index.search(query, top=5)] == [hit.picture.path for hit in hits[:5]]
 
 
-def test_features_and_regions_come_back(index):
+def test_points_and_regions_come_back(index):
     put(index, range(5))
     row = index.picture("/photos/3.jpg")
-    features = index.features(row)
-    np.testing.assert_array_equal(features.positions, entry(3).features.positions)
-    np.testing.assert_allclose(features.descriptors, entry(3).features.descriptors, atol=0.01)
+    points = index.points(row)
+    np.testing.assert_array_equal(points.positions, entry(3).points.positions)
+    np.testing.assert_array_equal(points.codes, entry(3).points.codes)
     boxes, scores = index.regions(row)
     assert boxes.tolist() == [[0, 0, 9, 9]]
     assert scores.tolist() == [1]
@@ -106,14 +107,14 @@ def test_an_empty_descriptor_is_kept_and_never_found(index):
         Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), DIM),
         np.array([[0, 0, 9, 9]], np.float32),
         np.ones(1, np.float32),
-        Features.empty(DIM),
+        Points.empty(DIM),
     )
     with index.writing() as writer:
         writer.put([(state("blank"), empty), (state(1), entry(1))])
     assert found(index) == {"blank", "1"}
     assert [Path(hit.picture.path).stem for hit in index.search(entry(1).aggregated, 10)] == ["1"]
     assert index.search(empty.aggregated, 10) == []
-    assert len(index.features(index.picture("/photos/blank.jpg"))) == 0
+    assert len(index.points(index.picture("/photos/blank.jpg"))) == 0
 
 
 def test_a_picture_keeps_its_number_when_it_is_described_again(index):
@@ -310,9 +311,7 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
             assert all({f"{number}-{part}" for part in range(3)} <= names for number in numbers)
             assert len(numbers ^ expected) <= 1
             for row in reader.pictures():
-                assert row.slot is None or reader.features(row).positions[0, 0] == int(
-                    Path(row.path).stem.split("-")[1]
-                )
+                assert row.slot is None or reader.points(row).positions[0, 0] == int(Path(row.path).stem.split("-")[1])
             assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
             expected, start = numbers, max(numbers, default=start) + 1
     assert moments > 50
@@ -355,7 +354,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
     assert index.check() == []
     for old, new in zip(rows, index.pictures(), strict=True):
         assert (old.id, old.path, old.words) == (new.id, new.path, new.words)
-        assert index.features(new).positions[0, 0] == int(Path(new.path).stem)
+        assert index.points(new).positions[0, 0] == int(Path(new.path).stem)
     with index.writing() as writer:
         writer.compact()
     assert [path.name for path in (index.folder / "segments").iterdir()] == ["000004"]  # nothing left to do
@@ -489,11 +488,11 @@ def test_features_are_found_where_a_merge_moved_them(index):
     hit = index.search(entry(1).aggregated, 1)[0]
     with index.writing() as writer:
         writer.compact()
-        assert index.features(hit.picture).positions[0, 0] == 1
+        assert index.points(hit.picture).positions[0, 0] == 1
         assert len(index.regions(hit.picture)[0]) == 1
         writer.remove([hit.picture])
     with pytest.raises(RemovedError, match="removed from the index meanwhile"):
-        index.features(hit.picture)
+        index.points(hit.picture)
 
 
 def test_every_picture_is_read_once_though_segments_merge_meanwhile(index):
@@ -521,7 +520,7 @@ def test_a_picture_that_the_catalogue_lost_ends_a_search_with_an_error(index):
 def test_damage_is_not_merged_under_a_new_checksum(index):
     for seed in range(3):
         put(index, [seed])
-    file = index.folder / "segments" / "000002" / "descriptors.npy"
+    file = index.folder / "segments" / "000002" / "point_codes.npy"
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     file.write_bytes(damaged)

@@ -52,6 +52,7 @@ def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int 
         boxes=np.array([[0, 0, width, height], [10, 20, 110, 220]], np.float32),
         box_scores=np.ones(2, np.float32),
         transform=TURN if inliers else None,
+        found=(60.0, 40.0, 210.0, 160.5) if inliers else None,
         query_points=query_points,
         points=(query_points @ TURN[:, :2].T + TURN[:, 2]).astype(np.float32),
     )
@@ -196,10 +197,10 @@ def test_the_box_is_drawn_on_the_query_and_where_the_transform_puts_it_on_the_re
     np.testing.assert_allclose(numbers(edges[1]["d"]), corners @ TURN[:, :2].T + TURN[:, 2], atol=0.051)
 
 
-def test_without_a_box_the_whole_query_is_outlined_on_the_result_only(tmp_path: Path) -> None:
+def test_without_a_box_what_was_found_is_outlined_on_the_result_only(tmp_path: Path) -> None:
     (edge,) = Reader(page_of(found(saved(tmp_path / "a.jpg")), box=None)).all("path", class_="edge")
-    corners = np.array([[0, 0], [320, 0], [320, 240], [0, 240]])
-    np.testing.assert_allclose(numbers(edge["d"]), corners @ TURN[:, :2].T + TURN[:, 2], atol=0.051)
+    corners = [[60, 40], [210, 40], [210, 160.5], [60, 160.5]]
+    np.testing.assert_allclose(numbers(edge["d"]), corners)
 
 
 def test_regions_are_drawn_without_the_whole_picture(tmp_path: Path) -> None:

@@ -7,30 +7,32 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from d2r.aggregate import Aggregated, assign
 from d2r.boxes import Box
 from d2r.build import Progress
-from d2r.codebook import load_codebook
+from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
-from d2r.features.base import Features
 from d2r.files import display_path
 from d2r.images import read_image
-from d2r.ingest import Recipe, describe_file, prepare_worker, read_description
+from d2r.ingest import Recipe, describe_file, prepare_worker, read_description, verification_features
+from d2r.points import Points, make_points
 from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
 from d2r.regions.rmac import rmac_boxes
-from d2r.verify import threshold_for, verify
+from d2r.verify import NEAREST, threshold_for, verify
 from d2r.walk import picture_job
 from d2r.workers import WorkerDied, map_in_processes
+
+_VERSION = 2  # of what a description holds, since there are angles in it
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,19 @@ def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0
 
 @dataclass(frozen=True)
 class Stored:
-    """What the methods store of one picture: the descriptors of each by name, and how many regions were used."""
+    """What the methods store of one picture.
+
+    Attributes:
+        descriptors: of each method by name.
+        regions: how many regions were used.
+        points: what verification compares.
+        side: longer side of the picture, in pixels.
+    """
 
     descriptors: dict[str, list[Aggregated]]
     regions: int
+    points: Points
+    side: int
 
 
 def aggregate_pictures(
@@ -121,6 +132,7 @@ def aggregate_pictures(
     codebook: Path,
     methods: Sequence[str],
     regions: str | None,
+    verify_features: int,
     *,
     workers: int,
     progress: Progress,
@@ -133,10 +145,11 @@ def aggregate_pictures(
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
         regions: specification of the regions to use of those that were described: the same selector with fewer; None
             uses all.
+        verify_features: so many features of the whole picture are kept for verification.
         workers: processes.
         progress: told how far it is: "aggregate".
     """
-    function = partial(_aggregate, codebook, tuple(methods), regions)
+    function = partial(_aggregate, codebook, tuple(methods), regions, verify_features)
     stored = []
     for done, (_, one) in enumerate(
         map_in_processes(function, files, workers=workers, prepare=prepare_worker), start=1
@@ -149,26 +162,29 @@ def aggregate_pictures(
 
 
 def count_inliers(
-    extraction: Extraction, pairs: Sequence[tuple[int, int]], *, workers: int, progress: Progress
+    extraction: Extraction,
+    stored: Sequence[Stored],
+    codebook: Codebook,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    progress: Progress,
 ) -> dict[tuple[int, int], int]:
-    """Verify pairs of (query, database picture) on the features of the whole pictures, and return their inliers."""
-    by_query: dict[int, list[int]] = {}
-    for query, picture in pairs:
-        by_query.setdefault(query, []).append(picture)
-    recipe = extraction.recipe
-    items = [
-        (query, extraction.queries[query].features, [(row, extraction.files[row]) for row in rows])
-        for query, rows in by_query.items()
-    ]
+    """Verify pairs of (query, database picture), sorted, and return their inliers.
+
+    Args:
+        extraction: of the queries.
+        stored: of the database pictures.
+        codebook: the visual words of both.
+        pairs: what to verify.
+        progress: told how far it is: "verify".
+    """
     inliers: dict[tuple[int, int], int] = {}
-    function = partial(_verify, recipe)
-    for done, ((query, *_), found) in enumerate(
-        map_in_processes(function, items, workers=workers, prepare=prepare_worker), start=1
-    ):
-        if isinstance(found, WorkerDied):
-            raise BenchmarkError("a process died while verifying: memory ran out")
-        inliers |= {(query, row): count for row, count in found.items()}
-        progress("verify", done, len(items))
+    for query, rows in groupby(pairs, key=lambda pair: pair[0]):
+        points = make_points(extraction.queries[query].features, codebook, nearest=NEAREST)
+        for _, row in rows:
+            threshold = threshold_for(stored[row].side, extraction.recipe.max_side)
+            inliers[query, row] = verify(points, stored[row].points, bits=codebook.bits, threshold=threshold).inliers
+        progress("verify", len(inliers), len(pairs))
     return inliers
 
 
@@ -198,8 +214,8 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
 
 
 def _folder_name(recipe: Recipe) -> str:
-    """Return a readable name that differs between recipes."""
-    text = repr(sorted(asdict(recipe).items()))
+    """Return a readable name that differs between recipes, and between versions of what is kept."""
+    text = repr((_VERSION, sorted(asdict(recipe).items())))
     readable = re.sub(r"[^a-z0-9.]+", "-", f"{recipe.regions} {recipe.features}".lower())
     return f"{readable[:60]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
@@ -222,36 +238,20 @@ def _describe_query(recipe: Recipe, max_pixels: int, query: QueryPicture) -> Des
     return describe_query(image, box, make_extractor(recipe.features), max_side=recipe.max_side)
 
 
-def _aggregate(codebook: Path, methods: Sequence[str], regions: str | None, file: Path | None) -> Stored:
+def _aggregate(
+    codebook: Path, methods: Sequence[str], regions: str | None, verify_features: int, file: Path | None
+) -> Stored:
     book = load_codebook(codebook)
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
-        return Stored({name: describe_picture(nothing, METHODS[name]) for name in methods}, 1)
+        descriptors = {name: describe_picture(nothing, METHODS[name]) for name in methods}
+        return Stored(descriptors, 1, Points.empty(book.bits), 1)
     description = read_description(file)
     rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
     used = np.isin(description.regions, rows)
     number = np.full(len(description.boxes), -1, np.int32)
     number[rows] = np.arange(len(rows))
     assigned = assign(book, description.features.descriptors[used], number[description.regions[used]], len(rows))
-    return Stored({name: describe_picture(assigned, METHODS[name]) for name in methods}, len(rows))
-
-
-def _verify(recipe: Recipe, item: tuple[int, Features, list[tuple[int, Path | None]]]) -> dict[int, int]:
-    _, query, pictures = item
-    inliers = {}
-    for row, file in pictures:
-        if file is None:
-            inliers[row] = 0
-            continue
-        features, side = _whole_features(file, recipe.verify_features)
-        inliers[row] = verify(query, features, threshold=threshold_for(side, recipe.max_side)).inliers
-    return inliers
-
-
-def _whole_features(file: Path, most: int) -> tuple[Features, int]:
-    """Return the first features of the whole picture, which comes first in a description, and its longer side."""
-    with safe_open(file, "np") as tensors:
-        count = min(most, int((tensors.get_tensor("regions") == 0).sum()))
-        names = ("positions", "scales", "descriptors", "attention")
-        arrays = [tensors.get_slice(name)[:count] for name in names]
-        return Features(*arrays), int(tensors.get_tensor("size").max())
+    descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
+    points = make_points(verification_features(description, verify_features), book)
+    return Stored(descriptors, len(rows), points, max(description.width, description.height))

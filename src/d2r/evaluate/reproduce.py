@@ -124,8 +124,8 @@ def reproduce(
         progress: told how far it is.
     """
     rows: list[Row] = []
-    inliers: dict[tuple[int, int], int] = {}
     sizes = words or experiment.words if codebook is None else (codebook.words,)
+    inliers: dict[int, dict[tuple[int, int], int]] = {size: {} for size in sizes}
     books: dict[int, Path] = {}
     for sweep in experiment.sweeps:
         recipe = Recipe(sweep.described, recipe.features, recipe.max_side, recipe.verify_features)
@@ -140,7 +140,7 @@ def reproduce(
                     extraction,
                     setup,
                     books[size],
-                    inliers,
+                    inliers[size],
                     regions=used,
                     workers=workers,
                     progress=progress,

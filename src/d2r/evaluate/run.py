@@ -157,13 +157,16 @@ def compare(
         extraction: of its pictures.
         setup: what to compare.
         codebook: file of the visual words.
-        inliers: of pairs (query, picture) that are known; those that are verified here are added.
+        inliers: of pairs (query, picture) that are known with this codebook; those that are verified here are added.
         regions: use only these of the regions that were described; None uses all.
         workers: processes.
         progress: told how far it is.
     """
     used = regions or setup.recipe.regions
-    stored = aggregate_pictures(extraction.files, codebook, setup.methods, regions, workers=workers, progress=progress)
+    stored = aggregate_pictures(
+        extraction.files, codebook, setup.methods, regions, setup.recipe.verify_features,
+        workers=workers, progress=progress,
+    )  # fmt: skip
     book = Codebook.load(codebook)
     rankings: dict[str, list[NDArray[np.int64]]] = {}
     facts: dict[str, tuple[float, float, float]] = {}
@@ -179,7 +182,7 @@ def compare(
             for query, ranking in enumerate(ranked)
             for picture in _judged(benchmark, query, ranking)[: setup.verify]
         }
-        inliers |= count_inliers(extraction, sorted(wanted - inliers.keys()), workers=workers, progress=progress)
+        inliers |= count_inliers(extraction, stored, book, sorted(wanted - inliers.keys()), progress=progress)
         for name in setup.methods:
             verified = [
                 _verified(query, _judged(benchmark, query, ranking), inliers, setup.verify)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,12 +22,15 @@ class Features:
         scales: float32 (N,), diameter of the patch described, in the same pixels.
         descriptors: float32 (N, D), each of unit Euclidean length.
         attention: float32 (N,), how much the extractor believes in each feature; larger is better.
+        angles: float32 (N,), the direction that the patch was turned to before it was described, in radians from the
+            x axis towards the y axis; None where patches are described upright.
     """
 
     positions: NDArray[np.float32]
     scales: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     attention: NDArray[np.float32]
+    angles: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -40,7 +43,8 @@ class Features:
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Features:
         """Return the features at ``rows`` (indices or a mask), in that order."""
-        return Features(self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows])
+        angles = None if self.angles is None else self.angles[rows]
+        return Features(self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows], angles)
 
     def placed(self, scale: float | tuple[float, float], x: float, y: float) -> Features:
         """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y).
@@ -49,16 +53,19 @@ class Features:
         """
         enlarged = np.broadcast_to(np.asarray(scale, np.float32), 2)
         positions = self.positions * enlarged + np.array([x, y], np.float32)
-        return Features(positions, self.scales * np.sqrt(enlarged.prod()), self.descriptors, self.attention)
+        return replace(self, positions=positions, scales=self.scales * np.sqrt(enlarged.prod()))
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
-    """Return the features of several parts (at least one) one after another."""
+    """Return the features of several parts (at least one) of one extractor one after another."""
+    angles = [part.angles for part in parts if len(part)]  # of no features, what they would have is not known
+    known = [one for one in angles if one is not None]
     return Features(
         np.concatenate([part.positions for part in parts]),
         np.concatenate([part.scales for part in parts]),
         np.concatenate([part.descriptors for part in parts]),
         np.concatenate([part.attention for part in parts]),
+        np.concatenate(known) if known and len(known) == len(angles) else None,
     )
 
 

@@ -60,5 +60,6 @@ class RootSIFT:
             scales=np.array([point.size for point in kept], np.float32),
             descriptors=np.sqrt(raw / np.maximum(sums, 1e-12)).astype(np.float32),
             attention=np.array([point.response for point in kept], np.float32),
+            angles=np.radians(np.array([point.angle for point in kept], np.float32)),
         )
         return features.take(sums[:, 0] > 0)

@@ -1,7 +1,7 @@
 """A segment: the descriptors of some pictures as plain ``.npy`` arrays, written once, then only memory-mapped.
 
 A picture has a slot, 0 to S - 1. For search the aggregated descriptors are kept by visual word (postings); for
-verification and display the local features and the regions are kept by picture. A segment holds at most
+verification and display the points and the regions are kept by picture. A segment holds at most
 :data:`MAX_SLOTS` pictures, so that a slot takes two bytes, and the scores of all its pictures stay in a core's cache
 while the postings stream past.
 """
@@ -24,20 +24,21 @@ from numpy.typing import NDArray
 
 from d2r.aggregate import Aggregated
 from d2r.boxes import Boxes
-from d2r.features.base import Features
 from d2r.files import sync
 from d2r.index.kernels import copy_live, count_live, sort_postings
+from d2r.points import Points
 
 MAX_SLOTS = 65536
 """Pictures a segment holds at most: as many as 16 bits tell apart."""
 
 _SEARCH = ("words", "word_starts", "posting_slots", "posting_codes", "g")
 _ROWS = {
-    "feature_starts": ("positions", "scales", "descriptors"),
+    "point_starts": ("positions", "scales", "angles", "point_words", "point_codes"),
     "region_starts": ("boxes", "box_scores"),
 }  # of each picture a range of rows of these arrays, from its start to the next picture's
-_VERIFY = ("descriptor_units", *_ROWS, *(name for names in _ROWS.values() for name in names))
+_VERIFY = (*_ROWS, *(name for names in _ROWS.values() for name in names))
 _CHUNK = 4 << 20  # postings that a merge holds in memory at once
+_TURN = 128.0 / np.pi  # steps of an angle on the disk in a radian: 256 in a turn
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Entry:
         aggregated: its R-ASMK* descriptor: packed signs.
         boxes: float32 (R, 4), its regions; row 0 is the whole picture.
         box_scores: float32 (R,).
-        features: the local features that verification matches.
+        points: what verification matches.
     """
 
     aggregated: Aggregated
     boxes: Boxes
     box_scores: NDArray[np.float32]
-    features: Features
+    points: Points
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Segment:
-    """The arrays of one segment, memory-mapped; S pictures, U words that occur, P postings, F features, R regions.
+    """The arrays of one segment, memory-mapped; S pictures, U words that occur, P postings, F points, R regions.
 
     Attributes:
         words: int32 (U,), ascending.
@@ -86,11 +87,12 @@ class Segment:
         posting_slots: uint16 (P,), ascending within a word.
         posting_codes: uint64 (P, B).
         g: float32 (S,), 1 / sqrt(number of words), 0 for a picture without any.
-        feature_starts: int64 (S + 1,).
+        point_starts: int64 (S + 1,).
         positions: float32 (F, 2).
         scales: float32 (F,).
-        descriptors: int8 (F, D), in units of ``descriptor_units``.
-        descriptor_units: float32 (S,).
+        angles: uint8 (F,), 256 steps in a turn.
+        point_words: int32 (F,), ascending within a picture.
+        point_codes: uint64 (F, B).
         region_starts: int64 (S + 1,).
         boxes: float32 (R, 4).
         box_scores: float32 (R,).
@@ -101,11 +103,12 @@ class Segment:
     posting_slots: NDArray[np.uint16]
     posting_codes: NDArray[np.uint64]
     g: NDArray[np.float32]
-    feature_starts: NDArray[np.int64]
+    point_starts: NDArray[np.int64]
     positions: NDArray[np.float32]
     scales: NDArray[np.float32]
-    descriptors: NDArray[np.int8]
-    descriptor_units: NDArray[np.float32]
+    angles: NDArray[np.uint8]
+    point_words: NDArray[np.int32]
+    point_codes: NDArray[np.uint64]
     region_starts: NDArray[np.int64]
     boxes: NDArray[np.float32]
     box_scores: NDArray[np.float32]
@@ -145,13 +148,18 @@ class Segment:
             for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True):
                 mapping.madvise(mmap.MADV_WILLNEED, first, length)
 
-    def features(self, slot: int) -> Features:
-        """Return the stored features of a picture, descriptors as float32 of unit length."""
-        rows = slice(self.feature_starts[slot], self.feature_starts[slot + 1])
-        descriptors = self.descriptors[rows].astype(np.float32) * self.descriptor_units[slot]
-        descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-12)
-        scales = np.array(self.scales[rows])
-        return Features(np.array(self.positions[rows]), scales, descriptors, np.ones(len(scales), np.float32))
+    def points(self, slot: int) -> Points:
+        """Return the points of a picture; its arrays are views of the files where they can be."""
+        start, stop = self.point_starts[slot], self.point_starts[slot + 1]
+        rows = slice(start, stop)
+        return Points(
+            self.positions[rows],
+            self.scales[rows],
+            self.angles[rows] * np.float32(1.0 / _TURN),
+            self.point_words[rows],
+            self.point_codes[rows],
+            np.arange(stop - start, dtype=np.int32),
+        )
 
     def regions(self, slot: int) -> tuple[Boxes, NDArray[np.float32]]:
         """Return the boxes (R, 4) of a picture, the whole of it first, and their scores (R,)."""
@@ -267,20 +275,19 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
     words = np.flatnonzero(occurrences)
     posting_slots, posting_codes = np.empty(len(flat), np.uint16), np.empty(codes.shape, np.uint64)
     sort_postings(flat, codes, _starts(counts), _starts(occurrences), posting_slots, posting_codes)
-    features = [entry.features for entry in entries]
-    units = [np.abs(one.descriptors).max(initial=1e-6) / 127.0 for one in features]
-    quantised = [np.rint(one.descriptors / unit).astype(np.int8) for one, unit in zip(features, units, strict=True)]
+    points = [entry.points for entry in entries]
     return {
         "words": words.astype(np.int32),
         "word_starts": _starts(occurrences[words]),
         "posting_slots": posting_slots,
         "posting_codes": posting_codes,
         "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
-        "feature_starts": _starts([len(one) for one in features]),
-        "positions": np.concatenate([one.positions for one in features]),
-        "scales": np.concatenate([one.scales for one in features]),
-        "descriptors": np.concatenate(quantised),
-        "descriptor_units": np.array(units, np.float32),
+        "point_starts": _starts([len(one) for one in points]),
+        "positions": np.concatenate([one.positions for one in points]),
+        "scales": np.concatenate([one.scales for one in points]),
+        "angles": np.concatenate([(np.rint(one.angles * _TURN) % 256).astype(np.uint8) for one in points]),
+        "point_words": np.concatenate([one.words for one in points]),
+        "point_codes": np.concatenate([one.codes for one in points]),
         "region_starts": _starts([len(entry.boxes) for entry in entries]),
         "boxes": np.concatenate([entry.boxes for entry in entries]),
         "box_scores": np.concatenate([entry.box_scores for entry in entries]),
@@ -370,8 +377,7 @@ def _merged(
 
 def _merge_pictures(folder: Path, sources: _Sources) -> None:
     total = sum(len(slots) for _, slots in sources)
-    for name in ("g", "descriptor_units"):
-        _write(folder, name, (total,), np.float32, (getattr(segment, name)[slots] for segment, slots in sources))
+    _write(folder, "g", (total,), np.float32, (segment.g[slots] for segment, slots in sources))
     for starts_name, names in _ROWS.items():
         counts = [np.diff(getattr(segment, starts_name))[slots] for segment, slots in sources]
         starts = _starts(np.concatenate(counts))

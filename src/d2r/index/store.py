@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from d2r.aggregate import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Boxes
 from d2r.codebook import Codebook
-from d2r.features.base import Features
 from d2r.index import compaction
 from d2r.index.catalogue import Catalogue, PictureRow, RemovedError, SegmentRow, StoreError
 from d2r.index.kernels import keep_best, score_postings
 from d2r.index.listing import Job, Listing
 from d2r.index.segment import MAX_SLOTS, Entry, Segment, Written, check_segment, digest, merge_segments, write_segment
 from d2r.memory import usable_memory
+from d2r.points import Points
 
 _DIGEST = "codebook"  # setting: digest of the file of visual words
 _SEGMENTS = "segments"
@@ -74,7 +74,7 @@ class IndexSize:
         words: of the codebook; 0 before there is one.
         postings: visual words of all pictures together, dead ones too.
         search_bytes: of descriptors, on disk.
-        verify_bytes: of local features and regions, on disk.
+        verify_bytes: of points and regions, on disk.
     """
 
     pictures: int
@@ -249,10 +249,10 @@ class Index:
             found.append(list(zip(one["score"].tolist(), places, strict=True)))
         return found
 
-    def features(self, picture: PictureRow) -> Features:
-        """Return the local features that the index keeps of a picture."""
+    def points(self, picture: PictureRow) -> Points:
+        """Return what the index keeps of a picture for verification."""
         segment, slot = self._placed(picture)
-        return segment.features(slot)
+        return segment.points(slot)
 
     def regions(self, picture: PictureRow) -> tuple[Boxes, NDArray[np.float32]]:
         """Return the boxes (R, 4) that were described, the whole picture first, and their scores (R,)."""
@@ -531,7 +531,7 @@ class Writer:
 
 
 def _allow_files() -> None:
-    """Let this process open as many files as the system allows it: a segment needs thirteen."""
+    """Let this process open as many files as the system allows it: a segment needs fourteen."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 10_240 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -6,20 +6,18 @@ write_page("results.html", html)
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from d2r.boxes import Box
 from d2r.engine import Answer, Result
 from d2r.files import PathLike, printable_path, replacing
-from d2r.images import MAX_PIXELS, ImageError, Picture, encode_jpeg, read_image, shrink
+from d2r.images import MAX_PIXELS, ImageError, Picture, read_image, shrink
+from d2r.report.html import corners, data_uri, polygon, rounded, template
 
 LARGE_SIDE = 720
 """Longer side of the pictures on the page, in pixels. One copy serves the card and the match view: that takes fewer
@@ -36,7 +34,6 @@ MOST_LINES = 150
 COLOURS = 6
 """Colours of the lines, ``.line-0`` and up in the template."""
 
-_QUALITY = 80
 _UNKNOWN_SIZE = (400, 300)  # of a picture that was never read, for its empty frame
 _VIEW_SIDE = 600.0  # longer side of each picture in the match view, in units of its drawing
 _VIEW_GAP = 28.0
@@ -129,15 +126,15 @@ def search_page(
     # The description holds the box as it was used: cut to the picture.
     region = np.asarray(answer.query.boxes[0], np.float64)
     cards = [
-        _card(rank, result, (width, height), region, side, max_pixels)
+        _card(rank, result, (width, height), region, box is not None, side, max_pixels)
         for rank, result in enumerate(answer.results, start=1)
     ]
     return _TEMPLATE.render(
         query_name=printable_path(query_name),
-        query_image=_data_uri(shrink(query, LARGE_SIDE)),
+        query_image=data_uri(shrink(query, LARGE_SIDE)),
         query_width=width,
         query_height=height,
-        query_region=_polygon(_corners(region)) if box is not None else None,
+        query_region=polygon(corners(region)) if box is not None else None,
         query_features=_dots(answer.query.features.positions),
         feature_count=len(answer.query.features),
         index_name=printable_path(index_name),
@@ -154,7 +151,13 @@ def write_page(path: PathLike, html: str) -> None:
 
 
 def _card(
-    rank: int, result: Result, query_size: tuple[int, int], region: NDArray[np.float64], side: int, max_pixels: int
+    rank: int,
+    result: Result,
+    query_size: tuple[int, int],
+    region: NDArray[np.float64],
+    boxed: bool,
+    side: int,
+    max_pixels: int,
 ) -> _Card:
     image, problem = None, None
     size = (result.width, result.height)
@@ -164,7 +167,7 @@ def _card(
     except ImageError as error:
         problem = error.reason[:1].upper() + error.reason[1:]
     else:
-        image = _data_uri(shrink(picture, side))
+        image = data_uri(shrink(picture, side))
         now = (picture.shape[1], picture.shape[0])
         if known_size and size != now:
             problem = "It was changed after it was indexed, so the marks may be in the wrong places"
@@ -186,8 +189,8 @@ def _card(
         known_size=known_size,
         image=image,
         problem=problem,
-        regions=[_Place(*_rounded([x1, y1, x2 - x1, y2 - y1])) for x1, y1, x2, y2 in result.boxes[1:].tolist()],
-        found=_polygon(_mapped(_corners(region), result.transform)) if result.transform is not None else None,
+        regions=[_Place(*rounded([x1, y1, x2 - x1, y2 - y1])) for x1, y1, x2, y2 in result.boxes[1:].tolist()],
+        found=_outline(result, region, boxed),
         points=_dots(result.points),
         drawn=len(chosen),
         views={
@@ -195,6 +198,13 @@ def _card(
             "below": _match_view(query_size, size, query_points, points, axis=1),
         },
     )
+
+
+def _outline(result: Result, region: NDArray[np.float64], boxed: bool) -> str | None:
+    """Return where the query box lies on a result; of a query without a box, what the two pictures share."""
+    if result.transform is None or result.found is None:
+        return None
+    return polygon(_mapped(corners(region), result.transform) if boxed else corners(result.found))
 
 
 def _match_view(
@@ -217,8 +227,8 @@ def _match_view(
     # Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
     order = np.argsort(starts[:, 1 - axis], kind="stable")
     bands = np.array_split(order, COLOURS)
-    places = [_Place(*_rounded([*origin, *size])) for origin, size in zip(origins, sizes, strict=True)]
-    width, height = _rounded(total)
+    places = [_Place(*rounded([*origin, *size])) for origin, size in zip(origins, sizes, strict=True)]
+    width, height = rounded(total)
     return _MatchView(
         width=width,
         height=height,
@@ -237,60 +247,17 @@ def _evenly_chosen(points: NDArray[np.float32], most: int) -> NDArray[np.intp]:
     return order[np.linspace(0, len(order) - 1, most).round().astype(np.intp)]
 
 
-def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    x1, y1, x2, y2 = box
-    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-
-
 def _mapped(points: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
     return points @ transform[:, :2].T + transform[:, 2]
 
 
-def _rounded(values: ArrayLike) -> list[float]:
-    """Return numbers to a tenth, enough for a drawing, whole ones as integers so that they print short."""
-    tenths = np.round(np.asarray(values, np.float64), 1) + 0.0  # -0.0 becomes 0.0
-    return [int(value) if value == int(value) else value for value in tenths.tolist()]
-
-
-def _polygon(corners: NDArray[np.float64]) -> str:
-    """Return SVG path data of a closed polygon."""
-    return "M" + "L".join("{} {}".format(*_rounded(corner)) for corner in corners) + "Z"
-
-
 def _line(start: NDArray[np.floating], end: NDArray[np.floating]) -> str:
-    return "M{} {}L{} {}".format(*_rounded(start), *_rounded(end))
+    return "M{} {}L{} {}".format(*rounded(start), *rounded(end))
 
 
 def _dots(points: NDArray[np.floating]) -> str:
     """Return SVG path data that a round line cap draws as one dot a point, far shorter than as many circles."""
-    return "".join("M{} {}h.1".format(*_rounded(point)) for point in points)
+    return "".join("M{} {}h.1".format(*rounded(point)) for point in points)
 
 
-def _data_uri(picture: Picture) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture, _QUALITY)).decode()
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 1:
-        return f"{seconds:.1f} s"
-    return f"{1000 * seconds:.0f} ms" if seconds >= 0.001 else "under 1 ms"
-
-
-def _csp_hash(text: str) -> str:
-    """Return what a content security policy calls an inline style or script by, to allow that one and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("d2r.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"csp_hash": _csp_hash, "duration": _duration}
-    return environment
-
-
-_TEMPLATE = _environment().get_template("page.html.j2")
+_TEMPLATE = template("page.html.j2")

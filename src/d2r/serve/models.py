@@ -46,6 +46,9 @@ class Found(BaseModel):
     transform: list[list[float]] | None = Field(
         description="2 x 3, from pixels of the query to pixels of this picture; null without agreeing points"
     )
+    found: Numbers | None = Field(
+        description="what was searched for, x1, y1, x2, y2 in pixels of this picture; null without agreeing points"
+    )
     query_points: list[Point] = Field(description="matched points, in pixels of the query")
     points: list[Point] = Field(description="the same points, in pixels of this picture")
 

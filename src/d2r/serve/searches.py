@@ -141,6 +141,7 @@ class Searches:
                         regions=tenths(result.boxes),
                         region_scores=ten_thousandths(result.box_scores),
                         transform=None if result.transform is None else result.transform.tolist(),
+                        found=None if result.found is None else [round(side, 1) for side in result.found],
                         query_points=tenths(result.query_points),
                         points=tenths(result.points),
                     )

@@ -1,0 +1,40 @@
+"""Where on a picture the thing is that was searched for, by the points that agree."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.boxes import Box, PixelBox
+
+
+def bounding_box(points: NDArray[np.floating]) -> PixelBox:
+    """Return the smallest box around points (N, 2), at least one."""
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return x1, y1, x2, y2
+
+
+def found_box(
+    box: Box, transform: NDArray[np.float64], points: NDArray[np.floating], size: tuple[int, int]
+) -> PixelBox:
+    """Return the box of what a query and a picture share, in pixels of the picture, inside of it.
+
+    The box around the agreeing points is too small, the more so the fewer they are: N points spread evenly over a
+    length take up (N - 1) / (N + 1) of it. It is enlarged by that, but not beyond where the map puts the query box.
+
+    Args:
+        box: the query box, or the whole query.
+        transform: (2, 3), from pixels of the query to those of the picture.
+        points: (N, 2), agreeing points on the picture, at least two.
+        size: width and height of the picture.
+    """
+    x1, y1, x2, y2 = box
+    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64)
+    mapped = corners @ transform[:, :2].T + transform[:, 2]
+    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    margin = (high - low) / (len(points) - 1)
+    outer = np.maximum(mapped.min(axis=0), 0.0), np.minimum(mapped.max(axis=0), size)
+    # The map is affine and the change of view may not be: the points themselves are always inside.
+    low = np.minimum(low, np.maximum(low - margin, outer[0]))
+    high = np.maximum(high, np.minimum(high + margin, outer[1]))
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])

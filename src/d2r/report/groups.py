@@ -1,0 +1,106 @@
+"""Groups of pictures as one self-contained web page: of one thing (`d2r group`), or near-duplicates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from d2r.boxes import Box
+from d2r.files import printable_path
+from d2r.groups import Group
+from d2r.images import MAX_PIXELS, ImageError, read_image, shrink
+from d2r.index import PictureRow
+from d2r.report.html import corners, data_uri, polygon, template
+
+SIDE = 320
+"""Longer side of the pictures on the page, in pixels."""
+
+MOST_CARDS = 24
+"""Pictures of a group that are shown; of the others the page gives the names."""
+
+MOST_GROUPS = 200
+"""Groups on the page, the largest, so that it stays of a size to open and send."""
+
+
+@dataclass(frozen=True)
+class _Card:
+    """One picture as the template shows it; ``found`` is SVG path data in its pixels."""
+
+    folder: str
+    name: str
+    width: int
+    height: int
+    image: str | None
+    problem: str | None
+    found: str | None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One group as the template shows it; ``more`` are the names of pictures without a card."""
+
+    pictures: int
+    links: int
+    cards: list[_Card]
+    more: list[str]
+
+
+def groups_page(
+    groups: Sequence[Group],
+    *,
+    title: str,
+    explanation: str,
+    index_name: str,
+    collection: int,
+    boxed: bool,
+    max_pixels: int = MAX_PIXELS,
+) -> str:
+    """Return an HTML document of groups; it holds its pictures and asks the network for nothing.
+
+    Args:
+        groups: the largest first.
+        title: what they are.
+        explanation: a sentence on what a group is.
+        index_name: what to call the index.
+        collection: number of pictures in the index.
+        boxed: draw on each picture the box of what it shares with the one it is linked to most strongly.
+        max_pixels: larger pictures are not decoded.
+    """
+    return template("groups.html.j2").render(
+        title=title,
+        explanation=explanation,
+        index_name=printable_path(index_name),
+        collection=collection,
+        grouped=sum(len(group.pictures) for group in groups),
+        groups=[_shown(group, boxed, max_pixels) for group in groups[:MOST_GROUPS]],
+        left_out=max(0, len(groups) - MOST_GROUPS),
+    )
+
+
+def _shown(group: Group, boxed: bool, max_pixels: int) -> _Shown:
+    boxes: dict[int, Box | None] = {}
+    if boxed:
+        for link in group.links:  # the strongest first
+            boxes.setdefault(link.first.id, link.boxes[0])
+            boxes.setdefault(link.second.id, link.boxes[1])
+    shown, others = group.pictures[:MOST_CARDS], group.pictures[MOST_CARDS:]
+    cards = [_card(picture, boxes.get(picture.id), max_pixels) for picture in shown]
+    return _Shown(len(group.pictures), len(group.links), cards, [_names(picture)[1] for picture in others])
+
+
+def _card(picture: PictureRow, box: Box | None, max_pixels: int) -> _Card:
+    folder, name = _names(picture)
+    try:
+        pixels = read_image(picture.path, max_pixels=max_pixels)
+    except ImageError as error:
+        return _Card(folder, name, 4, 3, None, error.reason[:1].upper() + error.reason[1:], None)
+    height, width = pixels.shape[:2]
+    same = (width, height) == (picture.width, picture.height)  # else it was changed, and the box may be elsewhere
+    found = polygon(corners(box)) if box is not None and same else None
+    return _Card(folder, name, width, height, data_uri(shrink(pixels, SIDE)), None, found)
+
+
+def _names(picture: PictureRow) -> tuple[str, str]:
+    folder, name = os.path.split(picture.path)
+    return printable_path(os.path.join(folder, "")), printable_path(name)
