@@ -136,8 +136,9 @@ class _Service:
         self.processes = Processes(
             settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=partial(work.prepare, engine.recipe)
         )
-        self.threads = Threads(settings.threads, queue=limits.queue)
-        self.searches = Searches(engine, self.processes, self.threads, max_pixels=limits.pixels)
+        self.threads = Threads(settings.threads)
+        most = settings.workers + limits.queue
+        self.searches = Searches(engine, self.processes, self.threads, most=most, max_pixels=limits.pixels)
         self.jobs: Jobs | None = None
         if settings.writable:
             self.jobs = Jobs(engine, settings.uploads, workers=settings.workers, max_pixels=limits.pixels)
@@ -204,7 +205,7 @@ class _Service:
             raise ProblemError(503, "The detector of this index cannot be used; the log says why.") from error
 
     def _patience(self) -> int:
-        return 1 + self.processes.waiting // (4 * self.settings.workers)
+        return 1 + max(self.processes.waiting, self.searches.under_way) // (4 * self.settings.workers)
 
     async def upload(self, request: Request) -> bytes:
         """Receive the picture that is the body of a request."""
@@ -343,6 +344,7 @@ class _Service:
         )  # fmt: skip
         def metrics() -> Response:
             self.metrics.waiting.set(self.processes.waiting)
+            self.metrics.searches.set(self.searches.under_way)
             self.metrics.deaths.set(self.processes.deaths)
             self.metrics.pictures.set(self.engine.index.size().pictures)
             for state, count in (self.jobs.counts() if self.jobs is not None else {}).items():

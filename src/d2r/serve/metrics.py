@@ -26,6 +26,7 @@ class Metrics:
         self.refused = Counter("d2r_refused", "Requests told to come again because too much was waiting.", registry=own)
         self.abandoned = Counter("d2r_abandoned", "Requests given up because nobody waited for them.", registry=own)
         self.waiting = Gauge("d2r_waiting", "Requests that wait for a worker process.", registry=own)
+        self.searches = Gauge("d2r_searches", "Searches under way.", registry=own)
         self.deaths = Gauge("d2r_worker_deaths", "Worker processes that died or were ended.", registry=own)
         self.pictures = Gauge("d2r_pictures", "Pictures that can be found.", registry=own)
         self.jobs = Gauge("d2r_jobs", "Pictures to be added or removed.", ["state"], registry=own)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -37,29 +38,16 @@ class FileGoneError(Exception):
 
 
 class Threads:
-    """Threads that search, and a bound on what waits for them."""
+    """Threads that search."""
 
-    def __init__(self, count: int, *, queue: int) -> None:
-        self._most = count + queue
-        self._now = 0
-        self._lock = threading.Lock()  # a search ends in its thread
+    def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="answer")
 
     async def run(self, function: Callable[[Callable[[], bool]], Result]) -> Result:
-        """Return ``function(stopped)`` of a thread; ``stopped()`` says whether this call was cancelled meanwhile.
-
-        Raises:
-            QueueFullError: too much is waiting.
-        """
-        with self._lock:
-            if self._now >= self._most:
-                raise QueueFullError
-            self._now += 1
+        """Return ``function(stopped)`` of a thread; ``stopped()`` says whether this call was cancelled meanwhile."""
         gone = threading.Event()
-        future = self._pool.submit(function, gone.is_set)
-        future.add_done_callback(lambda _: self._done())
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(self._pool.submit(function, gone.is_set))
         except asyncio.CancelledError:
             gone.set()
             raise
@@ -68,19 +56,36 @@ class Threads:
         """Wait for what is under way."""
         self._pool.shutdown()
 
-    def _done(self) -> None:
-        with self._lock:
-            self._now -= 1
-
 
 class Searches:
-    """Searches of one index."""
+    """Searches of one index, to be used from one event loop.
 
-    def __init__(self, engine: Engine, processes: Processes, threads: Threads, *, max_pixels: int) -> None:
+    Args:
+        engine: of the index.
+        processes: that describe.
+        threads: that search.
+        most: searches that may be under way. More are refused before anything is done for them: what was described
+            would be lost if there were no room for it in the threads.
+        max_pixels: larger pictures are refused.
+    """
+
+    def __init__(self, engine: Engine, processes: Processes, threads: Threads, *, most: int, max_pixels: int) -> None:
         self._engine = engine
         self._processes = processes
         self._threads = threads
+        self._most = most
         self._max_pixels = max_pixels
+        self.under_way = 0
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        if self.under_way >= self._most:
+            raise QueueFullError
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
 
     async def describe(self, source: work.Source, box: PixelBox | None) -> Description:
         """Describe a query in a worker process."""
@@ -114,81 +119,86 @@ class Searches:
             without: leave this picture out of the results.
             timed: told how long each stage took.
         """
-        started = time.perf_counter()
-        query = await self.describe(source, box)
-        described = time.perf_counter() - started
+        with self._room():
+            started = time.perf_counter()
+            query = await self.describe(source, box)
+            described = time.perf_counter() - started
 
-        def search(stopped: Callable[[], bool]) -> bytes:
-            more = without is not None
-            answer = self._engine.search_described(
-                query, top=top + more, verify=verify + (more and verify > 0), stopped=stopped
-            )
-            seconds = {"describe": described, **answer.seconds}
-            for stage, value in seconds.items():
-                timed(stage, value)
-            found = []
-            for result in answer.results:
-                if result.id == without:
-                    continue
-                picture = PictureInfo.model_construct(
-                    id=result.id, name=named(result.path), width=result.width, height=result.height
+            def search(stopped: Callable[[], bool]) -> bytes:
+                more = without is not None
+                answer = self._engine.search_described(
+                    query, top=top + more, verify=verify + (more and verify > 0), stopped=stopped
                 )
-                found.append(
-                    Found.model_construct(
-                        picture=picture,
-                        score=round(result.score, 6),
-                        inliers=result.inliers,
-                        regions=tenths(result.boxes),
-                        region_scores=ten_thousandths(result.box_scores),
-                        transform=None if result.transform is None else result.transform.tolist(),
-                        found=None if result.found is None else [round(side, 1) for side in result.found],
-                        query_points=tenths(result.query_points),
-                        points=tenths(result.points),
+                seconds = {"describe": described, **answer.seconds}
+                for stage, value in seconds.items():
+                    timed(stage, value)
+                found = []
+                for result in answer.results:
+                    if result.id == without:
+                        continue
+                    picture = PictureInfo.model_construct(
+                        id=result.id, name=named(result.path), width=result.width, height=result.height
                     )
+                    found.append(
+                        Found.model_construct(
+                            picture=picture,
+                            score=round(result.score, 6),
+                            inliers=result.inliers,
+                            regions=tenths(result.boxes),
+                            region_scores=ten_thousandths(result.box_scores),
+                            transform=None if result.transform is None else result.transform.tolist(),
+                            found=None if result.found is None else [round(side, 1) for side in result.found],
+                            query_points=tenths(result.query_points),
+                            points=tenths(result.points),
+                        )
+                    )
+                whole = SearchAnswer.model_construct(
+                    query=query_info(query), seconds={k: round(v, 5) for k, v in seconds.items()}, results=found[:top]
                 )
-            whole = SearchAnswer.model_construct(
-                query=query_info(query), seconds={k: round(v, 5) for k, v in seconds.items()}, results=found[:top]
-            )
-            return whole.model_dump_json(warnings=False).encode()
+                return whole.model_dump_json(warnings=False).encode()
 
-        return await self._threads.run(search)
+            return await self._threads.run(search)
 
     async def match(self, query: work.Source, box: PixelBox | None, other: PictureRow) -> bytes:
         """Return a JPEG of a query and a picture beside each other, with their matched points joined."""
-        described = await self.describe(query, box)
-        verification, features = await self._threads.run(lambda stopped: self._engine.match(described.features, other))
-        drawing = self._processes.run(
-            work.match_picture,
-            self._max_pixels,
-            query,
-            other.path,
-            described.boxes[0].tolist() if box is not None else None,
-            described.features.positions[verification.matches[:, 0]],
-            features.positions[verification.matches[:, 1]],
-        )
-        return await of_index(other, drawing)
+        with self._room():
+            described = await self.describe(query, box)
+            verification, features = await self._threads.run(
+                lambda stopped: self._engine.match(described.features, other)
+            )
+            drawing = self._processes.run(
+                work.match_picture,
+                self._max_pixels,
+                query,
+                other.path,
+                described.boxes[0].tolist() if box is not None else None,
+                described.features.positions[verification.matches[:, 0]],
+                features.positions[verification.matches[:, 1]],
+            )
+            return await of_index(other, drawing)
 
     async def thresholds(
         self, query: work.Source, box: PixelBox | None, picture: PictureRow, detector: Detector
     ) -> ThresholdAnswer:
         """Score a picture with the regions that each threshold of a detector gives."""
-        sought = await self.describe(query, box)
-        # Boxes are suppressed by better ones alone, so those above any threshold are the first of these.
-        everything = replace(detector, threshold=0.0)
-        describing = self._processes.run(
-            work.describe_regions, everything, self._engine.recipe, self._max_pixels, picture.path
-        )
-        described = await of_index(picture, describing)
-        scores = await self._threads.run(
-            lambda stopped: self._engine.scores_by_regions(sought, described, stopped=stopped)
-        )
-        return ThresholdAnswer(
-            query=query_info(sought),
-            threshold=detector.threshold,
-            regions=tenths(described.boxes),
-            region_scores=ten_thousandths(described.box_scores),
-            scores=[round(score, 6) for score in scores],
-        )
+        with self._room():
+            sought = await self.describe(query, box)
+            # Boxes are suppressed by better ones alone, so those above any threshold are the first of these.
+            everything = replace(detector, threshold=0.0)
+            describing = self._processes.run(
+                work.describe_regions, everything, self._engine.recipe, self._max_pixels, picture.path
+            )
+            described = await of_index(picture, describing)
+            scores = await self._threads.run(
+                lambda stopped: self._engine.scores_by_regions(sought, described, stopped=stopped)
+            )
+            return ThresholdAnswer(
+                query=query_info(sought),
+                threshold=detector.threshold,
+                regions=tenths(described.boxes),
+                region_scores=ten_thousandths(described.box_scores),
+                scores=[round(score, 6) for score in scores],
+            )
 
 
 def query_info(query: Description) -> QueryInfo:

@@ -25,7 +25,8 @@ class Limits:
         upload_bytes: of a picture as it is sent.
         pixels: of a picture (width x height); larger ones are refused before they are decoded.
         seconds: for sending a picture, and again for decoding and describing it.
-        queue: requests that may wait for a worker process, and for a search thread; more are told to come again.
+        queue: requests that may wait for a worker process, and searches under way beyond one a process; more
+            are told to come again.
         requests: that are answered at the same time.
     """
 
