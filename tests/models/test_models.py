@@ -197,14 +197,14 @@ def known(server, monkeypatch):
     server.files["/tiny.pth"] = Resource(b"checkpoint")
     entry = KnownModel("a tiny one", (f"{server.url}/gone.pth", f"{server.url}/tiny.pth"), None, "MIT", "toynet")
     monkeypatch.setattr(catalogue, "KNOWN", {"tiny": entry})
-    converter = types.ModuleType("d2r.train.convert")
+    converter = types.ModuleType("d2r.train.delf.convert")
 
     def convert_checkpoint(checkpoint, path, *, arch):
         assert checkpoint.read_bytes() == b"checkpoint"
         write_features(path, metadata={**METADATA, "arch": arch})
 
     converter.convert_checkpoint = convert_checkpoint
-    monkeypatch.setitem(sys.modules, "d2r.train.convert", converter)
+    monkeypatch.setitem(sys.modules, "d2r.train.delf.convert", converter)
     return entry
 
 
@@ -233,7 +233,7 @@ def test_a_checkpoint_with_another_checksum_is_not_converted(folder, known, monk
 
 @pytest.mark.usefixtures("known")
 def test_without_torch_nothing_is_fetched(folder, server, monkeypatch):
-    monkeypatch.setitem(sys.modules, "d2r.train.convert", None)
+    monkeypatch.setitem(sys.modules, "d2r.train.delf.convert", None)
     with pytest.raises(ModelError, match=r"tiny: .* is not installed; .* 'detect-to-retrieve\[train\]'"):
         pull_model("tiny")
     assert server.asked == []

@@ -130,7 +130,7 @@ def pull_model(name: str, *, progress: Progress | None = None, pause_s: float = 
     Raises:
         ModelError: no such network is known, torch is not there to convert it, or see :func:`add_model`.
         d2r.datasets.download.DownloadError: no address gives the file, or it is not the one that is known.
-        d2r.train.convert.ConvertError: the file is no checkpoint that can be converted.
+        d2r.train.delf.convert.ConvertError: the file is no checkpoint that can be converted.
     """
     if name not in KNOWN:
         raise ModelError(name, f"no such model is known; there are: {', '.join(sorted(KNOWN))}")
@@ -267,7 +267,7 @@ def _downloaded(
 
 def _converter(name: str) -> Callable[..., Any]:
     try:
-        return importlib.import_module("d2r.train.convert").convert_checkpoint  # type: ignore[no-any-return]
+        return importlib.import_module("d2r.train.delf.convert").convert_checkpoint  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         raise ModelError(
             name,

@@ -18,7 +18,7 @@ class KnownModel:
         sha256: of that file, in lower-case hexadecimal; None where its authors give none and nobody has measured it:
             then what arrives cannot be verified.
         licence: as its authors say.
-        arch: its architecture, as :func:`d2r.train.convert.convert_checkpoint` calls it: it is a checkpoint of torch.
+        arch: what :func:`d2r.train.delf.convert.convert_checkpoint` calls it: it is a checkpoint of torch.
     """
 
     summary: str
@@ -37,14 +37,14 @@ KNOWN: Final[Mapping[str, KnownModel]] = MappingProxyType(
             (f"{_HOW}/how_r18.pth",),
             None,
             "MIT (of the code at github.com/gtolias/how; the weights name none)",
-            "resnet18-conv5",
+            "how-r18",
         ),
         "how-r50": KnownModel(
             "HOW local features (Tolias, Jenicek, Chum, ECCV 2020) on ResNet50 without its last block, 128 dimensions",
             (f"{_HOW}/how_r50-.pth",),
             None,
             "MIT (of the code at github.com/gtolias/how; the weights name none)",
-            "resnet50",
+            "how-r50",
         ),
     }
 )
