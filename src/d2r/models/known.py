@@ -18,8 +18,7 @@ class KnownModel:
         sha256: of that file, in lower-case hexadecimal; None where its authors give none and nobody has measured it:
             then what arrives cannot be verified.
         licence: as its authors say.
-        arch: its architecture, as :func:`d2r.train.delf.convert.convert_checkpoint` calls it: it is a checkpoint of
-            torch.
+        arch: what :func:`d2r.train.delf.convert.convert_checkpoint` calls it: it is a checkpoint of torch.
     """
 
     summary: str
