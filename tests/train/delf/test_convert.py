@@ -15,6 +15,7 @@ from torchvision.models import resnet18, resnet50
 
 from d2r.datasets.bundled import bundled_photos
 from d2r.images import read_image
+from d2r.train.delf import projection
 from d2r.train.delf.convert import ConvertError, convert_checkpoint
 
 PHOTO = read_image(bundled_photos().instances[0].photos[0])
@@ -76,7 +77,8 @@ def test_a_checkpoint_of_how_gives_what_how_computes(tmp_path, arch, name, strid
     assert attention == pytest.approx(norms, rel=1e-3)
 
 
-def test_weights_of_torchvision_get_a_projection(tmp_path) -> None:
+def test_weights_of_torchvision_get_a_projection(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(projection, "_SCALES", (0.35,))
     torch.manual_seed(0)
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
     made = convert_checkpoint(tmp_path / "resnet18.pth", tmp_path / "model.onnx", arch="resnet18", half=True)
