@@ -15,7 +15,7 @@ Runs: TypeAlias = dict[str, tuple[Path, list[EpochRow]]]
 
 
 def settings_of(recipe: str, data: Path) -> DelfSettings:
-    """A run of three short epochs."""
+    """A run of two short epochs."""
     return DelfSettings(
         data=(str(data),),
         recipe=recipe,
@@ -24,8 +24,8 @@ def settings_of(recipe: str, data: Path) -> DelfSettings:
         hold_out=0.25,
         side=96,
         dim=32,
-        epochs=3,
-        attention_epochs=3,
+        epochs=2,
+        attention_epochs=2,
         batch=2 if recipe == "metric" else 5,
         hard=2,
         lr=1e-4 if recipe == "metric" else 4e-3,

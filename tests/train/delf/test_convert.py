@@ -16,6 +16,7 @@ from torchvision.models import resnet18, resnet50
 from d2r.datasets.bundled import bundled_photos
 from d2r.images import read_image
 from d2r.models.known import KNOWN
+from d2r.train.delf import projection
 from d2r.train.delf.convert import CONVERTIBLE, ConvertError, convert_checkpoint
 
 PHOTO = read_image(bundled_photos().instances[0].photos[0])
@@ -81,7 +82,8 @@ def test_every_known_network_can_be_converted() -> None:
     assert {model.arch for model in KNOWN.values()} <= set(CONVERTIBLE)
 
 
-def test_weights_of_torchvision_get_a_projection(tmp_path) -> None:
+def test_weights_of_torchvision_get_a_projection(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(projection, "_SCALES", (0.35,))
     torch.manual_seed(0)
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
     made = convert_checkpoint(tmp_path / "resnet18.pth", tmp_path / "model.onnx", arch="resnet18", half=True)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from d2r.train.delf.loop import train_delf
 from d2r.train.delf.settings import DelfSettings
+from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
 from delf_runs import RECIPES, settings_of
 
@@ -22,9 +23,9 @@ class StoppedError(Exception):
     pass
 
 
-def stop_after(epochs: int):
-    """Return what stops a run after so many epochs, those of an earlier stage counted."""
-    seen = []
+def stop_after(epochs: int, seen: list[EpochRow] | None = None):
+    """Return what stops a run after so many epochs, those of an earlier stage counted; they come into ``seen``."""
+    seen = [] if seen is None else seen
 
     def finished(row) -> None:
         seen.append(row)
@@ -62,7 +63,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(runs, l
     straight, history = runs[recipe]
     settings = settings_of(recipe, landmarks)
     with pytest.raises(StoppedError):
-        train_delf(settings, tmp_path, workers=0, finished=stop_after(4 if recipe == "classify" else 1))
+        train_delf(settings, tmp_path, workers=0, finished=stop_after(3 if recipe == "classify" else 1))
     resumed = train_delf(settings, tmp_path, workers=0, resume=True)
     expected, found = weights(straight), weights(tmp_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -80,23 +81,19 @@ def test_a_run_stopped_while_it_learns_descriptors_goes_on_there(runs, landmarks
         train_delf(settings, tmp_path, workers=0)
     seen = []
     train_delf(settings, tmp_path, workers=0, resume=True, finished=seen.append)
-    assert [row.epoch for row in seen] == [2, 3, 1, 2, 3]
+    assert [row.epoch for row in seen] == [2, 1, 2]
     expected, found = weights(runs["classify"][0]), weights(tmp_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_loss_falls_on_a_few_pictures_seen_often(landmarks, tmp_path, recipe) -> None:
-    settings = dataclasses.replace(
-        settings_of(recipe, landmarks),
-        epochs=6,
-        validate_every=6,
-        freeze=4,
-        **({"side": 64} if recipe != "metric" else {}),
-    )
+    side = 96 if recipe == "metric" else 64
+    settings = dataclasses.replace(settings_of(recipe, landmarks), epochs=5, validate_every=6, freeze=4, side=side)
     seen = []
-    train_delf(settings, tmp_path, workers=0, finished=seen.append)
-    first, last = seen[0], seen[5]
+    with pytest.raises(StoppedError):
+        train_delf(settings, tmp_path, workers=0, finished=stop_after(5, seen))
+    first, last = seen[0], seen[-1]
     assert last.loss < 0.9 * first.loss
     assert all(last.losses[name] < first.losses[name] for name in last.losses if name != "negative")
 
@@ -133,10 +130,10 @@ def test_photos_without_labels_are_for_the_recipe_self(landmarks, tmp_path, reci
 def test_too_few_photos_for_a_projection_are_refused(landmarks, tmp_path) -> None:
     folder = tmp_path / "few"
     folder.mkdir()
-    for number, color in enumerate((20, 200)):
-        Image.new("RGB", (64, 64), (color, 0, 0)).save(folder / f"{number}.png")
-    settings = dataclasses.replace(settings_of("self", folder), side=64)
-    with pytest.raises(TrainError, match="--data: there are too few photos: 10 features to fit 32 components to"):
+    for number, path in enumerate(sorted(landmarks.rglob("0.png"))[:3]):
+        Image.open(path).resize((64, 64)).save(folder / f"{number}.png")
+    settings = dataclasses.replace(settings_of("self", folder), side=64, dim=256)
+    with pytest.raises(TrainError, match=r"--data: there are too few photos: 56 features to fit 256 components to"):
         train_delf(settings, tmp_path / "run", workers=0)
 
 

@@ -57,7 +57,7 @@ def test_cells_that_are_attended_weigh_more() -> None:
     assert float(uneven) < 0.6 * float(even)
 
 
-def test_attention_is_learned_without_a_change_of_the_features(runs) -> None:
+def test_attention_is_learned_without_a_change_of_the_features() -> None:
     network = LocalNetwork("resnet18", "delf", 8)
     views = torch.randint(0, 256, (2, 1, 3, 64, 64), dtype=torch.uint8)
     found, logits = matching._describe(network, views)
@@ -71,7 +71,7 @@ def test_nothing_that_matches_is_no_loss() -> None:
     here = descriptors(0, 1).requires_grad_()
     nowhere = torch.full((1, CELLS, 2), torch.nan)
     found, attention = matching._direction(here, torch.zeros(1, CELLS), here, torch.zeros(1, CELLS), nowhere)
-    assert (float(found), float(attention)) == (0.0, 0.0)
+    assert (found.item(), attention.item()) == (0.0, 0.0)
     found.backward()
 
 

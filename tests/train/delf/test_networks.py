@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 
 from d2r.train.architectures import InitError
+from d2r.train.course import write_weights
 from d2r.train.delf.networks import BACKBONES, Field, build, freeze, initialise, receptive_field
 
 
@@ -79,7 +79,7 @@ def test_weights_are_taken_from_a_state_dictionary_of_torchvision_or_from_a_run(
     assert torch.equal(network.body.layer3[1].conv2.weight, whole.layer3[1].conv2.weight)
     assert "body.fc.weight" in left_out
     assert "attention.first.weight" in left_out
-    save_file(network.state_dict(), tmp_path / "run.safetensors")
+    write_weights(tmp_path / "run.safetensors", network, {}, {})
     again = build("resnet18", "delf")
     assert initialise(again, str(tmp_path / "run.safetensors")) == []
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in again.state_dict().items())
