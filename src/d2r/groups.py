@@ -28,8 +28,8 @@ SHARE = 0.05
 not much: what is strongest on the one is too small for the other."""
 
 COVER = 0.5
-"""Near-duplicates: the box of the agreeing points is at least this share of both pictures. A banner or a watermark lies in
-the same place of different pictures, and agrees perfectly."""
+"""Near-duplicates: the box of the agreeing points is at least this share of both pictures. A banner lies in the same
+place of different pictures, and agrees perfectly."""
 
 
 @dataclass(frozen=True)
