@@ -59,9 +59,9 @@ def make_points(features: Features, codebook: Codebook, *, nearest: int = 1) -> 
     coarse = codebook.coarse
     assigned = coarse.assign(features.descriptors, min(nearest, coarse.words))
     rows = np.repeat(np.arange(len(features), dtype=np.int32), assigned.shape[1])
-    words = assigned.reshape(-1).astype(np.uint8)
+    words = assigned.reshape(-1)
     order = np.argsort(words, kind="stable")
     rows, words = rows[order], words[order]
     codes = pack_signs(coarse.residuals(features.descriptors[rows], words))
     angles = np.zeros(len(features), np.float32) if features.angles is None else features.angles
-    return Points(features.positions[rows], features.scales[rows], angles[rows], words, codes, rows)
+    return Points(features.positions[rows], features.scales[rows], angles[rows], words.astype(np.uint8), codes, rows)
