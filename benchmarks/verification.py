@@ -134,7 +134,7 @@ def by_codes(extraction: Extraction, stored: list[Stored], book: Codebook, query
 
     def check(row: int) -> int:
         threshold = threshold_for(stored[row].side, MAX_SIDE)
-        return verify(points, stored[row].points, bits=book.bits, threshold=threshold).inliers
+        return verify(points, stored[row].points, bits=book.dim, threshold=threshold).inliers
 
     return check
 
@@ -199,7 +199,7 @@ def ransac(query: Features, other: Features, threshold: float) -> int:
 def sizes(stored: list[Stored]) -> None:
     count = sum(len(one.points) for one in stored)
     width = stored[0].points.codes.shape[1]
-    kept = 8 + 4 + 1 + 4 + 8 * width  # position, scale, angle, word, code
+    kept = 8 + 4 + 1 + 1 + 8 * width  # position, scale, angle, word, code
     print(
         f"\na picture has {count / len(stored):.0f} points of {kept} bytes, {kept * count / len(stored) / 1000:.0f} KB;"
     )
@@ -211,8 +211,8 @@ class Overlaps:
     """IoU with the true box, of every confirmed right answer."""
 
     found: list[float]
+    whole: list[float]
     points: list[float]
-    mapped: list[float]
 
 
 def localisation(
@@ -234,23 +234,21 @@ def localisation(
             if picture.path not in asked.positives or len(true) != 1:
                 continue
             its: Points = stored[row].points
-            verification = verify(own, its, bits=book.bits, threshold=threshold_for(stored[row].side, MAX_SIDE))
+            verification = verify(own, its, bits=book.dim, threshold=threshold_for(stored[row].side, MAX_SIDE))
             if verification.transform is None:
                 continue
             places = its.positions[verification.matches[:, 1]]
             size = (picture.width, picture.height)
-            x1, y1, x2, y2 = described.boxes[0]
-            corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-            mapped = corners @ verification.transform[:, :2].T + verification.transform[:, 2]
             boxes = [
-                found_box(described.boxes[0], verification.transform, places, size),
-                bounding_box(places),
-                bounding_box(np.clip(mapped, 0, size)),
+                found_box(described.boxes[0], whole, verification.transform, places, size) for whole in (False, True)
             ]
+            boxes.append(bounding_box(places))
             for into, value in zip(vars(overlaps).values(), iou(boxes, true)[:, 0].tolist(), strict=True):
                 into.append(value)
     print("\n| box | mean IoU with the true one | IoU 0.5 or more |\n|---|---:|---:|")
-    for name, values in zip(("found", "around the points", "query box, mapped"), vars(overlaps).values(), strict=True):
+    for name, values in zip(
+        ("found", "as if nothing had been drawn", "around the points"), vars(overlaps).values(), strict=True
+    ):
         print(f"| {name} | {np.mean(values):.2f} | {np.mean(np.array(values) >= 0.5):.0%} |")
 
 

@@ -65,11 +65,12 @@ def test_a_search_prints_a_ranked_table(d2r, built_index, photo_folder):
     status, out, _ = d2r("search", built_index, photo_folder / "pagoda-0.jpg", "--top", "2")
     lines = out.splitlines()
     assert status == 0
-    assert lines[0].split() == ["rank", "score", "inliers", "path"]
-    rank, score, inliers, path = lines[1].split()
+    assert lines[0].split() == ["rank", "score", "inliers", "box", "path"]
+    rank, score, inliers, box, path = lines[1].split()
     assert (rank, path) == ("1", str(photo_folder / "pagoda-0.jpg"))
     assert 0 < float(score) <= 1
     assert int(inliers) >= 8
+    assert len([int(side) for side in box.split(",")]) == 4
     assert lines[2].split()[0] == "2"
 
 
@@ -304,7 +305,7 @@ def test_a_disk_that_fills_while_indexing_is_said_and_the_next_run_goes_on(colle
         engine.add([collection / "pagoda-0.jpg"], workers=0)
 
     def limit_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     process = start("index", collection, "--out", index, "--workers", "0", preexec_fn=limit_files)

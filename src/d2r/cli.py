@@ -333,7 +333,7 @@ def _print_results(answer: Answer) -> None:
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     table.add_column("inliers", justify="right")
-    table.add_column("found at", justify="right")
+    table.add_column("box", justify="right")
     table.add_column("path", overflow="fold")
     for rank, result in enumerate(answer.results, start=1):
         inliers = "-" if result.inliers is None else str(result.inliers)

@@ -20,6 +20,9 @@ Array = NDArray[np.float32]
 MAX_SAMPLES_PER_WORD = 64
 """Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
 
+COARSE_WORDS = 256
+"""Words of :attr:`Codebook.coarse` at most: as many as a byte tells apart."""
+
 _EXACT_WORDS = 16384
 
 
@@ -64,6 +67,16 @@ class Codebook:
         index.train(self.centroids)
         index.add(self.centroids)
         return index
+
+    @cached_property
+    def coarse(self) -> Codebook:
+        """At most 256 of the words, always the same ones, and residuals as they are: what verification compares by.
+
+        With many words two features of one thing have too often different ones. k-means leaves words in no order, so
+        that every so many-th is as good as any.
+        """
+        rows = np.arange(min(COARSE_WORDS, self.words)) * self.words // min(COARSE_WORDS, self.words)
+        return Codebook(np.ascontiguousarray(self.centroids[rows]))
 
     def same_as(self, other: Codebook) -> bool:
         """Say whether another codebook gives the same words and residuals."""

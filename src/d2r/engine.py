@@ -454,7 +454,7 @@ class Engine:
         other = self.index.points(picture)
         side = max(picture.width or 0, picture.height or 0)
         threshold = threshold_for(side, self.recipe.max_side)
-        return verify(query, other, bits=self._codebook().bits, threshold=threshold), other
+        return verify(query, other, bits=self._codebook().dim, threshold=threshold), other
 
     def _points(self, query: Features) -> Points:
         return make_points(query, self._codebook(), nearest=NEAREST)
@@ -493,7 +493,8 @@ class Engine:
         if verification is not None and verification.transform is not None and other is not None:
             query_points = query.features.positions[verification.matches[:, 0]]
             points = other.positions[verification.matches[:, 1]]
-            found = found_box(query.boxes[0], verification.transform, points, size)
+            whole = query.boxes[0].tolist() == [0, 0, query.width, query.height]
+            found = found_box(query.boxes[0], whole, verification.transform, points, size)
         return Result(
             id=hit.picture.id,
             path=hit.picture.path,

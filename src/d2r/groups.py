@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2r.boxes import area
 from d2r.build import Progress
 from d2r.engine import Engine, Link
 from d2r.index import PictureRow
@@ -19,11 +20,16 @@ LEAST = 15
 """Agreeing points that a link needs to group two pictures. More than verification asks for: of the many pairs that a
 whole collection has, a few agree by chance, and one wrong link would make two groups one."""
 
-SHIFT = 0.05
+SHIFT = 0.03
 """Near-duplicates: the map moves no corner of the picture further than this share of its longer side."""
 
-SHARE = 0.2
-"""Near-duplicates: at least this share of the points of both agree."""
+SHARE = 0.05
+"""Near-duplicates: at least this share of the points of the picture that has fewer agree. Of a copy half as large it is
+not much: what is strongest on the one is too small for the other."""
+
+COVER = 0.5
+"""Near-duplicates: the box of the agreeing points is at least this share of both pictures. A banner lies in the same
+place of different pictures, and agrees perfectly."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,12 @@ def _same_frame(link: Link) -> bool:
     first, second = link.first, link.second
     if first.digest is not None and first.digest == second.digest:
         return True
-    transform = link.transform
     sizes = np.array([[one.width or 0, one.height or 0] for one in (first, second)], np.float64)
-    if transform is None or sizes.min() <= 0 or link.inliers < SHARE * max(link.points):
+    if sizes.min() <= 0 or link.inliers < SHARE * min(link.points):
+        return False
+    if (area(link.boxes) < COVER * sizes.prod(axis=1)).any():
         return False
     corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    moved = corners * sizes[0] @ transform[:, :2].T + transform[:, 2]
+    moved = corners * sizes[0] @ link.transform[:, :2].T + link.transform[:, 2]
     shifts = np.linalg.norm(moved - corners * sizes[1], axis=1)
     return bool(shifts.max() <= SHIFT * sizes[1].max())

@@ -15,15 +15,18 @@ def bounding_box(points: NDArray[np.floating]) -> PixelBox:
 
 
 def found_box(
-    box: Box, transform: NDArray[np.float64], points: NDArray[np.floating], size: tuple[int, int]
+    box: Box, whole: bool, transform: NDArray[np.float64], points: NDArray[np.floating], size: tuple[int, int]
 ) -> PixelBox:
-    """Return the box of what a query and a picture share, in pixels of the picture, inside of it.
+    """Return the box of what was searched for, in pixels of the picture, inside of it.
 
-    The box around the agreeing points is too small, the more so the fewer they are: N points spread evenly over a
-    length take up (N - 1) / (N + 1) of it. It is enlarged by that, but not beyond where the map puts the query box.
+    A box that was drawn on the query is around the thing, so it is where the map puts that box. Of a whole picture it
+    is not known what of it is meant: it is what the two share, the box around the agreeing points, but that is too
+    small, the more so the fewer they are: N points spread evenly over a length take up (N - 1) / (N + 1) of it. So it
+    is enlarged by that, not beyond where the map puts the query.
 
     Args:
-        box: the query box, or the whole query.
+        box: the query box, or the box of the whole query.
+        whole: whether it is the latter.
         transform: (2, 3), from pixels of the query to those of the picture.
         points: (N, 2), agreeing points on the picture, at least two.
         size: width and height of the picture.
@@ -32,7 +35,7 @@ def found_box(
     corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64)
     mapped = corners @ transform[:, :2].T + transform[:, 2]
     low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
-    margin = (high - low) / (len(points) - 1)
+    margin = (high - low) / (len(points) - 1) if whole else np.inf
     outer = np.maximum(mapped.min(axis=0), 0.0), np.minimum(mapped.max(axis=0), size)
     # The map is affine and the change of view may not be: the points themselves are always inside.
     low = np.minimum(low, np.maximum(low - margin, outer[0]))

@@ -27,20 +27,20 @@ _STRETCH = 8.0  # a map that squeezes one direction more than this against the o
 
 @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def match_codes(
-    query_words: NDArray[np.int32],
+    query_words: NDArray[np.uint8],
     query_codes: NDArray[np.uint64],
     query_rows: NDArray[np.int32],
-    words: NDArray[np.int32],
+    words: NDArray[np.uint8],
     codes: NDArray[np.uint64],
     most: int,
 ) -> Any:
     """Return the pairs of points that share a word and are each other's nearest by Hamming distance.
 
     Args:
-        query_words: int32 (N,), ascending.
+        query_words: uint8 (N,), ascending.
         query_codes: uint64 (N, B).
         query_rows: int32 (N,), the feature that each is; it may have several points, and matches once.
-        words: int32 (M,), ascending.
+        words: uint8 (M,), ascending.
         codes: uint64 (M, B).
         most: largest distance of a match, in bits.
 

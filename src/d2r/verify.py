@@ -16,10 +16,10 @@ THRESHOLD = 10.0
 MIN_INLIERS = 8
 """Fewer agreeing matches are what chance gives, and count as none."""
 
-NEAREST = 5
-"""Visual words that a feature of the query is assigned to, see :func:`d2r.points.make_points`."""
+NEAREST = 8
+"""Coarse words that a feature of the query is assigned to, see :func:`d2r.points.make_points`."""
 
-_MOST_DIFFERENT = 0.4  # of the bits of two codes that match
+_MOST_DIFFERENT = 0.36  # of the bits of two codes that match
 _SPREAD = 3.0  # thresholds; a map that shrinks everything to a spot agrees with whatever matches there
 
 
@@ -52,12 +52,12 @@ def threshold_for(longer_side: float, max_side: int) -> float:
 
 
 def match_points(query: Points, other: Points, bits: int) -> NDArray[np.int32]:
-    """Return the pairs of points that share a visual word, have like codes, and are each other's nearest.
+    """Return the pairs of points that share a coarse word, have like codes, and are each other's nearest.
 
     Args:
         query: of N points, of one feature several perhaps.
         other: of M points.
-        bits: of a code.
+        bits: of a code, as many as descriptors have dimensions.
 
     Returns:
         int32 (K, 2): points of ``query`` and of ``other``; each feature of the query and each point of the other at
@@ -72,8 +72,8 @@ def verify(query: Points, other: Points, *, bits: int, threshold: float = THRESH
 
     Args:
         query: of the query.
-        other: of the database picture, with the same visual words.
-        bits: of a code.
+        other: of the database picture, with the same coarse words.
+        bits: of a code, as many as descriptors have dimensions.
         threshold: largest distance of an inlier, in pixels of the database picture.
 
     Returns:

@@ -24,7 +24,7 @@ def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = N
         (rng.random((number, 2)) * 1000).astype(np.float32),
         (rng.random(number) * 50).astype(np.float32),
         ((rng.random(number) * 4 - 2) * np.pi).astype(np.float32),
-        np.sort(rng.integers(0, WORDS, number)).astype(np.int32),
+        np.sort(rng.integers(0, WORDS, number)).astype(np.uint8),
         pack_signs(rng.standard_normal((number, dim))),
         np.arange(number, dtype=np.int32),
     )
@@ -75,7 +75,7 @@ def test_arrays_have_the_types_they_are_documented_to_have(tmp_path: Path) -> No
     types = {
         "words": np.int32, "word_starts": np.int64, "posting_slots": np.uint16, "posting_codes": np.uint64,
         "g": np.float32, "point_starts": np.int64, "positions": np.float32, "scales": np.float32,
-        "angles": np.uint8, "point_words": np.int32, "point_codes": np.uint64,
+        "angles": np.uint8, "point_words": np.uint8, "point_codes": np.uint64,
         "region_starts": np.int64, "boxes": np.float32, "box_scores": np.float32,
     }  # fmt: skip
     assert {name: getattr(found, name).dtype for name in types} == types

@@ -31,7 +31,7 @@ def entry(seed, words=20):
     codes = pack_signs(rng.normal(size=(words, DIM)))
     points = Points(
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
-        chosen[:3], codes[:3], np.arange(3, dtype=np.int32),
+        chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
     )  # fmt: skip
     return Entry(Aggregated(chosen, codes, DIM), np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), points)
 
@@ -524,7 +524,7 @@ def test_damage_is_not_merged_under_a_new_checksum(index):
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     file.write_bytes(damaged)
-    with index.writing() as writer, pytest.raises(StoreError, match=r"000002/descriptors\.npy: its content is not"):
+    with index.writing() as writer, pytest.raises(StoreError, match=r"000002/point_codes\.npy: its content is not"):
         writer.compact()
     assert len(index.check()) == 1
 

@@ -183,7 +183,7 @@ def count_inliers(
         points = make_points(extraction.queries[query].features, codebook, nearest=NEAREST)
         for _, row in rows:
             threshold = threshold_for(stored[row].side, extraction.recipe.max_side)
-            inliers[query, row] = verify(points, stored[row].points, bits=codebook.bits, threshold=threshold).inliers
+            inliers[query, row] = verify(points, stored[row].points, bits=codebook.dim, threshold=threshold).inliers
         progress("verify", len(inliers), len(pairs))
     return inliers
 
@@ -245,7 +245,7 @@ def _aggregate(
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         descriptors = {name: describe_picture(nothing, METHODS[name]) for name in methods}
-        return Stored(descriptors, 1, Points.empty(book.bits), 1)
+        return Stored(descriptors, 1, Points.empty(book.dim), 1)
     description = read_description(file)
     rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
     used = np.isin(description.regions, rows)

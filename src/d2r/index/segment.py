@@ -91,7 +91,7 @@ class Segment:
         positions: float32 (F, 2).
         scales: float32 (F,).
         angles: uint8 (F,), 256 steps in a turn.
-        point_words: int32 (F,), ascending within a picture.
+        point_words: uint8 (F,), ascending within a picture.
         point_codes: uint64 (F, B).
         region_starts: int64 (S + 1,).
         boxes: float32 (R, 4).
@@ -107,7 +107,7 @@ class Segment:
     positions: NDArray[np.float32]
     scales: NDArray[np.float32]
     angles: NDArray[np.uint8]
-    point_words: NDArray[np.int32]
+    point_words: NDArray[np.uint8]
     point_codes: NDArray[np.uint64]
     region_starts: NDArray[np.int64]
     boxes: NDArray[np.float32]

@@ -36,6 +36,7 @@ _DIGEST = "codebook"  # setting: digest of the file of visual words
 _SEGMENTS = "segments"
 _CODEBOOK = "codebook.safetensors"
 _LOCK = ".writer.lock"
+_RESERVE = 256 << 10  # bytes that adding pictures leaves on the disk
 
 
 class BusyError(StoreError):
@@ -415,6 +416,7 @@ class Writer:
         if self._index.codebook is None and entries:
             raise StoreError(f"{self._index.folder}: set its visual words before adding pictures")
         written = write_segment(self._place(number), entries) if entries else None
+        self._leave_room()
         rows = []
         slot = 0
         for state, entry in pictures:
@@ -428,6 +430,13 @@ class Writer:
                 self._catalogue.put_segment(_segment_row(number, written))
             self._catalogue.put_pictures(rows)
             self._catalogue.drop_dead_segments()
+
+    def _leave_room(self) -> None:
+        """Refuse what would fill the disk to the last: to remove pictures, which makes room, takes a little itself."""
+        disk = os.statvfs(self._index.folder)
+        if disk.f_bavail * disk.f_frsize < _RESERVE:
+            self._sweep()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(self._index.folder))
 
     def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Merge all segments into as few as can be, and give back the disk space of removed pictures.
