@@ -190,6 +190,46 @@ def train_delf(
     _print_best(history, folder / BEST)
 
 
+@train_app.command("hardnet")
+def train_hardnet(
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="FOLDER", help="Photos to train on, a folder searched to any depth. May be given again."),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")],
+    channels: Annotated[
+        int, typer.Option(help="Of the first layers; the published network has 32, and takes four times as long as 16.")
+    ] = 16,
+    hold_out: Annotated[float, typer.Option(help="Share of each --data to validate on.")] = 0.1,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 4,
+    batch: Annotated[int, typer.Option(help="Photos a step.")] = 24,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-3,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same descriptors.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that prepare patches.", show_default="1, more with a GPU"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
+    ] = False,
+) -> None:
+    """Train a network that describes the patches at SIFT's key points, without labels; it can be stopped and resumed.
+
+    The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
+    best.safetensors, and last.pt to resume from.
+    """
+    from d2r.train.course import BEST, Listener
+    from d2r.train.hardnet import loop
+    from d2r.train.hardnet.settings import HardNetSettings
+
+    settings = HardNetSettings(
+        data=tuple(data), channels=channels, hold_out=hold_out, epochs=epochs, batch=batch, lr=lr, seed=seed
+    )
+    listener = Listener(started=_print_sizes, finished=_print_epoch)
+    history = loop.train_hardnet(settings, folder, resume=resume, workers=workers, listener=listener)
+    _print_best(history, folder / BEST)
+
+
 @train_app.command("export")
 def train_export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a .safetensors file of one.")],
@@ -219,7 +259,7 @@ def train_export(
         ),
     ] = None,
 ) -> None:
-    """Write the best weights of a run, of a detector or of local features, as an ONNX file, which is run without torch.
+    """Write the best weights of a run, of a detector or of features, as an ONNX file, which is run without torch.
 
     The file is written only when ONNX Runtime finds the same in a photo as torch does.
     """
@@ -227,15 +267,25 @@ def train_export(
     from d2r.images import read_image
     from d2r.train.delf.export import SCALES, export_features
     from d2r.train.export import export_detector
+    from d2r.train.hardnet.export import export_hardnet
+    from d2r.train.hardnet.loop import KIND
     from d2r.train.weights import ExportError, read_run
 
     photo = read_image(picture if picture is not None else bundled_photos().instances[0].photos[0])
-    if "kind" in read_run(run)[2]:
+    kind = read_run(run)[2].get("kind")
+    if kind != KIND and kind is not None:
         levels = SCALES if scales is None else _numbers(scales)
         say(_features(export_features(run, path, photo, half=half, scales=levels, threshold=threshold)))
         return
     if scales is not None or threshold is not None:
-        raise ExportError(f"{run}: --scales and --threshold are of local features, and this is a detector")
+        raise ExportError(f"{run}: --scales and --threshold are of deep local features, and these are no such weights")
+    if kind == KIND:
+        patches = export_hardnet(run, path, photo, half=half)
+        say(
+            f"{patches.path}: {patches.arch}, {patches.bytes / 1e6:.1f} MB; from torch its values differ by at most"
+            f" {patches.difference:.2g}"
+        )
+        return
     made = export_detector(run, path, photo, half=half)
     say(
         f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; from torch its boxes differ by at most"

@@ -1,7 +1,7 @@
 """What to describe: local features, one small module per extractor, chosen by name.
 
 An extractor is written as a specification, ``NAME[:option=value,...]``, for instance ``rootsift``,
-``rootsift:top=500`` or ``delf:model=FILE.onnx``; :func:`make_extractor` turns it into an object and
+``rootsift:top=500``, ``hardnet`` or ``delf:model=FILE.onnx``; :func:`make_extractor` turns it into an object and
 ``EXTRACTORS.spec`` gives it back.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from d2r.features.base import FeatureExtractor, Features, concatenate
 from d2r.features.delf import Delf
+from d2r.features.hardnet import HardNet
 from d2r.features.network import FeatureError
 from d2r.features.rootsift import RootSIFT
 from d2r.registry import Registry
 
-EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootSIFT, "delf": Delf})
+EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootSIFT, "hardnet": HardNet, "delf": Delf})
 
 
 def make_extractor(spec: str) -> FeatureExtractor:
@@ -41,6 +42,7 @@ __all__ = [
     "FeatureError",
     "FeatureExtractor",
     "Features",
+    "HardNet",
     "RootSIFT",
     "concatenate",
     "make_extractor",

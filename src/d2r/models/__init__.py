@@ -18,6 +18,9 @@ DETECTOR: Final = "ssd-efficientnet-lite0"
 LOCAL_FEATURES: Final = "how-r18"
 """The local features that are used where none are named."""
 
+PATCH_DESCRIPTORS: Final = "hardnet"
+"""The network that describes patches where none is named."""
+
 FOLDER: Final = Path(str(resources.files(__name__)))
 """Where the networks are that are shipped."""
 

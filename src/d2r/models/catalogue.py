@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from d2r.datasets.download import Progress, fetch
+from d2r.features.hardnet import FORMAT as PATCH_DESCRIPTORS
+from d2r.features.hardnet import load_patch_network
 from d2r.features.network import FORMAT as LOCAL_FEATURES
 from d2r.features.network import load_feature_network
 from d2r.files import display_path, file_sha256, replacing
@@ -30,10 +32,18 @@ from d2r.onnx_files import ModelError, read_metadata
 from d2r.regions.network import FORMAT as DETECTOR
 from d2r.regions.network import load_network
 
-KINDS: Final[Mapping[str, str]] = {DETECTOR: "detector", LOCAL_FEATURES: "local features"}
+KINDS: Final[Mapping[str, str]] = {
+    DETECTOR: "detector",
+    LOCAL_FEATURES: "local features",
+    PATCH_DESCRIPTORS: "patch descriptors",
+}
 """What a file is, by the format that its metadata names."""
 
-_LOAD: Final[Mapping[str, Callable[[Path], object]]] = {DETECTOR: load_network, LOCAL_FEATURES: load_feature_network}
+_LOAD: Final[Mapping[str, Callable[[Path], object]]] = {
+    DETECTOR: load_network,
+    LOCAL_FEATURES: load_feature_network,
+    PATCH_DESCRIPTORS: load_patch_network,
+}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

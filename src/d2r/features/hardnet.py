@@ -1,0 +1,175 @@
+"""A network describes the patches at SIFT's key points (HardNet: Mishchuk et al., NeurIPS 2017).
+
+The file, as ``d2r train`` exports it:
+
+- ``metadata_props``: ``d2r`` is ``patch-descriptors-1``; ``arch`` names the architecture; ``width``, a decimal number,
+  is the side of what a patch shows, in diameters of its key point.
+- input ``pictures``: uint8 (N, S, S), grey patches (:func:`d2r.features.patches.cut_patches`). N is free. Normalisation
+  is in the graph.
+- output ``descriptors``: float32 (N, D), of unit length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.features.base import Features
+from d2r.features.keypoints import grey, make_sift, strongest
+from d2r.features.network import FeatureError
+from d2r.features.patches import cut_patches
+from d2r.images import Picture
+from d2r.models import PATCH_DESCRIPTORS
+from d2r.onnx_files import PICTURES, Format, OnnxFile, check_same, check_sha256, find_file, load, pinned_model
+
+FORMAT: Final = "patch-descriptors-1"
+OUTPUTS: Final = ("descriptors",)
+
+_AT_ONCE: Final = 256  # patches; more are not quicker on a processor
+
+
+@dataclass(frozen=True)
+class HardNet:
+    """SIFT's key points, described by a network.
+
+    Attributes:
+        model: path of an ONNX file (it ends in ``.onnx``), or the name of a model (`d2r models list`).
+        top: at most this many features a picture, those of strongest response.
+        contrast: OpenCV's contrast threshold; lower keeps weaker key points.
+        sha256: what the file must have, in hexadecimal; empty takes any. An index remembers it, so that its pictures
+            are not described with different models under one name.
+    """
+
+    model: str = PATCH_DESCRIPTORS
+    top: int = 1000
+    contrast: float = 0.02
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError("top must be 1 or more")
+        if not self.contrast >= 0:  # nor not-a-number
+            raise ValueError("contrast must be 0 or more")
+        check_sha256(self.sha256)
+
+    @property
+    def dim(self) -> int:
+        """D, as the network has it, which is loaded for that.
+
+        Raises:
+            FeatureError: see :meth:`network`.
+        """
+        return self.network().dim
+
+    def extract(self, images: Sequence[Picture]) -> list[Features]:
+        """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the response of SIFT.
+
+        Raises:
+            FeatureError: see :meth:`network`; or the network fails.
+        """
+        network, sift = self.network(), make_sift(self.top, self.contrast)
+        return [self._extract(network, sift, image) for image in images]
+
+    def network(self) -> PatchNetwork:
+        """Return the network, which is loaded once in a process.
+
+        Raises:
+            FeatureError: the file is missing, is not one of patch descriptors, or does not have the given SHA-256.
+        """
+        network = load_patch_network(find_file(self.model, FeatureError))
+        check_same(network.path, network.sha256, self.sha256, FeatureError)
+        return network
+
+    def pinned(self) -> HardNet:
+        """Return this extractor with the absolute path of its model and its SHA-256, which no other file has.
+
+        Raises:
+            ValueError: the path has a comma, which a specification cannot hold.
+            FeatureError: see :meth:`network`.
+        """
+        network = self.network()
+        return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
+
+    def _extract(self, network: PatchNetwork, sift: cv2.SIFT, image: Picture) -> Features:
+        gray = grey(image)
+        points, _ = strongest(sift.detect(gray, None), self.top)
+        if not len(points):
+            return Features.empty(network.dim)
+        descriptors = network.run(cut_patches(gray, points, network.side, network.width))
+        return Features(points.positions, points.sizes, descriptors, points.responses, points.angles)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchNetwork:
+    """A network that is ready to run; safe to use from several threads, not picklable.
+
+    Attributes:
+        path: of its file.
+        sha256: of the file, in hexadecimal.
+        arch: the architecture, as the file says.
+        side: S of a patch, in pixels.
+        width: side of what a patch shows, in diameters of its key point.
+        dim: D, of a descriptor.
+    """
+
+    path: Path
+    sha256: str
+    arch: str
+    side: int
+    width: float
+    dim: int
+    _file: OnnxFile
+
+    def run(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the descriptors of patches, uint8 (N, S, S): float32 (N, D), of unit length.
+
+        Raises:
+            FeatureError: the network fails, or gives what the format does not allow.
+        """
+        if not len(patches):
+            return np.zeros((0, self.dim), np.float32)
+        starts = range(0, len(patches), _AT_ONCE)
+        parts = [self._file.run(OUTPUTS, patches[start : start + _AT_ONCE])[0] for start in starts]
+        descriptors = np.concatenate(parts)
+        if descriptors.shape != (len(patches), self.dim):
+            raise self._file.error(f"it gives descriptors {descriptors.shape} for {len(patches)} patches")
+        if not np.isfinite(descriptors).all():
+            raise self._file.error("it gives descriptors that are not finite: training went wrong")
+        return descriptors
+
+
+def load_patch_network(path: Path) -> PatchNetwork:
+    """Return the network of a file, loaded once in a process, and again when the file changes.
+
+    Raises:
+        FeatureError: the file is missing, cannot be run, or is not one of patch descriptors.
+    """
+    return load(path, _FORMAT, _read)
+
+
+_FORMAT: Final = Format(FORMAT, "a file of patch descriptors", FeatureError, one_size=True)
+
+
+def _read(file: OnnxFile) -> PatchNetwork:
+    text = file.metadata.get("width", "")
+    try:
+        width = float(text)
+    except ValueError:
+        width = math.nan
+    if not 0.0 < width < math.inf:
+        raise file.error(f"its metadata must give width as a number above 0, not {text!r}")
+    file.check_shapes(
+        {PICTURES: ("tensor(uint8)", (None, None, None))}, {"descriptors": ("tensor(float)", (None, None))}
+    )
+    count, side, other = file.shape(PICTURES)
+    dim = file.shape("descriptors")[1]
+    if count is not None or side is None or side != other or dim is None:
+        raise file.error("its patches must be squares of one size, any number of them, and its descriptors of one size")
+    return PatchNetwork(file.path, file.sha256, file.metadata["arch"], side, width, dim, file)

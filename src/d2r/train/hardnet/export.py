@@ -1,0 +1,103 @@
+"""Trained patch descriptors as an ONNX file that ONNX Runtime runs without torch, see :mod:`d2r.features.hardnet`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from d2r.features.hardnet import FORMAT, OUTPUTS
+from d2r.files import display_path, replacing
+from d2r.images import Picture
+from d2r.onnx_files import PICTURES
+from d2r.train.hardnet.network import DIM, SIDE, PatchNetwork, build
+from d2r.train.hardnet.pairs import WIDTH, patch_pairs
+from d2r.train.onnx_files import store_half, to_onnx
+from d2r.train.weights import ExportError, read_run
+
+_TOLERANCE: Final = 1e-4  # of a descriptor's values
+_COMPARED: Final = 100  # patches
+
+
+@dataclass(frozen=True)
+class ExportedPatches:
+    """An ONNX file.
+
+    Attributes:
+        path: of it.
+        arch: what it is.
+        bytes: its size.
+        difference: largest difference between its values and torch's on the checked picture.
+    """
+
+    path: Path
+    arch: str
+    bytes: int
+    difference: float
+
+
+def export_hardnet(run: Path, path: Path, picture: Picture, *, half: bool = False) -> ExportedPatches:
+    """Write the best weights of a run as an ONNX file, and check it against torch on the patches of a picture.
+
+    Args:
+        run: folder of a run, or a .safetensors file of one.
+        path: of the ONNX file.
+        picture: to compare on, uint8 (H, W, 3).
+        half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+
+    Raises:
+        ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime does not agree with torch; then
+            nothing is written. The comparison is made before weights are rounded to 16 bits.
+    """
+    network = load_hardnet(run)
+    patches = patch_pairs(picture, _COMPARED, np.random.default_rng(0)).first
+    example = torch.zeros((2, SIDE, SIDE), dtype=torch.uint8)
+    graph = to_onnx(network, example, [PICTURES], OUTPUTS, {name: {0: "N"} for name in (PICTURES, *OUTPUTS)})
+    arch = f"hardnet-{network.channels}"
+    for key, value in (("d2r", FORMAT), ("arch", arch), ("width", f"{WIDTH:g}")):
+        graph.metadata_props.add(key=key, value=value)
+    difference = _difference(network, patches, graph)
+    if not difference <= _TOLERANCE:
+        raise ExportError(
+            f"{display_path(run)}: ONNX Runtime does not agree with torch: descriptors differ by {difference:.3g}, over"
+            f" {_TOLERANCE:g}; nothing was written"
+        )
+    if half:
+        store_half(graph)
+        difference = _difference(network, patches, graph)
+    onnx.checker.check_model(graph, full_check=True)
+    with replacing(path) as part:
+        part.write_bytes(graph.SerializeToString())
+    return ExportedPatches(path, arch, path.stat().st_size, difference)
+
+
+def load_hardnet(run: Path) -> PatchNetwork:
+    """Return the network of a run with its best weights, ready to be used.
+
+    Raises:
+        ExportError: there are no weights, or they are damaged or not ours.
+    """
+    path, weights, about = read_run(run)
+    channels = about.get("channels", "")
+    if not channels.isdecimal() or about.get("dim") != str(DIM) or about.get("width") != f"{WIDTH:g}":
+        raise ExportError(f"{display_path(path)}: not the weights of patch descriptors of this version")
+    network = build(int(channels))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ExportError(f"{display_path(path)}: the weights do not fit ({error})") from error
+    network.eval()
+    return network
+
+
+def _difference(network: PatchNetwork, patches: np.ndarray, graph: onnx.ModelProto) -> float:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(list(OUTPUTS), {PICTURES: patches})
+    with torch.no_grad():
+        expected = network(torch.from_numpy(patches)).numpy()
+    return float(np.abs(found - expected).max(initial=0.0))

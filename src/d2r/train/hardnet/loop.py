@@ -1,0 +1,220 @@
+"""Training of patch descriptors: from photos to a folder with a checkpoint, the best weights and a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from d2r.datasets.labelled import LabelledPicture, read_labelled
+from d2r.files import display_path
+from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
+from d2r.train.data import DecodedPictures, EpochBatches, default_workers, derived_seed, training_loader
+from d2r.train.hardnet.network import DIM, PatchNetwork, build
+from d2r.train.hardnet.pairs import WIDTH, PatchPairs, patch_pairs
+from d2r.train.hardnet.settings import HardNetSettings
+from d2r.train.holdout import hold_out
+from d2r.train.log import EpochRow
+from d2r.train.settings import TrainError
+
+KIND: Final = "hardnet"
+"""What the metadata of the weights says they are."""
+
+_LONGEST: Final = 640  # pixels of a photo
+_PAIRS: Final = 128  # of a photo, each time that it is warped
+_STEPS: Final = 8  # that these are divided over: making pairs takes longer than learning from them
+_MEASURED: Final = 32  # pairs of a photo, in validation
+_AT_ONCE: Final = 1024  # patches, in validation
+_WEIGHT_DECAY: Final = 1e-4
+_MARGIN: Final = 1.0
+_TEMPERATURE: Final = 0.06
+_CROSS_ENTROPY: Final = 0.3  # its weight; the margin's is 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P pairs of patches of several photos.
+
+    Attributes:
+        first, second: uint8 (P, 32, 32).
+        photos: int64 (P,), which photo each is of.
+        places: float32 (P, 3), see :class:`d2r.train.hardnet.pairs.PatchPairs`.
+    """
+
+    first: Tensor
+    second: Tensor
+    photos: Tensor
+    places: Tensor
+
+
+class Pairs(Dataset[PatchPairs]):
+    """Pairs of photos, other ones in each epoch. An item is asked for by (epoch, number of the draw, photo)."""
+
+    def __init__(self, photos: DecodedPictures, most: int, seed: int) -> None:
+        self._photos = photos
+        self._most = most
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> PatchPairs:
+        epoch, draw, number = key
+        random = np.random.default_rng(derived_seed(self._seed, epoch, draw))
+        return patch_pairs(self._photos[number], self._most, random)
+
+
+def collate_pairs(items: list[PatchPairs]) -> Batch:
+    """Return the pairs of several photos together."""
+    return Batch(
+        torch.from_numpy(np.concatenate([item.first for item in items])),
+        torch.from_numpy(np.concatenate([item.second for item in items])),
+        torch.from_numpy(np.repeat(np.arange(len(items)), [len(item.first) for item in items])),
+        torch.from_numpy(np.concatenate([item.places for item in items])),
+    )
+
+
+def train_hardnet(
+    settings: HardNetSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    listener: Listener | None = None,
+) -> list[EpochRow]:
+    """Train patch descriptors, or go on with a run that was stopped.
+
+    Args:
+        settings: of the run.
+        folder: of the run; gets ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv``, ``curves.png``.
+        resume: go on from ``last.pt``.
+        workers: processes that prepare pairs; None for a number that suits the machine.
+        listener: who is told how it goes.
+
+    Returns:
+        all epochs, those before a resume included.
+
+    Raises:
+        TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data.
+    """
+    listener = listener or Listener()
+    stored = begin(settings, folder, resume)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training, validation = _read(settings)
+    torch.manual_seed(settings.seed)
+    network = build(settings.channels).to(device)
+    trainer = PatchTrainer(settings, network, _decoded(training), _decoded(validation), workers, folder)
+    groups = [{"params": list(network.parameters())}]
+    run = assemble(network, groups, settings.lr, _WEIGHT_DECAY, trainer.steps * settings.epochs)
+    start(run, settings, folder, stored)
+    listener.started(Sizes(len(training), len(validation), trainer.steps, [], len(run.history) + 1, device.type))
+    return train_epochs(run, trainer, settings, folder, settings.epochs, listener)
+
+
+class PatchTrainer:
+    """What :mod:`d2r.train.course` needs to train patch descriptors."""
+
+    def __init__(
+        self,
+        settings: HardNetSettings,
+        network: PatchNetwork,
+        training: DecodedPictures,
+        validation: DecodedPictures,
+        workers: int | None,
+        folder: Path,
+    ) -> None:
+        self._device = next(network.parameters()).device
+        self._folder = folder
+        self._batches = EpochBatches([len(training)], [1.0], settings.batch, settings.seed)
+        self.steps = _STEPS * len(self._batches)
+        self._loader = training_loader(
+            Pairs(training, _PAIRS, settings.seed),
+            self._batches,
+            default_workers() if workers is None else workers,
+            pin_memory=False,
+            collate=collate_pairs,
+        )
+        measured = Pairs(validation, _MEASURED, settings.seed)
+        self._measured = collate_pairs([measured[0, number, number] for number in range(len(validation))])
+        if len(self._measured.photos) < 2:
+            raise TrainError("--data: in the held-out photos no key points are found again; give more photos")
+
+    def batches(self, average: nn.Module, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch: of every photo a share of its pairs."""
+        self._batches.epoch = epoch
+        for batch in self._loader:
+            for step in range(_STEPS):
+                # pairs of one photo lie together, so that every eighth is of nearly every photo
+                yield Batch(*(getattr(batch, name)[step::_STEPS] for name in ("first", "second", "photos", "places")))
+
+    def train_mode(self, network: nn.Module) -> None:
+        """Nothing stays as it is."""
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a batch: HardNet's margin to the hardest negative, and cross-entropy over all of them.
+
+        With d = sqrt(2 - 2 a.b) that is the mean of max(0, 1 + d(a_i, b_i) - min over j of d(a_i, b_j), d(a_j, b_i)),
+        and 0.3 times the cross-entropy of a_i . b_j / 0.06 both ways. A pair of the same photo whose key point lies
+        within the diameter of another's is not its negative.
+        """
+        count = len(batch.photos)
+        with autocast(network, processor=False):
+            described: Tensor = network(torch.cat([batch.first, batch.second]).to(self._device))
+        similar = described[:count] @ described[count:].T
+        places, photos = batch.places.to(self._device), batch.photos.to(self._device)
+        near = torch.cdist(places[:, :2], places[:, :2]) < torch.minimum(places[:, None, 2], places[:, 2])
+        own = torch.eye(count, dtype=torch.bool, device=self._device)
+        similar = similar.masked_fill(near & (photos[:, None] == photos) & ~own, -1.0)
+        right = similar.diagonal()
+        wrong = similar.masked_fill(own, -1.0)
+        hardest = torch.maximum(wrong.amax(dim=1), wrong.amax(dim=0))
+        margin = functional.relu(_MARGIN + _distance(right) - _distance(hardest)).mean()
+        targets = torch.arange(count, device=self._device)
+        there, back = (functional.cross_entropy(one / _TEMPERATURE, targets) for one in (similar, similar.T))
+        return {"margin": margin, "entropy": _CROSS_ENTROPY / 2 * (there + back)}
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Return the share of patches whose nearest among those of all held-out photos is their own."""
+        network.eval()
+        with torch.no_grad():
+            first, second = (
+                torch.cat([network(part.to(self._device)) for part in torch.split(patches, _AT_ONCE)])
+                for patches in (self._measured.first, self._measured.second)
+            )
+            nearest = (first @ second.T).argmax(dim=1).cpu()
+        return {"matched": float((nearest == torch.arange(len(nearest))).float().mean())}
+
+    def write_best(self, network: nn.Module, best: dict[str, float]) -> None:
+        """Write ``best.safetensors``."""
+        assert isinstance(network, PatchNetwork)
+        about = {"kind": KIND, "channels": str(network.channels), "dim": str(DIM), "width": f"{WIDTH:g}"}
+        write_weights(self._folder / BEST, network, about, best)
+
+
+def _distance(similarity: Tensor) -> Tensor:
+    return (2.0 - 2.0 * similarity).clamp_min(1e-6).sqrt()
+
+
+def _decoded(pictures: list[LabelledPicture]) -> DecodedPictures:
+    return DecodedPictures([picture.path for picture in pictures], _LONGEST)
+
+
+def _read(settings: HardNetSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+    """Return the photos to train on and those to validate on, whatever they show."""
+    training: list[LabelledPicture] = []
+    validation: list[LabelledPicture] = []
+    for source in settings.data:
+        try:
+            kept, held = hold_out(read_labelled(source), settings.hold_out, settings.seed)
+        except ValueError as error:
+            raise TrainError(f"--data {display_path(source)}: {error}") from error
+        training += kept
+        validation += held
+    return training, validation

@@ -1,0 +1,142 @@
+"""Pairs of patches that show the same place of a photo, as it is and warped, where SIFT finds a key point in both.
+
+That it is found in both, a little elsewhere, of another size and turned otherwise, is what descriptors must bear. All
+is drawn from a generator that is handed in. Points are in pixels, whose centres are at half-integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.features.keypoints import KeyPoints, grey, make_sift, strongest
+from d2r.features.patches import cut_patches
+from d2r.images import Picture
+from d2r.train.delf.views import recoloured
+from d2r.train.hardnet.network import SIDE
+
+WIDTH: Final = 6.0
+"""Side of what a patch shows, in diameters of its key point."""
+
+_TOP: Final = 1000  # key points of a picture
+_CONTRAST: Final = 0.02
+_ZOOM: Final = (0.35, 1.15)  # of the warp
+_TURN: Final = 12.0  # degrees, standard deviation
+_STRETCH: Final = 0.3  # logarithm of the most that x is stretched against y
+_SHEAR: Final = 0.25
+_TILT: Final = 0.3  # of perspective, over the longer side
+_LONGEST: Final = 1100  # pixels of a warped photo
+_NOISE: Final = 8.0  # deviation of the most noise that is added
+
+# How far a key point may lie from where another is mapped to, and still show the same.
+_OFF: Final = (1.5, 0.25)  # pixels, or of the smaller diameter where that is more
+_LARGER: Final = 1.5
+_TURNED: Final = 25.0  # degrees
+
+
+@dataclass(frozen=True)
+class PatchPairs:
+    """P pairs of patches of one photo.
+
+    Attributes:
+        first: uint8 (P, 32, 32), of the photo.
+        second: uint8 (P, 32, 32), of the warped photo.
+        places: float32 (P, 3): x, y and diameter of the first's key points.
+    """
+
+    first: NDArray[np.uint8]
+    second: NDArray[np.uint8]
+    places: NDArray[np.float32]
+
+
+def patch_pairs(photo: Picture, most: int, random: np.random.Generator) -> PatchPairs:
+    """Return at most ``most`` pairs of a photo, uint8 (H, W, 3), and one warp of it; fewer where little is found."""
+    matrix, size = _warp(photo.shape[0], photo.shape[1], random)
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    # what is shrunk by the warp is blurred first, as the grid it is sampled on demands
+    source = cv2.GaussianBlur(photo, (0, 0), 0.5 * np.sqrt(scale**-2 - 1.0)) if scale < 0.8 else photo
+    warped = np.asarray(cv2.warpPerspective(source, matrix, size, borderMode=cv2.BORDER_REFLECT), np.uint8)
+    warped = recoloured(warped, random)
+    noise = random.normal(0.0, random.uniform(0.0, _NOISE), warped.shape)
+    warped = np.clip(warped + noise, 0, 255).astype(np.uint8)
+
+    here, there = grey(photo), grey(warped)
+    points, others = _detect(here), _detect(there)
+    rows = same_places(points, others, matrix)
+    rows = rows[random.permutation(len(rows))[:most]]
+    points, others = points.take(rows[:, 0]), others.take(rows[:, 1])
+    return PatchPairs(
+        cut_patches(here, points, SIDE, WIDTH),
+        cut_patches(there, others, SIDE, WIDTH),
+        np.concatenate([points.positions, points.sizes[:, None]], axis=1),
+    )
+
+
+def same_places(points: KeyPoints, others: KeyPoints, matrix: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return which key points of two pictures show the same, by where a homography maps them, (P, 2), rows of each.
+
+    Args:
+        points: N of the first.
+        others: M of the second.
+        matrix: (3, 3), from pixels of the first to those of the second, counted from the centre of the first pixel.
+    """
+    if not len(points) or not len(others):
+        return np.zeros((0, 2), np.intp)
+    places, sizes, angles = _mapped(points, matrix)
+    distances = np.linalg.norm(places[:, None] - others.positions, axis=2)
+    allowed = np.maximum(_OFF[0], _OFF[1] * np.minimum(sizes[:, None], others.sizes))
+    larger = np.abs(np.log(sizes[:, None] / others.sizes)) / np.log(_LARGER)
+    turned = np.degrees(np.abs(np.angle(np.exp(1j * (angles[:, None] - others.angles))))) / _TURNED
+    off = distances / allowed
+    cost = np.where(np.maximum(np.maximum(off, larger), turned) <= 1.0, off + larger + turned, np.inf)
+    nearest = cost.argmin(axis=1)
+    rows = np.arange(len(points))
+    mutual = np.isfinite(cost[rows, nearest]) & (cost.argmin(axis=0)[nearest] == rows)
+    return np.stack([rows[mutual], nearest[mutual]], axis=1)
+
+
+def _detect(image: NDArray[np.uint8]) -> KeyPoints:
+    return strongest(make_sift(_TOP, _CONTRAST).detect(image, None), _TOP)[0]
+
+
+def _warp(height: int, width: int, random: np.random.Generator) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """Return a homography and the width and height of what it maps a photo to, at most :data:`_LONGEST`."""
+    zoom = np.exp(random.uniform(*np.log(_ZOOM)))
+    angle = np.radians(random.normal(0.0, _TURN))
+    stretch = np.exp(random.uniform(-_STRETCH, _STRETCH))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.eye(3)
+    matrix[:2, :2] = zoom * turn @ np.array([[stretch, random.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0 / stretch]])
+    matrix[2, :2] = random.uniform(-_TILT, _TILT, 2) / max(height, width)
+    middle = np.eye(3)
+    middle[:2, 2] = -width / 2, -height / 2
+    matrix = matrix @ middle
+    corners = _project(matrix, np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64))
+    shift = np.eye(3)
+    shift[:2, 2] = -corners.min(axis=0)
+    columns, lines = np.clip(np.ceil(np.ptp(corners, axis=0)), 1, _LONGEST).astype(int)
+    return shift @ matrix, (int(columns), int(lines))
+
+
+def _project(matrix: NDArray[np.float64], places: NDArray[np.floating]) -> NDArray[np.float64]:
+    mapped = np.c_[places, np.ones(len(places))] @ matrix.T
+    return np.asarray(mapped[:, :2] / mapped[:, 2:], np.float64)
+
+
+def _mapped(
+    points: KeyPoints, matrix: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return places, sizes and angles of key points after a homography, by the similarity nearest to it there."""
+    places = points.positions.astype(np.float64) - 0.5
+    axes = np.stack([np.cos(points.angles), np.sin(points.angles)], axis=1)
+    mapped = _project(matrix, places)
+    along = _project(matrix, places + axes) - mapped
+    beside = _project(matrix, places + axes[:, ::-1] * [-1.0, 1.0]) - mapped
+    area = along[:, 0] * beside[:, 1] - along[:, 1] * beside[:, 0]
+    angles = np.arctan2(along[:, 1] - beside[:, 0], along[:, 0] + beside[:, 1])
+    sizes = points.sizes.astype(np.float64) * np.sqrt(np.maximum(area, 1e-9))
+    return mapped + 0.5, sizes, angles.astype(np.float64)
