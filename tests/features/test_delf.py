@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from d2r import onnx_files
+from d2r.codebook import single_word
 from d2r.datasets.bundled import bundled_photos
 from d2r.describe import describe, describe_query
 from d2r.features import EXTRACTORS, Delf, FeatureError, make_extractor, pinned_spec
 from d2r.features.delf import suppress_near
 from d2r.images import read_image, shrink
+from d2r.points import make_points
 from d2r.regions import make_selector
 from d2r.registry import SpecError
 from d2r.verify import verify
@@ -207,7 +209,9 @@ def test_a_shifted_part_of_a_photograph_is_verified(delf, photo):
     part = describe_query(photo, (64, 32, photo.shape[1], photo.shape[0]), delf, max_side=1024)
     cut = np.ascontiguousarray(photo[32:, 64:])
     (other,) = delf.extract([cut])
-    verification = verify(part.features, other)
+    words = single_word(other.descriptors)
+    points, its = make_points(part.features, words), make_points(other, words)
+    verification = verify(points, its, bits=words.bits)
     assert verification.inliers > 200
     np.testing.assert_allclose(verification.transform, [[1, 0, -64], [0, 1, -32]], atol=0.05)
 

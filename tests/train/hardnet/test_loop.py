@@ -14,8 +14,10 @@ from d2r.datasets.bundled import bundled_photos
 from d2r.features import HardNet
 from d2r.images import read_image, shrink
 from d2r.train.course import Listener
-from d2r.train.hardnet.export import export_hardnet
-from d2r.train.hardnet.loop import train_hardnet
+from d2r.train.data import DecodedPictures
+from d2r.train.hardnet.export import export_hardnet, load_hardnet
+from d2r.train.hardnet.loop import Pairs, PatchTrainer, collate_pairs, train_hardnet
+from d2r.train.hardnet.network import build
 from d2r.train.hardnet.settings import HardNetSettings
 from d2r.train.settings import TrainError
 from d2r.train.weights import ExportError
@@ -40,10 +42,23 @@ def run(settings, tmp_path_factory: pytest.TempPathFactory):
     return folder, train_hardnet(settings, folder, workers=0)
 
 
-def test_the_loss_falls_and_patches_of_held_out_photos_are_found(run) -> None:
+def test_training_lowers_the_loss_on_photos_that_were_held_out(run, settings, photos, tmp_path) -> None:
     folder, history = run
-    assert history[-1].loss < 0.8 * history[0].loss
-    assert history[-1].figures["matched"] > 0.4
+    pictures = DecodedPictures(sorted(photos.iterdir()), 260)
+    measured = Pairs(pictures, 32, 9)
+    pairs = collate_pairs([measured[0, number, number] for number in range(len(pictures))])
+    torch.manual_seed(settings.seed)
+    losses = []
+    for network in (build(settings.channels).eval(), load_hardnet(folder)):
+        trainer = PatchTrainer(settings, network, pictures, pictures, 0, tmp_path)
+        with torch.no_grad():
+            losses.append(float(sum(trainer.losses(network, pairs).values())))
+    assert losses[1] < 0.8 * losses[0]
+    assert history[-1].figures["matched"] > 0.6
+
+
+def test_a_run_leaves_its_log_and_curves(run) -> None:
+    folder, history = run
     with (folder / "log.csv").open(newline="") as file:
         assert [float(row["matched"]) for row in csv.DictReader(file)] == pytest.approx(
             [row.figures["matched"] for row in history], abs=1e-4
@@ -76,7 +91,7 @@ def test_what_is_exported_describes_a_picture_and_its_shrunk_copy_alike(run, pho
     products = first.descriptors @ second.descriptors.T
     scale = 200 / max(photo.shape)
     near = np.linalg.norm(scale * first.positions[products.argmax(axis=0)] - second.positions, axis=1) < 4
-    assert near.mean() > 0.5  # of 150 places, by chance one in a hundred
+    assert near.mean() > 0.3  # of 150 places, by chance one in a hundred; in half of them there is none
 
 
 def test_one_command_trains_and_one_exports(d2r, photos, tmp_path) -> None:
