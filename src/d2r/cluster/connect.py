@@ -5,9 +5,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+_REACH_S = 10.0
 
 
 class ClusterError(Exception):
@@ -29,9 +32,12 @@ def connected(address: str | None = None) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
-    if address is not None and _is_loopback(address):
-        _stay_on_loopback()
     import ray
+
+    if address is not None:
+        _check_reachable(address)
+        if _is_loopback(address):
+            _stay_on_loopback()
 
     if ray.is_initialized():
         yield
@@ -62,6 +68,17 @@ def accelerators() -> int:
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{address}: no Ray cluster can be reached there ({error}); give HOST:PORT of its head"
+        ) from error
 
 
 def _is_loopback(address: str) -> bool:

@@ -11,6 +11,7 @@ only travel.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -40,6 +41,7 @@ _ROUND = 2048  # jobs a processor that one pipeline is given: the listing is nev
 _TASK = 16  # pictures at most that are lost and described again with a machine
 _SHARE = 4  # tasks a processor at least, where there are few pictures
 _GPU_BATCH = 32
+_DECODED = 16  # processors that one has pictures decoded for; to describe one takes a hundred times as long
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,18 @@ class ClusterWorkers:
         selector = make_selector(recipe.regions)
         describing = partial(describe_seen, recipe, max_pixels, staging, Codebook.load(codebook))
         gpus = accelerators() if self.detectors is None else self.detectors
-        if not (isinstance(selector, Detector) and gpus):
+        if not isinstance(selector, Detector) or gpus == 0 or processors() < 2:
             return _in_rounds(lambda data, most: _on_processors(data, describing, most), jobs)
         looking = partial(look_at, max_pixels, selector.network().side)
 
         def stages(data: Any, most: int) -> Any:
-            seen = _on_processors(data, looking, most)
+            decoders = max(1, most // _DECODED)
+            seen = _on_processors(data, looking, decoders)
             found = seen.map_batches(
                 _Finder, fn_constructor_args=(selector,), batch_size=_GPU_BATCH, batch_format="pyarrow",
                 compute=_pool(gpus), num_cpus=0, num_gpus=1,
             )  # fmt: skip
-            return _on_processors(found, describing, most)
+            return _on_processors(found, describing, max(1, most - decoders))
 
         return _in_rounds(stages, jobs)
 
@@ -94,6 +97,7 @@ def _in_rounds(stages: Callable[[Any, int], Any], jobs: Iterable[Job]) -> Iterat
     """Run jobs through the stages of a pipeline, a pipeline for so many at a time; yield them with their results."""
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline, and of bars it does not show
     source = iter(jobs)
     most = processors()
     while chunk := list(islice(source, _ROUND * most)):
@@ -103,20 +107,15 @@ def _in_rounds(stages: Callable[[Any, int], Any], jobs: Iterable[Job]) -> Iterat
         context.execution_options.preserve_order = True
         context.execution_options.verbose_progress = False
         with ray.data.DataContext.current(context):
-            data = stages(ray.data.from_arrow(_tables(chunk, most)), min(most, len(chunk)))
+            tasks = max(len(chunk) // _TASK, min(len(chunk), _SHARE * most))
+            rows = [{"job": job, "result": job} for job in map(pickle.dumps, chunk)]
+            data = stages(ray.data.from_items(rows, override_num_blocks=tasks), min(most, len(chunk)))
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in table.to_pylist():
                 result = pickle.loads(row["result"])
                 if isinstance(result, _Raised):
                     raise result.error
                 yield pickle.loads(row["job"]), result
-
-
-def _tables(jobs: Sequence[Job], most: int) -> list[pyarrow.Table]:
-    """Return the jobs as tables, one a task."""
-    size = max(1, min(_TASK, len(jobs) // (_SHARE * most)))
-    parts = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    return [_table([(pickle.dumps(job), pickle.dumps(job)) for job in part]) for part in parts]
 
 
 def _table(rows: Sequence[tuple[bytes, bytes]]) -> pyarrow.Table:
