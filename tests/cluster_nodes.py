@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # Read when Ray is imported. Without the second it would put the machine's outward address in place of 127.0.0.1; the
-# others are for a machine that is busy with something else, where the last would leave workers nothing (they are nicer).
+# others are for a machine that is busy with something else, which would leave workers nothing if they were nicer.
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",

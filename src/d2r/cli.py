@@ -101,8 +101,9 @@ def _explain(error: Exception) -> None:
     if type(error).__module__.startswith(("d2r.train.", "d2r.cluster.")):  # not imported here: that takes torch, or Ray
         _fail(str(error))
     if isinstance(error, ModuleNotFoundError):
-        extra = _EXTRAS.get(error.name or "", "demo")
-        _fail(f"{error.name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
+        name = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(name, "demo")
+        _fail(f"{name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
     if isinstance(error, OSError | sqlite3.OperationalError):
         if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
             _fail("the disk is full; make room and run the same command again, it goes on where it stopped")

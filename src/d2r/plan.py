@@ -204,13 +204,14 @@ def make_plan(request: Request) -> Plan:
             f"a query cannot be answered in {1000 * request.latency_s:g} ms: to describe it, to ask and to verify one"
             f" picture take {1000 * floor_s:.0f} ms"
         )
+    enough: dict[str, Callable[[int], bool]] = {
+        "queries": lambda count: timing(count)[4] <= request.busy,
+        "latency": lambda count: timing(count)[3] <= request.latency_s,
+    }
     shards, bound = max(1, least), "memory"
-    for name, enough in (
-        ("queries", lambda timed: timed[4] <= request.busy),
-        ("latency", lambda timed: timed[3] <= request.latency_s),
-    ):
-        if not enough(timing(shards)):
-            shards, bound = _least(shards, lambda count, enough=enough: enough(timing(count))), name
+    for name, is_enough in enough.items():
+        if not is_enough(shards):
+            shards, bound = _least(shards, is_enough), name
     scoring_s, waiting_s, verifying_s, median_s, busy = timing(shards)
     describing_s = request.pictures * (READ_S.value + request.regions * REGION_S.value)
     writing_s = WRITE_US.value * 1e-6 + COPIES.value * VERIFY_BYTES.value / DISK.value

@@ -56,9 +56,11 @@ def objects_under(url: str, *, on_error: Callable[[OSError], None]) -> Iterator[
     from pyarrow.fs import FileSelector
 
     parts = urlsplit(url)
-    storage, path = _place(url)
     try:
+        storage, path = _place(url)
         found = storage.get_file_info(FileSelector(path, recursive=False))
+    except ModuleNotFoundError:
+        raise
     except Exception as error:
         on_error(_failure(url, error))
         return
@@ -82,7 +84,7 @@ def _place(url: str) -> tuple[Any, str]:
     try:
         storage, root = _storage(urlunsplit(parts._replace(path="/", fragment="")))
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in ("pyarrow", "fsspec"):
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ("pyarrow", "fsspec"):
             raise
         raise _failure(url, error) from error
     return storage, root.rstrip("/") + unquote(parts.path)

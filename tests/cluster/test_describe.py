@@ -3,8 +3,8 @@ import pickle
 import signal
 
 import pytest
-from processes import kill, named
 
+from cluster_processes import kill, named
 from d2r import build
 from d2r.engine import Engine
 from d2r.index import Job
@@ -12,7 +12,7 @@ from d2r.regions import DetectorError
 from d2r.workers import WorkerDied
 from detectors import write_detector
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
 
 
 def contents(folder):

@@ -168,7 +168,8 @@ class _Worker:
             if self._process is None:
                 self._process = start_processes(1, partial(_begin, self._function))
             try:
-                return self._process.submit(_call, given).result()
+                result: bytes = self._process.submit(_call, given).result()
+                return result
             except BrokenProcessPool as error:
                 died = WorkerDied(str(error))
                 self._process.shutdown(kill_workers=True)

@@ -101,7 +101,7 @@ class Shard:
             StoreError: the index is damaged.
         """
         snapshot = await self._snapshot(share)
-        return await self._rank((snapshot, query, top))  # type: ignore[call-arg,arg-type,no-any-return]
+        return await self._rank((snapshot, query, top))  # type: ignore[no-any-return]
 
     @serve.batch(max_batch_size=MOST_AT_ONCE, batch_wait_timeout_s=_WAIT_S)  # type: ignore[untyped-decorator]
     async def _rank(self, asked: list[tuple[Snapshot, Aggregated, int]]) -> list[Best]:
