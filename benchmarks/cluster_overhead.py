@@ -29,6 +29,7 @@ from d2r.ingest import prepare_worker
 from d2r.walk import find_pictures
 
 WORDS = 65536
+SEGMENTS = 4
 
 
 def main() -> None:
@@ -45,26 +46,33 @@ def main() -> None:
     place = Path(tempfile.mkdtemp())
     try:
         with Engine.create(place / "index", regions="whole", codebook=some_words(photos)) as engine:
-            engine.add(photos)
+            for first in range(SEGMENTS):  # so that each shard has some
+                engine.add(photos[first::SEGMENTS])
             queries = describe(photos[: arguments.queries], engine)
             print(f"{engine.index.size().pictures} pictures, {len(queries)} queries, best {arguments.verify} verified")
-            local = timed(engine, queries, arguments.verify)
+            depths = (0, arguments.verify)
+            local = {verify: timed(engine, queries, verify) for verify in depths}
             with connected(arguments.ray_address):
                 from d2r.cluster.search import sharded
 
                 with sharded(engine.index, shards=arguments.shards) as cluster:
-                    timed(cluster, queries[:5], arguments.verify)  # compiled and mapped at first use
-                    spread = timed(cluster, queries, arguments.verify)
-                    for name, verify in (("verified", arguments.verify), ("not verified", 0)):
-                        for where, one in (("here", engine), ("cluster", cluster)):
-                            rate = together(one, queries, verify, arguments.at_once)
-                            print(f"{arguments.at_once} at once, {name}, {where}: {rate:.1f} queries/s")
-        for stage in ("search", "verify", "all"):
-            here, there = np.array(local[stage]), np.array(spread[stage])
-            print(
-                f"{stage}: here {shown(here)}, cluster {shown(there)} ms; the cluster adds {shown(there - here)} ms"
-                " (median [quartiles])"
-            )
+                    timed(cluster, queries, arguments.verify)  # compiled and mapped at first use
+                    spread = {verify: timed(cluster, queries, verify) for verify in depths}
+                    rates = {
+                        (verify, where): together(one, queries, verify, arguments.at_once)
+                        for verify in depths
+                        for where, one in (("here", engine), ("cluster", cluster))
+                    }
+        for verify in depths:
+            for stage in ("search", "verify", "all"):
+                here, there = np.array(local[verify][stage]), np.array(spread[verify][stage])
+                print(
+                    f"{verify} verified, {stage}: here {shown(here)}, cluster {shown(there)} ms;"
+                    f" the cluster adds {shown(there - here)} ms (median [quartiles])"
+                )
+            for where in ("here", "cluster"):
+                rate = rates[verify, where]
+                print(f"{verify} verified, {arguments.at_once} queries at once, {where}: {rate:.1f} a second")
     finally:
         shutil.rmtree(place)
 
@@ -87,22 +95,23 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
     """Describe queries, and print what that and the next stages take of one core."""
     prepare_worker()
     extractor = make_extractor("rootsift")
-    queries, seconds = [], {"read": 0.0, "describe": 0.0, "words": 0.0, "verify": 0.0}
+    queries, seconds = [], dict.fromkeys(("read", "describe", "words", "score", "verify"), 0.0)
     codebook = engine.index.codebook
     assert codebook is not None
     codebook.assign(np.zeros((1, codebook.dim), np.float32))  # builds its coarse partition
     for photo in photos:
-        clock = [time.thread_time()]
+        clock = [time.process_time()]
         picture = read_image(photo)
-        clock.append(time.thread_time())
+        clock.append(time.process_time())
         query = describe_query(picture, None, extractor, max_side=1024)
-        clock.append(time.thread_time())
-        aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
-        clock.append(time.thread_time())
-        others = list(engine.index.pictures())[:10]
+        clock.append(time.process_time())
+        words = aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
+        clock.append(time.process_time())
+        others = engine.index.search(words, 100)
+        clock.append(time.process_time())
         for other in others:
-            engine.match(query.features, other)
-        clock.append(time.thread_time())
+            engine.match(query.features, other.picture)
+        clock.append(time.process_time())
         for name, took in zip(seconds, np.diff(clock), strict=True):
             seconds[name] += took
         queries.append(query)

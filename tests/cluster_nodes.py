@@ -54,7 +54,7 @@ def two_nodes():
 
 def _node():
     return {
-        "num_cpus": 2,
+        "num_cpus": 1,
         "object_store_memory": 80 << 20,
         "node_ip_address": "127.0.0.1",
         "include_dashboard": False,

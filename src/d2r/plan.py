@@ -64,10 +64,15 @@ REGION_S: Final = Constant(
     "core s",
     "docs/performance.md, building: 3.9 and 2.3 pictures a second, nine regions each, 65,536 words",
 )
-QUERY_S: Final = Constant("describing a query and finding its words", 0.13, "core s", "benchmarks/query_stages.py")
-VERIFY_S: Final = Constant("verifying a picture", 0.002, "core s", "benchmarks/query_stages.py")
+QUERY_S: Final = Constant(
+    "describing a query and finding its words", 0.122, "core s", "benchmarks/cluster_overhead.py: 691 features"
+)
+VERIFY_S: Final = Constant("verifying a picture", 0.00085, "core s", "benchmarks/cluster_overhead.py: 84.5 ms of 100")
 HOP_S: Final = Constant(
-    "asking shards of the same machine, in place of oneself", 0.01, "s", "benchmarks/cluster_overhead.py"
+    "asking shards twice, in place of oneself",
+    0.0213,
+    "s",
+    "benchmarks/cluster_overhead.py: all of them on two cores",
 )
 QUERY_BYTES: Final = Constant(
     "sent to each shard for a query",

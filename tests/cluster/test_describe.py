@@ -74,20 +74,26 @@ def found(engine, picture):
     return [(result.path, result.score, result.inliers) for result in engine.search(picture).results]
 
 
-def test_gpus_look_for_landmarks_between_decoding_and_describing(collection, tmp_path, d2r):
+def test_gpus_look_for_landmarks_between_decoding_and_describing(collection, tmp_path, d2r, monkeypatch):
+    from d2r.cluster import describe
+
     (collection / "deep" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     detector = f"detector:model={write_detector(tmp_path / 'toy.onnx')}"
     with Engine.create(tmp_path / "local.index", words=64, regions=detector) as engine:
         engine.sync(collection, workers=0)
+    pools = []
+    make = describe._pool
+    monkeypatch.setattr(describe, "_pool", lambda most: pools.append(most) or make(most))
     made = tmp_path / "made.index"
     status, output, error = d2r(
         "index", collection, "--out", made, "--regions", detector, "--codebook", tmp_path / "local.index", "--ray"
     )
     assert status == 0, error
     assert "10 added, 1 skipped" in output
+    assert pools == [1, 1, 1]  # to decode, to look, to describe
     assert contents(made) == contents(tmp_path / "local.index")
     with Engine.open(made) as engine:
-        boxes, _ = engine.index.regions(next(iter(engine.index.pictures())))
+        boxes, _ = engine.index.regions(next(row for row in engine.index.pictures() if row.segment is not None))
     assert len(boxes) == 2  # the second is the detector's
 
 

@@ -118,13 +118,14 @@ def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
         assert results(answer) == [row for row in every if shard_of[row[0]] not in away]
         return away
 
-    (process,) = named("ServeReplica:d2r-shard-0")
+    name = f"ServeReplica:{shards._handles[0].deployment_name}"
+    (process,) = named(name)
     kill(process)
     monkeypatch.setattr(shards, "_timeout_s", 0.5)  # less than it takes to be started again
     assert 0 in check(cluster.search_described(queries[0], top=50, verify=0), queries[0])
     monkeypatch.setattr(shards, "_timeout_s", 60.0)
     wait_until(lambda: check(cluster.search_described(queries[1], top=50, verify=0), queries[1]) == (), 600)
-    assert named("ServeReplica:d2r-shard-0") != [process]
+    assert named(name) != [process]
     for query in queries:
         assert results(cluster.search_described(query)) == results(engine.search_described(query))
 

@@ -7,6 +7,8 @@ that holds everything. A shard that does not answer is left out, and the answer 
 
 from __future__ import annotations
 
+import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,13 +292,13 @@ class ClusterEngine(Engine):
         if top < 1 or verify < 0:
             raise ValueError("top must be 1 or more, and verify 0 or more")
         started = time.perf_counter()
-        found = self._shards.search(
-            self._aggregate(query), query.features, top=max(top, verify), verify=verify, stopped=stopped
-        )
+        words = self._aggregate(query)
+        aggregated_s = time.perf_counter() - started
+        found = self._shards.search(words, query.features, top=max(top, verify), verify=verify, stopped=stopped)
         results = [_result(hit, look) for hit, look in zip(found.hits, found.looks, strict=True)]
         head = sorted(results[:verify], key=lambda result: (-(result.inliers or 0), -result.score))
-        all_s = time.perf_counter() - started
-        seconds = {"search": found.ranked_s, "verify": all_s - found.ranked_s}
+        searched_s = aggregated_s + found.ranked_s
+        seconds = {"search": searched_s, "verify": time.perf_counter() - started - searched_s}
         return Answer(query, (head + results[verify:])[:top], seconds, found.missing)
 
 
@@ -326,6 +328,7 @@ def sharded(
     import ray
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of every deployment
     count = shards or sum(bool(node["Alive"]) for node in ray.nodes())
     deployment = serve.deployment(Shard).options(
         num_replicas=replicas,
@@ -336,7 +339,8 @@ def sharded(
     )
     own = threads or max(1, processors() // (count * replicas))
     max_side = Engine(index).recipe.max_side
-    names = [f"d2r-shard-{number}" for number in range(count)]
+    own_name = f"d2r-{secrets.token_hex(4)}"  # the cluster may serve another index too
+    names = [f"{own_name}-shard-{number}" for number in range(count)]
     targets = [
         serve.RunTarget(
             deployment.options(name=name).bind(str(index.folder.absolute()), max_side, own),
@@ -351,10 +355,11 @@ def sharded(
         parts.wait()
         yield ClusterEngine(index, parts)
     finally:
-        for name in names:
-            serve.delete(name)
-        if not serve.status().applications:
+        if set(serve.status().applications) <= set(names):
             serve.shutdown()
+        else:  # somebody else has it serve something too
+            for name in names:
+                serve.delete(name)
 
 
 def _shard(placement: Placement, hit: Hit) -> int:

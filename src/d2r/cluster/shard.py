@@ -73,13 +73,14 @@ class Shard:
     Args:
         folder: of the index, of which this machine sees the segments.
         max_side: of the index's recipe.
-        threads: that score.
+        threads: that score, and that verify.
     """
 
     def __init__(self, folder: str, max_side: int, threads: int) -> None:
         _listen_on_own_address()
         self._folder = Path(folder)
         self._max_side = max_side
+        self._threads = threads
         self._ranker = Ranker(threads)
         self._loading = asyncio.Lock()
         self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
@@ -129,9 +130,14 @@ class Shard:
         """
         snapshot = await self._snapshot(share)
         features: Features | None = await query[0] if query[0] is not None else None
-        segments = snapshot.segments
-        looks = await asyncio.gather(*(asyncio.to_thread(self._look, segments, features, one) for one in wanted))
-        return list(looks)
+        turns = [wanted[first :: self._threads] for first in range(self._threads)]
+        parts = await asyncio.gather(
+            *(asyncio.to_thread(self._look_at, snapshot.segments, features, turn) for turn in turns)
+        )
+        return [parts[row % self._threads][row // self._threads] for row in range(len(wanted))]
+
+    def _look_at(self, segments: Mapping[int, Segment], query: Features | None, wanted: Sequence[Wanted]) -> list[Look]:
+        return [self._look(segments, query, one) for one in wanted]
 
     def _look(self, segments: Mapping[int, Segment], query: Features | None, wanted: Wanted) -> Look:
         number, slot = segment_and_slot(wanted.place)
