@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -100,11 +101,13 @@ def test_verified_results_come_first_sorted_by_inliers_then_score(built_index, p
 def test_a_picture_that_goes_while_others_are_verified_is_no_result(engine, collection):
     query = describe_query(read_image(collection / "pagoda-1.jpg"), None, RootSIFT(), max_side=1024)
     left = [collection / "pagoda-0.jpg"]
+    lock = threading.Lock()  # several pictures are verified at the same time
 
     def remove_one():
-        if left:
-            engine.remove([left.pop()])
-            engine.compact()
+        with lock:
+            if left:
+                engine.remove([left.pop()])
+                engine.compact()
         return False
 
     answer = engine.search_described(query, top=3, stopped=remove_one)

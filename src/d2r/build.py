@@ -8,16 +8,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from d2r.codebook import Codebook, train_codebook
+from d2r.describers import Describers
 from d2r.files import display_path
 from d2r.index import Entry, Index, Job, Listing, PictureRow, PictureState, StoreError, Writer
-from d2r.ingest import NO_FEATURES, Outcome, Recipe, enter_file, prepare_worker, sample_file
-from d2r.workers import WorkerDied, default_workers, map_in_processes
+from d2r.ingest import NO_FEATURES, Outcome, Recipe
+from d2r.workers import WorkerDied
 
 Progress = Callable[[str, int, int], None]
 """Told of progress: the stage ("describe", "words" or "index"), how many are done, and of how many."""
@@ -83,7 +83,7 @@ def fill(
     *,
     words: int | None,
     bits: int | None,
-    workers: int | None,
+    workers: Describers,
     max_pixels: int,
     progress: Progress,
 ) -> Report:
@@ -96,13 +96,12 @@ def fill(
         listing: every file that should be in the index.
         words: visual words to learn when there are none; None chooses by the number of files.
         bits: of the codes, when visual words are learned; None is one a dimension of the features.
-        workers: worker processes; None is one a processor, 0 does everything in this process.
+        workers: what describes the pictures.
         max_pixels: larger pictures are skipped.
         progress: told how far it is.
     """
     started = time.perf_counter()
     report = Report()
-    workers = default_workers() if workers is None else workers
     staging = index.folder / _STAGING
     report.unchanged = listing.files - listing.pending
     if listing.pending and index.codebook is None:
@@ -114,9 +113,8 @@ def fill(
         )  # fmt: skip
         writer.set_codebook(codebook)
         report.words_learned = codebook.words
-    function = partial(enter_file, recipe, max_pixels, staging, index.codebook_file)
     batch = _Batch(writer, report)
-    outcomes = map_in_processes(function, listing.jobs(), workers=workers, prepare=prepare_worker)
+    outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.jobs())
     for done, (job, result) in enumerate(outcomes, start=1):
         outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
         if outcome.unchanged:
@@ -191,7 +189,7 @@ def learn_codebook(
     fewer: bool,
     bits: int | None,
     staging: Path | None,
-    workers: int,
+    workers: Describers,
     max_pixels: int,
     progress: Progress,
 ) -> Codebook:
@@ -204,7 +202,7 @@ def learn_codebook(
         fewer: learn fewer, if that is too many for the features that are found.
         bits: of the codes; None is one a dimension of the features.
         staging: folder to keep the descriptions in, for :func:`d2r.ingest.enter_file`; None keeps none.
-        workers: processes.
+        workers: what describes them.
         max_pixels: see :func:`d2r.images.read_image`.
         progress: told how far it is: "describe" and "words".
 
@@ -215,10 +213,9 @@ def learn_codebook(
     quota = max(200, math.ceil(words * _SAMPLES_PER_WORD / len(sample)))
     if staging is not None:
         staging.mkdir(exist_ok=True)
-    function = partial(sample_file, recipe, max_pixels, staging, quota)
     parts = []
     reasons = []
-    outcomes = map_in_processes(function, sample, workers=workers, prepare=prepare_worker)
+    outcomes = workers.samples(recipe, max_pixels, staging, quota, sample)
     for done, (job, outcome) in enumerate(outcomes, start=1):
         state, descriptors = (_died(job), None) if isinstance(outcome, WorkerDied) else outcome
         if descriptors is not None and len(descriptors):

@@ -8,7 +8,8 @@ import os
 import sqlite3
 import sys
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -20,14 +21,27 @@ from d2r.cli_detector import detector_app
 from d2r.cli_groups import duplicates, group
 from d2r.cli_look import match_pictures, show_app
 from d2r.cli_models import models_app
+from d2r.cli_plan import plan
 from d2r.cli_serve import serve
 from d2r.cli_train import train_app
 from d2r.files import display_path
-from d2r.terminal import MAX_PIXELS, IndexArgument, MaxPixels, Workers, err, out, progress_bars, say
+from d2r.terminal import (
+    MAX_PIXELS,
+    IndexArgument,
+    MaxPixels,
+    Ray,
+    RayAddress,
+    Workers,
+    err,
+    out,
+    progress_bars,
+    say,
+)
 
 if TYPE_CHECKING:
     from d2r.build import Report
     from d2r.datasets.landmark_sample import Sample
+    from d2r.describers import Describers
     from d2r.engine import Answer, Engine
     from d2r.index import IndexSize
 
@@ -99,11 +113,12 @@ def _explain(error: Exception) -> None:
     )
     if isinstance(error, failures):
         _fail(str(error))
-    if type(error).__module__.startswith("d2r.train."):  # not imported here: that takes torch
+    if type(error).__module__.startswith(("d2r.train.", "d2r.cluster.")):  # not imported here: that takes torch, or Ray
         _fail(str(error))
     if isinstance(error, ModuleNotFoundError):
-        extra = _EXTRAS.get(error.name or "", "demo")
-        _fail(f"{error.name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
+        name = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(name, "demo")
+        _fail(f"{name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
     if isinstance(error, OSError | sqlite3.OperationalError):
         if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
             _fail("the disk is full; make room and run the same command again, it goes on where it stopped")
@@ -113,6 +128,7 @@ def _explain(error: Exception) -> None:
 _EXTRAS = {
     **dict.fromkeys(("matplotlib", "pycocotools", "scipy"), "evaluate"),
     **dict.fromkeys(("torch", "torchvision", "onnx"), "train"),
+    **dict.fromkeys(("ray", "pyarrow", "pandas", "fsspec"), "cluster"),
 }
 """Module to the extra of this package that brings it."""
 
@@ -124,7 +140,14 @@ def _fail(message: str, *, status: int = 1) -> NoReturn:
 
 @app.command("index")
 def index_photos(
-    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures, searched to any depth.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of pictures, searched to any depth; the URL of one in object storage (s3://..., gs://...); or"
+            " a text file with a path or a URL a line, which are added to what the index has.",
+        ),
+    ],
     index: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Folder of the index; made when it is new.")],
     regions: Annotated[
         str | None,
@@ -165,43 +188,70 @@ def index_photos(
         ),
     ] = None,
     workers: Workers = None,
+    ray: Ray = False,
+    ray_address: RayAddress = None,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
-    """Index a folder of photos, or bring its index up to date.
+    """Index photos, or bring their index up to date.
 
     New pictures are added, changed ones described again, and those that are gone dropped; the rest is not touched.
-    It can be stopped at any time: the same command goes on where it was.
+    It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster
+    describe the pictures; all of them must see these under the same paths.
     """
     from d2r.engine import FEATURES, REGIONS, Engine, codebook_from
     from d2r.features import pinned_spec as pinned_features
+    from d2r.files import is_url
+    from d2r.images import SUFFIXES
     from d2r.index import Index
     from d2r.regions import pinned_spec
+    from d2r.walk import listed_paths
 
-    if not photos.is_dir():
-        raise NotADirectoryError(f"{photos}: not a folder")
+    listed = Path(source).is_file() and Path(source).suffix.lower() not in SUFFIXES
+    if not (listed or is_url(source) or Path(source).is_dir()):
+        raise NotADirectoryError(f"{source}: not a folder, a URL or a list of pictures")
+    ray = ray or ray_address is not None
+    if workers is not None and ray:
+        raise typer.BadParameter("--workers: with --ray there are as many as the cluster has processors")
     for option, value in (("--words", words), ("--bits", bits)):
         if codebook is not None and value is not None:
             raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
-    if Index.exists(index):
-        engine = Engine.open(index)
-        wanted = {
-            "regions": pinned_spec(regions) if regions is not None else None,
-            "features": pinned_features(features) if features is not None else None,
-        }
-        _check_fixed(engine, words=words, bits=bits, codebook=codebook, **wanted)
-    else:
-        engine = Engine.create(
-            index,
-            regions=regions or REGIONS,
-            features=features or FEATURES,
-            words=words,
-            bits=bits,
-            codebook=codebook_from(codebook) if codebook is not None else None,
-        )
-    with engine, progress_bars() as progress:
-        report = engine.sync(photos, workers=workers, max_pixels=max_pixels, progress=progress)
+    with ExitStack() as stack:
+        describers = stack.enter_context(_cluster_workers(ray_address)) if ray else workers
+        if Index.exists(index):
+            engine = stack.enter_context(Engine.open(index))
+            wanted = {
+                "regions": pinned_spec(regions) if regions is not None else None,
+                "features": pinned_features(features) if features is not None else None,
+            }
+            _check_fixed(engine, words=words, bits=bits, codebook=codebook, **wanted)
+        else:
+            engine = Engine.create(
+                index,
+                regions=regions or REGIONS,
+                features=features or FEATURES,
+                words=words,
+                bits=bits,
+                codebook=codebook_from(codebook) if codebook is not None else None,
+            )
+            stack.enter_context(engine)
+        progress = stack.enter_context(progress_bars())
+        if listed:
+            paths = listed_paths(Path(source))
+            report = engine.add(paths, workers=describers, max_pixels=max_pixels, progress=progress)
+        else:
+            report = engine.sync(source, workers=describers, max_pixels=max_pixels, progress=progress)
     with Engine.open(index) as engine:
         _print_report(engine, report)
+
+
+@contextmanager
+def _cluster_workers(address: str | None) -> Iterator[Describers]:
+    from d2r.cluster.connect import connected
+
+    with connected(address):
+        from d2r.cluster.describe import ClusterWorkers
+
+        yield ClusterWorkers()
 
 
 def _check_fixed(
@@ -808,6 +858,7 @@ def _print_sample(sample: Sample) -> None:
 app.command()(serve)
 app.command()(group)
 app.command()(duplicates)
+app.command()(plan)
 app.add_typer(train_app, name="train")
 dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
 app.add_typer(dataset_app, name="dataset")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from d2r.files import display_path
-from d2r.terminal import say
+from d2r.terminal import Ray, RayAddress, say
 
 
 def serve(
@@ -55,11 +55,21 @@ def serve(
     timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="For receiving a picture, and again for describing it.")
     ] = 30.0,
+    ray: Ray = False,
+    ray_address: RayAddress = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --ray: parts of the index that are searched apart.", show_default="one a machine"
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: processes that can search each part.")] = 1,
 ) -> None:
     """Serve a page to search an index, and an HTTP API (its document is at /v1/openapi.json).
 
     It listens on this machine only, unless --host says otherwise. Stop it with Ctrl-C: it ends what it has begun, and
-    pictures that were added and not indexed yet are indexed after the next start.
+    pictures that were added and not indexed yet are indexed after the next start. With --ray the machines of a cluster
+    search, each a part of the index, whose folder all of them must see under the same path.
     """
     from d2r.engine import Engine
     from d2r.serve.app import make_app
@@ -79,8 +89,16 @@ def serve(
         hosts=frozenset(name.lower() for name in names),
         limits=Limits(upload_bytes=max_upload << 20, pixels=max_pixels, seconds=timeout, queue=queue),
     )
-    with Engine.open(index) as engine:
+    with ExitStack() as stack:
+        engine = stack.enter_context(Engine.open(index))
         engine.check_features()
+        if ray or ray_address is not None:
+            from d2r.cluster.connect import connected
+
+            stack.enter_context(connected(ray_address))
+            from d2r.cluster.search import sharded
+
+            engine = stack.enter_context(sharded(engine.index, shards=shards, replicas=replicas))
         server = WebServer(make_app(engine, settings), port, host=host, grace_s=20)
         say(f"page: {server.url}  (stop with Ctrl-C)")
         if settings.writable:

@@ -26,18 +26,19 @@ from d2r.boxes import Box, Boxes, PixelBox
 from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
+from d2r.describers import Describers, LocalWorkers
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
-from d2r.files import PathLike, display_path
+from d2r.files import PathLike, display_path, is_url
 from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
-from d2r.index import Hit, Index, Listing, PictureRow, RemovedError, StoreError, Writer
+from d2r.index import Hit, Index, Job, Listing, PictureRow, RemovedError, StoreError, Writer
 from d2r.ingest import Recipe
 from d2r.localise import bounding_box, found_box
 from d2r.points import Points, make_points
 from d2r.regions import pinned_spec
 from d2r.verify import NEAREST, Verification, threshold_for, verify
-from d2r.walk import find_pictures, picture_job
+from d2r.walk import find_objects, find_pictures, job_at
 from d2r.workers import default_workers
 
 REGIONS = "rmac:levels=2"
@@ -112,11 +113,14 @@ class Answer:
         query: the regions and features of the query.
         results: best first.
         seconds: wall-clock time of each stage: "describe", "search", "verify".
+        missing: pictures of the index that could not be looked at, because the machine that has them did not answer;
+            the results are those of a search of the others. Always 0 on one machine.
     """
 
     query: Description
     results: list[Result]
     seconds: dict[str, float]
+    missing: int = 0
 
 
 class SearchStopped(Exception):  # noqa: N818
@@ -231,7 +235,7 @@ class Engine:
         self,
         folder: PathLike,
         *,
-        workers: int | None = None,
+        workers: int | Describers | None = None,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> Report:
@@ -242,8 +246,9 @@ class Engine:
         the next call goes on from there.
 
         Args:
-            folder: walked to any depth.
-            workers: worker processes; None is one a processor, 0 does everything in this process.
+            folder: walked to any depth; or the URL of one in object storage, such as ``s3://photos/2024``.
+            workers: worker processes; None is one a processor, 0 does everything in this process. Or what else
+                describes pictures, such as a :class:`d2r.cluster.describe.ClusterWorkers`.
             max_pixels: larger pictures are skipped.
             progress: told how far it is.
 
@@ -252,14 +257,20 @@ class Engine:
             StoreError: the folder holds no picture (nothing is dropped then), or another process is writing.
         """
         root = _absolute(folder)
-        if not Path(root).is_dir():
-            raise NotADirectoryError(f"{display_path(root)}: not a folder")
         hidden: list[OSError] = []
+        if is_url(root):
+            root = root.rstrip("/")
+            found = find_objects(root, on_error=hidden.append)
+        elif Path(root).is_dir():
+            found = find_pictures(Path(root), on_error=hidden.append)
+        else:
+            raise NotADirectoryError(f"{display_path(root)}: not a folder")
         with self.index.writing() as writer:
-            listing = writer.listing(find_pictures(Path(root), on_error=hidden.append))
+            listing = writer.listing(found)
             if not listing.files:
                 endings = ", ".join(sorted(SUFFIXES))
-                raise StoreError(f"{display_path(root)}: no pictures there ({endings}); the index is as it was")
+                why = f"{hidden[0].strerror}" if hidden else endings
+                raise StoreError(f"{display_path(root)}: no pictures there ({why}); the index is as it was")
             # What could not be read, or lies under it, may still be there.
             unread = {str(error.filename) for error in hidden if not isinstance(error, FileNotFoundError)}
             under = tuple(os.path.join(path, "") for path in unread)
@@ -274,20 +285,17 @@ class Engine:
         self,
         pictures: Iterable[PathLike],
         *,
-        workers: int | None = None,
+        workers: int | Describers | None = None,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> Report:
-        """Add picture files, or describe those again that changed; see :meth:`sync` for the arguments."""
-        jobs, missing = [], []
-        for picture in pictures:
-            path = _absolute(picture)
-            try:
-                jobs.append(picture_job(Path(path)))
-            except OSError as error:
-                missing.append(_unreadable(error))
+        """Add picture files, or describe those again that changed; see :meth:`sync` for the arguments.
+
+        The paths, or URLs, are read a few at a time, and may be more than the memory holds.
+        """
+        missing: list[tuple[str, str]] = []
         with self.index.writing() as writer:
-            report = self._fill(writer, writer.listing(jobs), workers, max_pixels, progress)
+            report = self._fill(writer, writer.listing(_jobs(pictures, missing)), workers, max_pixels, progress)
         report.skipped += missing
         return report
 
@@ -487,31 +495,18 @@ class Engine:
 
     def _result(self, hit: Hit, verification: Verification | None, other: Points | None, query: Description) -> Result:
         boxes, scores = self.index.regions(hit.picture)
-        size = hit.picture.width or 0, hit.picture.height or 0
-        points = query_points = np.zeros((0, 2), np.float32)
-        found = None
-        if verification is not None and verification.transform is not None and other is not None:
-            query_points = query.features.positions[verification.matches[:, 0]]
-            points = other.positions[verification.matches[:, 1]]
-            whole = query.boxes[0].tolist() == [0, 0, query.width, query.height]
-            found = found_box(query.boxes[0], whole, verification.transform, points, size)
-        return Result(
-            id=hit.picture.id,
-            path=hit.picture.path,
-            score=hit.score,
-            inliers=verification.inliers if verification is not None else None,
-            width=size[0],
-            height=size[1],
-            boxes=boxes,
-            box_scores=scores,
-            transform=verification.transform if verification is not None else None,
-            found=found,
-            query_points=query_points,
-            points=points,
-        )
+        if verification is None or other is None:
+            return make_result(query, hit, boxes, scores)
+        rows, its = verification.matches.T
+        return make_result(query, hit, boxes, scores, verification.transform, rows, other.positions[its])
 
     def _fill(
-        self, writer: Writer, listing: Listing, workers: int | None, max_pixels: int, progress: Progress | None
+        self,
+        writer: Writer,
+        listing: Listing,
+        workers: int | Describers | None,
+        max_pixels: int,
+        progress: Progress | None,
     ) -> Report:
         return build.fill(
             self.index,
@@ -520,7 +515,7 @@ class Engine:
             listing,
             words=self.index.settings.get("words"),
             bits=self.index.settings.get("bits"),
-            workers=workers,
+            workers=_describers(workers),
             max_pixels=max_pixels,
             progress=progress or (lambda stage, done, total: None),
         )
@@ -534,7 +529,7 @@ def learn_codebook(
     regions: str = "whole",
     features: str = FEATURES,
     max_side: int = MAX_SIDE,
-    workers: int | None = None,
+    workers: int | Describers | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Codebook:
@@ -544,7 +539,8 @@ def learn_codebook(
         StoreError: the folder holds no pictures that can be used.
         CodebookError: they have fewer features than ``words``.
     """
-    jobs = list(find_pictures(Path(_absolute(folder))))
+    root = _absolute(folder)
+    jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
     if not jobs:
         raise StoreError(f"{display_path(folder)}: no pictures there")
     chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: build.sample_size(words)])
@@ -555,7 +551,7 @@ def learn_codebook(
         fewer=False,
         bits=bits,
         staging=None,
-        workers=default_workers() if workers is None else workers,
+        workers=_describers(workers),
         max_pixels=max_pixels,
         progress=progress or (lambda stage, done, total: None),
     )
@@ -577,6 +573,48 @@ def codebook_from(path: PathLike) -> Codebook:
         return engine.index.codebook
 
 
+def make_result(
+    query: Description,
+    hit: Hit,
+    boxes: Boxes,
+    box_scores: NDArray[np.float32],
+    transform: NDArray[np.float64] | None = None,
+    rows: NDArray[np.int32] | None = None,
+    points: NDArray[np.float32] | None = None,
+) -> Result:
+    """Return what there is to tell of a picture.
+
+    Args:
+        query: what was searched for.
+        hit: the picture, and its score.
+        boxes: its regions, float32 (R, 4).
+        box_scores: float32 (R,).
+        transform: see :class:`Result`.
+        rows: int32 (inliers,), the query's features that were matched; None when it was not verified.
+        points: float32 (inliers, 2), the points of the picture that they were matched with.
+    """
+    width, height = hit.picture.width or 0, hit.picture.height or 0
+    found = None
+    if transform is not None and points is not None:
+        whole = query.boxes[0].tolist() == [0, 0, query.width, query.height]
+        found = found_box(query.boxes[0], whole, transform, points, (width, height))
+    none = np.zeros((0, 2), np.float32)
+    return Result(
+        id=hit.picture.id,
+        path=hit.picture.path,
+        score=hit.score,
+        inliers=None if rows is None else len(rows),
+        width=width,
+        height=height,
+        boxes=boxes,
+        box_scores=box_scores,
+        transform=transform,
+        found=found,
+        query_points=none if rows is None else query.features.positions[rows],
+        points=none if points is None else points,
+    )
+
+
 def _numbers(one: PictureRow, other: PictureRow) -> tuple[int, int]:
     return min(one.id, other.id), max(one.id, other.id)
 
@@ -587,7 +625,21 @@ def _check_counts(top: int, verify: int) -> None:
 
 
 def _absolute(path: PathLike) -> str:
-    return os.path.abspath(os.fsdecode(path))
+    name = os.fsdecode(path)
+    return name if is_url(name) else os.path.abspath(name)
+
+
+def _jobs(pictures: Iterable[PathLike], missing: list[tuple[str, str]]) -> Iterator[Job]:
+    """Yield the jobs of files, and note those that are missing."""
+    for picture in pictures:
+        try:
+            yield job_at(_absolute(picture))
+        except OSError as error:
+            missing.append(_unreadable(error))
+
+
+def _describers(workers: int | Describers | None) -> Describers:
+    return LocalWorkers(workers) if workers is None or isinstance(workers, int) else workers
 
 
 def _unreadable(error: OSError) -> tuple[str, str]:

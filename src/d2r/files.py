@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,26 @@ def printable_path(path: PathLike) -> str:
     """Return a path without anything that a page cannot show or that would reorder its text, such as newlines."""
     shown = display_path(path)
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+
+
+def is_url(path: str) -> bool:
+    """Say whether a path is a URL, such as ``s3://photos/castle.jpg``, and so names a file in object storage."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """Return the content of a file, or of one in object storage (:mod:`d2r.remote`).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a path that no file can have, with a zero byte in it.
+    """
+    name = os.fsdecode(path)
+    if is_url(name):
+        from d2r.remote import read_object  # needs pyarrow, which only that needs
+
+        return read_object(name)
+    return Path(name).read_bytes()
 
 
 @contextmanager

@@ -6,12 +6,10 @@ A picture is a ``uint8`` array of shape (height, width, 3), RGB, upright, C-cont
 from __future__ import annotations
 
 import io
-import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeAlias
 
 import cv2
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
-from d2r.files import PathLike, display_path
+from d2r.files import PathLike, display_path, read_bytes
 
 Picture: TypeAlias = NDArray[np.uint8]
 
@@ -70,7 +68,7 @@ def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
     over white, 16-bit and floating-point samples are scaled to 8 bits, the first frame of an animation is used.
 
     Args:
-        source: path of the file.
+        source: path of the file, or its URL in object storage.
         max_pixels: refuse a picture of more pixels (width x height) before decoding it.
 
     Returns:
@@ -80,9 +78,8 @@ def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
         ImageError: the file is missing, empty, damaged, not a picture, or has too many pixels.
     """
     name = display_path(source)
-    path = Path(os.fsdecode(source))
     try:
-        data = path.read_bytes()
+        data = read_bytes(source)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have, with a zero byte in it
         raise ImageError(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return decode_image(data, name=name, max_pixels=max_pixels)

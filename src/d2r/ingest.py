@@ -19,12 +19,12 @@ from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe
 from d2r.features import make_extractor
 from d2r.features.base import Features
-from d2r.files import display_path, replacing
+from d2r.files import display_path, read_bytes, replacing
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Job, PictureState
 from d2r.onnx_files import set_threads
 from d2r.points import make_points
-from d2r.regions import make_selector
+from d2r.regions import RegionSelector, make_selector
 from d2r.stages import stage, taken
 
 NO_FEATURES = "no features found: the picture has no texture"
@@ -95,15 +95,35 @@ def sample_file(
     return state, descriptors[rows]
 
 
-def enter_file(recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, job: Job) -> Outcome:
-    """Describe a picture (or take its staged description) and aggregate it."""
+def enter_file(
+    recipe: Recipe,
+    max_pixels: int,
+    staging: Path,
+    codebook: Path | Codebook,
+    job: Job,
+    *,
+    data: bytes | None = None,
+    selector: RegionSelector | None = None,
+) -> Outcome:
+    """Describe a picture (or take its staged description) and aggregate it.
+
+    Args:
+        recipe: see :func:`describe_file`.
+        max_pixels: see :func:`d2r.images.read_image`.
+        staging: see :func:`describe_file`.
+        codebook: the visual words, or their file.
+        job: the picture.
+        data: see :func:`describe_file`.
+        selector: see :func:`describe_file`.
+    """
     taken()  # what another caller left
-    state, description = describe_file(recipe, max_pixels, staging, job, keep=False)
+    state, description = describe_file(recipe, max_pixels, staging, job, keep=False, data=data, selector=selector)
     if description is None:
         unchanged = job.digest is not None and state.digest == job.digest
         return Outcome(state, unchanged=unchanged, seconds=taken())
     with stage("aggregate"):
-        entry = make_entry(description, load_codebook(codebook), recipe.verify_features)
+        words = codebook if isinstance(codebook, Codebook) else load_codebook(codebook)
+        entry = make_entry(description, words, recipe.verify_features)
     return Outcome(state, entry, seconds=taken())
 
 
@@ -122,7 +142,14 @@ def verification_features(description: Description, most: int) -> Features:
 
 
 def describe_file(
-    recipe: Recipe, max_pixels: int, staging: Path | None, job: Job, *, keep: bool
+    recipe: Recipe,
+    max_pixels: int,
+    staging: Path | None,
+    job: Job,
+    *,
+    keep: bool,
+    data: bytes | None = None,
+    selector: RegionSelector | None = None,
 ) -> tuple[PictureState, Description | None]:
     """Describe a picture file, or take the description of the same content from ``staging``.
 
@@ -132,6 +159,8 @@ def describe_file(
         staging: folder of descriptions, one safetensors file a picture, named by its digest; None has none.
         job: the picture. When its digest is given and the file still has it, nothing is described.
         keep: leave the description in ``staging``.
+        data: content of the file, when it was read before.
+        selector: of its regions; None makes that of the recipe.
 
     Returns:
         what to record of the file, and the description; None when the file cannot be used or has not changed.
@@ -139,7 +168,7 @@ def describe_file(
     state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
     try:
         with stage("read"):
-            data = Path(job.path).read_bytes()
+            data = read_bytes(job.path) if data is None else data
     except OSError as error:
         return replace(state, problem=f"cannot be read: {error.strerror or error}"), None
     digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -154,9 +183,9 @@ def describe_file(
                 image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
         except ImageError as error:
             return replace(state, problem=error.reason), None
-        selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
+        chosen, extractor = selector or make_selector(recipe.regions), make_extractor(recipe.features)
         with stage("describe"):
-            description = describe(image, selector, extractor, max_side=recipe.max_side)
+            description = describe(image, chosen, extractor, max_side=recipe.max_side)
         if keep and staged is not None:
             write_description(description, staged)
     problem = None if len(description.features) else NO_FEATURES

@@ -37,6 +37,19 @@ Workers = Annotated[
     int | None, typer.Option(min=0, help="Worker processes; 0 does everything in one.", show_default="one a processor")
 ]
 
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Use the machines of a Ray cluster: the one this machine belongs to, or this machine when it belongs to"
+        " none. Needs the cluster extra.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="As --ray, with the cluster that has its head there."),
+]
+
 
 def say(text: str) -> None:
     """Print a line as it is: paths readable, nothing taken for markup, never broken."""

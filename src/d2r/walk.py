@@ -1,4 +1,4 @@
-"""Find the pictures under a folder."""
+"""Find the pictures under a folder, in object storage, or in a list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from d2r.files import is_url
 from d2r.images import SUFFIXES
 from d2r.index import Job
 
@@ -31,6 +33,33 @@ def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda 
                 yield picture_job(Path(parent, name))
             except OSError as error:  # a dangling link, a pipe, or gone since the folder was listed
                 on_error(error)
+
+
+def find_objects(url: str, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:
+    """Yield every picture under a folder of object storage, by the rules of :func:`find_pictures`."""
+    from d2r.remote import objects_under  # needs pyarrow
+
+    for file in objects_under(url, on_error=on_error):
+        if Path(urlsplit(file.url).path).suffix.lower() in SUFFIXES:
+            yield Job(*file)
+
+
+def listed_paths(file: Path) -> Iterator[str]:
+    """Yield the paths and URLs of a list, one a line; empty lines and lines that begin with ``#`` are passed over."""
+    with file.open("rb") as lines:
+        for line in lines:
+            path = line.strip()
+            if path and not path.startswith(b"#"):
+                yield os.fsdecode(path)
+
+
+def job_at(path: str) -> Job:
+    """Return the job of one file, by its path or its URL; ``OSError`` when there is none."""
+    if is_url(path):
+        from d2r.remote import object_at
+
+        return Job(*object_at(path))
+    return picture_job(Path(path))
 
 
 def picture_job(path: Path) -> Job:

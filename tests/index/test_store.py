@@ -216,7 +216,7 @@ def test_an_index_larger_than_the_memory_gives_the_same_answers(index, monkeypat
     asked = []
     fetch = Segment.fetch
     monkeypatch.setattr(Segment, "fetch", lambda self, words: (asked.append(len(words)), fetch(self, words)))
-    monkeypatch.setattr("d2r.index.store.usable_memory", lambda: 1000)
+    monkeypatch.setattr("d2r.index.ranking.usable_memory", lambda: 1000)
     with Index(index.folder) as cold:
         assert cold.search_all(queries, 20) == expected
     assert len(asked) == 2

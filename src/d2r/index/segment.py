@@ -126,6 +126,11 @@ class Segment:
     def __len__(self) -> int:
         return len(self.g)
 
+    @property
+    def search_bytes(self) -> int:
+        """Bytes of the arrays that search reads."""
+        return sum(getattr(self, name).nbytes for name in _SEARCH)
+
     def stay_cold(self) -> None:
         """Have the system read no more of the postings from the disk than is asked for.
 

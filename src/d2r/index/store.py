@@ -9,10 +9,8 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,15 +19,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, selectivity_by_distance
+from d2r.aggregate import Aggregated
 from d2r.boxes import Boxes
 from d2r.codebook import Codebook
 from d2r.index import compaction
-from d2r.index.catalogue import Catalogue, PictureRow, RemovedError, SegmentRow, StoreError
-from d2r.index.kernels import keep_best, score_postings
+from d2r.index.catalogue import Catalogue, Layout, PictureRow, RemovedError, SegmentRow, StoreError
 from d2r.index.listing import Job, Listing
+from d2r.index.ranking import NO_SNAPSHOT, Best, Ranker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.segment import MAX_SLOTS, Entry, Segment, Written, check_segment, digest, merge_segments, write_segment
-from d2r.memory import usable_memory
 from d2r.points import Points
 
 _DIGEST = "codebook"  # setting: digest of the file of visual words
@@ -88,19 +85,6 @@ class IndexSize:
     verify_bytes: int
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    """The segments of one commit, and for each picture g, or 0 when it is dead, float32 (S,).
-
-    ``cold``: they do not all fit the memory, so that what a search needs must come from the disk.
-    """
-
-    version: int
-    segments: dict[int, Segment]
-    factors: dict[int, NDArray[np.float32]]
-    cold: bool
-
-
 class Index:
     """The index in a folder, opened for reading; :meth:`writing` gives the one writer.
 
@@ -117,11 +101,10 @@ class Index:
     def __init__(self, folder: Path | str, *, threads: int | None = None) -> None:
         _allow_files()
         self.folder = folder = Path(folder)
-        self._threads = threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="search")
+        self._ranker = Ranker(threads)
         self._catalogue = Catalogue(folder)
         self._lock = threading.Lock()
-        self._snapshot = _Snapshot(-1, {}, {}, False)
+        self._snapshot = NO_SNAPSHOT
         self._codebook: Codebook | None = None
         self.settings: dict[str, Any] = self._catalogue.settings()
 
@@ -138,9 +121,9 @@ class Index:
 
     def close(self) -> None:
         """Release the catalogue and the mapped files."""
-        self._pool.shutdown()
+        self._ranker.close()
         self._catalogue.close()
-        self._snapshot = _Snapshot(-1, {}, {}, False)
+        self._snapshot = NO_SNAPSHOT
 
     def __enter__(self) -> Index:
         return self
@@ -214,41 +197,40 @@ class Index:
             raise ValueError("top must be 1 or more")
         while True:
             snapshot = self._fresh()
-            found = self._rank(snapshot, queries, top)
-            places = sorted({place for one in found for _, place in one})
-            pictures = self._catalogue.at_places(places)
-            if len(pictures) == len(places):
-                # Of equal scores the picture that was in the index first comes first. Which of several at the end of
-                # the list are in it at all depends on where their descriptors are.
-                keyed = [[(-score, pictures[place].id, place) for score, place in one] for one in found]
-                return [[Hit(pictures[place], -score) for score, _, place in sorted(one)] for one in keyed]
-            if self._catalogue.version() == snapshot.version:
-                raise StoreError(f"{self.folder}: its catalogue has lost pictures; `d2r check` says more")
+            hits = self.hits(self._ranker.rank(snapshot, queries, top))
+            if hits is not None:
+                return hits
+            self.check_changed(snapshot.version)
             # A commit moved or removed one of them meanwhile: look again.
 
-    def _rank(
-        self, snapshot: _Snapshot, queries: Sequence[Aggregated], top: int
-    ) -> list[list[tuple[float, tuple[int, int]]]]:
-        """Return score and place of the best pictures of each query, in no order."""
-        blocks = {segment.posting_codes.shape[1] for segment in snapshot.segments.values()}
-        for query in queries:
-            if query.vectors.dtype != np.uint64 or blocks - {query.vectors.shape[1]}:
-                raise ValueError(f"a query's codes of {query.dim} bits are not like those of the index")
-        # The largest first: the last to be done are then small, and no thread waits long.
-        numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))
-        threads = min(self._threads, len(numbers))
-        parts = [
-            self._pool.submit(_best, snapshot, numbers[thread::threads], queries, top) for thread in range(1, threads)
+    def hits(self, found: Sequence[Best]) -> list[list[Hit]] | None:
+        """Return the pictures that a ranking found, best first; None when a commit has moved or removed one of them.
+
+        Of equal scores the picture that was in the index first comes first. Which of several at the end of the list
+        are in it at all depends on where their descriptors are.
+        """
+        scored = [
+            list(zip(one["score"].tolist(), map(segment_and_slot, one["place"].tolist()), strict=True)) for one in found
         ]
-        every = [_best(snapshot, numbers[::threads], queries, top)] if numbers else []
-        every += [part.result() for part in parts]
-        best = [np.concatenate([part[row] for part in every]) for row in range(len(queries))] if every else []
-        found = []
-        for one in best or [np.zeros(0, _BEST)] * len(queries):
-            one = one[np.lexsort((one["place"], -one["score"]))][:top]
-            places = zip((one["place"] >> 16).tolist(), (one["place"] & 0xFFFF).tolist(), strict=True)
-            found.append(list(zip(one["score"].tolist(), places, strict=True)))
-        return found
+        places = sorted({place for one in scored for _, place in one})
+        pictures = self._catalogue.at_places(places)
+        if len(pictures) < len(places):
+            return None
+        keyed = [[(-score, pictures[place].id, place) for score, place in one] for one in scored]
+        return [[Hit(pictures[place], -score) for score, _, place in sorted(one)] for one in keyed]
+
+    def version(self) -> int:
+        """Return a number that changes with every commit."""
+        return self._catalogue.version()
+
+    def check_changed(self, version: int) -> None:
+        """Raise :class:`StoreError` unless there was a commit since a version, which explains what is missing."""
+        if self._catalogue.version() == version:
+            raise StoreError(f"{self.folder}: its catalogue has lost pictures; `d2r check` says more")
+
+    def layout(self) -> Layout:
+        """Return the live segments and their dead slots, of one moment."""
+        return self._catalogue.layout()
 
     def points(self, picture: PictureRow) -> Points:
         """Return what the index keeps of a picture for verification."""
@@ -289,7 +271,7 @@ class Index:
             picture = now
         raise RemovedError(f"{picture.path}: it was removed from the index meanwhile")
 
-    def _fresh(self) -> _Snapshot:
+    def _fresh(self) -> Snapshot:
         """Return the state of the last commit, mapping what is new."""
         with self._lock:
             version = self._catalogue.version()
@@ -305,23 +287,12 @@ class Index:
                     if self._catalogue.layout().segments == layout.segments:
                         break  # not removed by a commit since: it is really gone
                     continue
-                factors = {number: np.array(segment.g) for number, segment in segments.items()}
-                for number, slots in layout.dead.items():
-                    factors[number][slots] = 0.0
-                cold = sum(row.search_bytes for row in layout.segments) > usable_memory()
-                if cold:
-                    for segment in segments.values():
-                        segment.stay_cold()
-                self._snapshot = _Snapshot(version, segments, factors, cold)
+                self._snapshot = make_snapshot(version, segments, layout.dead)
                 return self._snapshot
             raise StoreError(f"{self.folder}: a file is missing ({missing.filename}); restore it or index again")
 
     def _load(self, number: int) -> Segment:
-        folder = _segment_folder(self.folder, number)
-        try:
-            return Segment.load(folder)
-        except ValueError as error:
-            raise StoreError(f"{folder}: a file is damaged ({error}); restore it or index again") from error
+        return load_segment(self.folder, number)
 
     def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
         """Read everything and return what is damaged, one line each that names the file; empty when all is well.
@@ -548,6 +519,20 @@ def _allow_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
+def load_segment(index: Path, number: int) -> Segment:
+    """Map the arrays of a segment of the index in a folder.
+
+    Raises:
+        FileNotFoundError: it is gone, because its pictures were removed or moved to another segment.
+        StoreError: a file is damaged.
+    """
+    folder = _segment_folder(index, number)
+    try:
+        return Segment.load(folder)
+    except ValueError as error:
+        raise StoreError(f"{folder}: a file is damaged ({error}); restore it or index again") from error
+
+
 def _segment_folder(index: Path, number: int) -> Path:
     return index / _SEGMENTS / f"{number:06d}"
 
@@ -569,52 +554,6 @@ def _row(state: PictureState, words: int | None, segment: int | None, slot: int 
         0, state.path, state.size, state.mtime_ns, state.digest, state.width, state.height,
         words, segment, slot, state.problem,
     )  # fmt: skip
-
-
-@lru_cache(maxsize=16)
-def _selectivity(blocks: int, dim: int) -> NDArray[np.float32]:
-    return selectivity_by_distance(blocks, dim, KERNELS["r-asmk*"])
-
-
-_scratch = threading.local()
-
-
-def _zeros() -> NDArray[np.float32]:
-    """Return this thread's zeros for the scores of a segment; whoever uses them leaves zeros."""
-    if not hasattr(_scratch, "scores"):  # fresh memory for every search would cost a quarter of a small one
-        _scratch.scores = np.zeros(MAX_SLOTS, np.float32)
-    return _scratch.scores  # type: ignore[no-any-return]
-
-
-_BEST = np.dtype([("score", np.float32), ("place", np.int64)])
-
-
-def _best(
-    snapshot: _Snapshot, numbers: Sequence[int], queries: Sequence[Aggregated], top: int
-) -> list[NDArray[np.void]]:
-    """Return for each query score and place (segment, and slot in the low 16 bits) of the best of some segments."""
-    most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
-    found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
-    tables = [_selectivity(query.vectors.shape[1], query.dim) for query in queries]
-    every = _zeros()
-    if snapshot.cold:  # all at once: a disk serves many requests together better than one after the other
-        words = np.unique(np.concatenate([query.words for query in queries]))
-        for number in numbers:
-            snapshot.segments[number].fetch(words)
-    for number in numbers:
-        segment = snapshot.segments[number]
-        scores = every[: len(segment)]
-        for query, table, best_scores, best_places in zip(queries, tables, *found, strict=True):
-            if len(query):
-                score_postings(query.vectors.shape[1])(
-                    query.words, query.vectors, segment.words, segment.word_starts,
-                    segment.posting_slots, segment.posting_codes, table, scores,
-                )  # fmt: skip
-                keep_best(scores, snapshot.factors[number], number << 16, best_scores, best_places)
-    best = np.zeros(found[0].shape, _BEST)
-    own = [len(query) ** -0.5 if len(query) else 0.0 for query in queries]
-    best["score"], best["place"] = found[0] * np.array(own, np.float32)[:, None], found[1]
-    return [one[one["score"] > 0.0] for one in best]
 
 
 _NONE = np.zeros(0, np.int64)

@@ -53,8 +53,20 @@ class Detector:
         Raises:
             DetectorError: see :meth:`network`.
         """
+        network = self.network()
+        shares, scores = network.run(squash(image, network.side)[None])
+        return self.regions(image, shares[0], scores[0])
+
+    def regions(self, image: Picture, shares: NDArray[np.float32], scores: NDArray[np.float32]) -> Regions:
+        """Do what :meth:`select` does with what the network said already, on another machine perhaps.
+
+        Args:
+            image: uint8 (H, W, 3).
+            shares: float32 (K, 4), boxes as shares of width and height (:mod:`d2r.regions.network`).
+            scores: float32 (K,).
+        """
         height, width = image.shape[:2]
-        ((boxes, scores),) = self._find([image])
+        boxes, scores = self._usable(image, shares, scores)
         fresh = iou(boxes, [0, 0, width, height])[:, 0] < _SAME
         return Regions(boxes[fresh][: self.top], scores[fresh][: self.top])
 

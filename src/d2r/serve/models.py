@@ -68,6 +68,10 @@ class SearchAnswer(BaseModel):
     query: QueryInfo
     seconds: dict[str, float] = Field(description="wall-clock time of each stage")
     results: list[Found] = Field(description="best first")
+    missing: int = Field(
+        description="pictures that could not be looked at, because the machine that has them did not answer; 0 when the"
+        " answer is complete"
+    )
 
 
 class ThresholdAnswer(BaseModel):

@@ -153,7 +153,10 @@ class Searches:
                         )
                     )
                 whole = SearchAnswer.model_construct(
-                    query=query_info(query), seconds={k: round(v, 5) for k, v in seconds.items()}, results=found[:top]
+                    query=query_info(query),
+                    seconds={k: round(v, 5) for k, v in seconds.items()},
+                    results=found[:top],
+                    missing=answer.missing,
                 )
                 return whole.model_dump_json(warnings=False).encode()
 

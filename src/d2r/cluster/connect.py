@@ -1,0 +1,101 @@
+"""Connect to a Ray cluster, or start one on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_REACH_S = 10.0
+
+
+class ClusterError(Exception):
+    """A cluster that cannot be reached or used; the message says what to do."""
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Be connected to a cluster in a block; one that was connected to before stays so.
+
+    Args:
+        address: ``HOST:PORT`` of the cluster's head. None is that in the environment variable ``RAY_ADDRESS``, or the
+            cluster that this machine belongs to (``ray start``); where there is none, one of this machine alone is
+            started, which listens on the loopback address only.
+
+    Raises:
+        ClusterError: there is no cluster at the address.
+        ModuleNotFoundError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    import ray
+
+    if address is not None:
+        _check_reachable(address)
+        if _is_loopback(address):
+            _stay_on_loopback()
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "d2r"}
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, ValueError) as error:
+        if address is not None:
+            raise ClusterError(f"{address}: no Ray cluster can be reached there ({error})") from error
+        _stay_on_loopback()
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def processors() -> int:
+    """Return the number of processors that the cluster has now, at least 1."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def accelerators() -> int:
+    """Return the number of GPUs that the cluster has now."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{address}: no Ray cluster can be reached there ({error}); give HOST:PORT of its head"
+        ) from error
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stay_on_loopback() -> None:
+    """Have Ray take 127.0.0.1 for what it is.
+
+    It would put this machine's outward address in its place, where a cluster of the loopback address does not listen.
+    The switch is made for macOS and Windows and named after them.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False

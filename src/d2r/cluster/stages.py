@@ -1,0 +1,96 @@
+"""Describing a picture in three steps, for machines that have GPUs for the one in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.codebook import Codebook
+from d2r.files import display_path, read_bytes
+from d2r.images import ImageError, Picture, decode_image
+from d2r.index import Job, PictureState
+from d2r.ingest import Outcome, Recipe, enter_file
+from d2r.regions import Detector, Regions, make_selector
+from d2r.regions.detector import squash
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that can be decoded.
+
+    Attributes:
+        job: of the file.
+        data: its content, so that it is read once. Its pixels would be many times larger.
+        squashed: uint8 (S, S, 3), as the network of the detector sees it.
+    """
+
+    job: Job
+    data: bytes
+    squashed: Picture
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the network said of a picture: boxes as shares of its sides, float32 (K, 4), and their scores (K,)."""
+
+    job: Job
+    data: bytes
+    shares: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+def look_at(max_pixels: int, side: int, job: Job) -> Seen | Outcome:
+    """Read and decode a picture; the outcome, when there is nothing more to do about it.
+
+    Args:
+        max_pixels: see :func:`d2r.images.read_image`.
+        side: S, in pixels.
+        job: of the file.
+    """
+    state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
+    try:
+        data = read_bytes(job.path)
+    except OSError as error:
+        return Outcome(replace(state, problem=f"cannot be read: {error.strerror or error}"))
+    state = replace(state, digest=hashlib.blake2b(data, digest_size=16).digest())
+    if state.digest == job.digest:
+        return Outcome(state, unchanged=True)
+    try:
+        image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
+    except ImageError as error:
+        return Outcome(replace(state, problem=error.reason))
+    return Seen(job, data, squash(image, side))
+
+
+def find(detector: Detector, seen: Sequence[Seen]) -> list[Found]:
+    """Run the network of a detector over pictures, in one run."""
+    if not seen:
+        return []
+    shares, scores = detector.network().run(np.stack([one.squashed for one in seen]))
+    return [Found(one.job, one.data, *said) for one, *said in zip(seen, shares, scores, strict=True)]
+
+
+def describe_seen(recipe: Recipe, max_pixels: int, staging: Path, codebook: Codebook, given: Job | Found) -> Outcome:
+    """Do :func:`d2r.ingest.enter_file` of a picture, with the regions that were found in it when they were."""
+    if isinstance(given, Job):
+        return enter_file(recipe, max_pixels, staging, codebook, given)
+    detector = make_selector(recipe.regions)
+    assert isinstance(detector, Detector)
+    chosen = _Chosen(detector, given)
+    return enter_file(recipe, max_pixels, staging, codebook, given.job, data=given.data, selector=chosen)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Selects the regions that were found already."""
+
+    detector: Detector
+    found: Found
+
+    def select(self, image: Picture) -> Regions:
+        return self.detector.regions(image, self.found.shares, self.found.scores)

@@ -1,0 +1,154 @@
+"""The most similar pictures of some segments: what one machine does of a search, whoever keeps the catalogue."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.aggregate import KERNELS, Aggregated, selectivity_by_distance
+from d2r.index.kernels import keep_best, score_postings
+from d2r.index.segment import MAX_SLOTS, Segment
+from d2r.memory import usable_memory
+
+Best: TypeAlias = NDArray[np.void]
+"""The best pictures of a query: "score", float32, and "place", int64: the segment, and the slot in the low 16 bits."""
+
+_BEST = np.dtype([("score", np.float32), ("place", np.int64)])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Segments of one commit, and for each picture g, or 0 when it is dead, float32 (S,).
+
+    ``cold``: they do not all fit the memory, so that what a search needs must come from the disk.
+    """
+
+    version: int
+    segments: Mapping[int, Segment]
+    factors: Mapping[int, NDArray[np.float32]]
+    cold: bool
+
+
+NO_SNAPSHOT = Snapshot(-1, {}, {}, False)
+"""The state of an index of which nothing was read yet."""
+
+
+def make_snapshot(version: int, segments: Mapping[int, Segment], dead: Mapping[int, NDArray[np.int64]]) -> Snapshot:
+    """Return segments ready to be searched.
+
+    Args:
+        version: of the commit.
+        segments: by number.
+        dead: slots of pictures that were removed or replaced, by the number of their segment.
+    """
+    factors = {number: np.array(segment.g) for number, segment in segments.items()}
+    for number, slots in dead.items():
+        factors[number][slots] = 0.0
+    cold = sum(segment.search_bytes for segment in segments.values()) > usable_memory()
+    if cold:
+        for segment in segments.values():
+            segment.stay_cold()
+    return Snapshot(version, segments, factors, cold)
+
+
+class Ranker:
+    """Threads that score segments.
+
+    Args:
+        threads: that one search uses at most; None is one a processor.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="search")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int) -> list[Best]:
+        """Return the best pictures of each query, at most ``top``, none with score 0, best first.
+
+        The queries are scored together, segment by segment, so that each part of the index is read once for all.
+        """
+        blocks = {segment.posting_codes.shape[1] for segment in snapshot.segments.values()}
+        for query in queries:
+            if query.vectors.dtype != np.uint64 or blocks - {query.vectors.shape[1]}:
+                raise ValueError(f"a query's codes of {query.dim} bits are not like those of the index")
+        # The largest first: the last to be done are then small, and no thread waits long.
+        numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))
+        threads = min(self._threads, len(numbers))
+        parts = [
+            self._pool.submit(_best, snapshot, numbers[thread::threads], queries, top) for thread in range(1, threads)
+        ]
+        every = [_best(snapshot, numbers[::threads], queries, top)] if numbers else []
+        every += [part.result() for part in parts]
+        return [merge_best([part[row] for part in every], top) for row in range(len(queries))]
+
+
+def merge_best(parts: Sequence[Best], top: int) -> Best:
+    """Return the best of several parts of an index, best first and of equal scores the lower place first.
+
+    The best ``top`` of the whole are among the best ``top`` of each part, so nothing is lost by it.
+    """
+    every = np.concatenate(parts) if parts else np.zeros(0, _BEST)
+    return every[np.lexsort((every["place"], -every["score"]))][:top]
+
+
+def place_of(segment: int, slot: int) -> int:
+    """Return the place of a picture, as :data:`Best` has it."""
+    return segment << 16 | slot
+
+
+def segment_and_slot(place: int) -> tuple[int, int]:
+    """Return what :func:`place_of` joined."""
+    return place >> 16, place & 0xFFFF
+
+
+def _best(snapshot: Snapshot, numbers: Sequence[int], queries: Sequence[Aggregated], top: int) -> list[Best]:
+    """Return for each query the best of some segments, in no order."""
+    most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
+    found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
+    tables = [_selectivity(query.vectors.shape[1], query.dim) for query in queries]
+    every = _zeros()
+    if snapshot.cold:  # all at once: a disk serves many requests together better than one after the other
+        words = np.unique(np.concatenate([query.words for query in queries]))
+        for number in numbers:
+            snapshot.segments[number].fetch(words)
+    for number in numbers:
+        segment = snapshot.segments[number]
+        scores = every[: len(segment)]
+        for query, table, best_scores, best_places in zip(queries, tables, *found, strict=True):
+            if len(query):
+                score_postings(query.vectors.shape[1])(
+                    query.words, query.vectors, segment.words, segment.word_starts,
+                    segment.posting_slots, segment.posting_codes, table, scores,
+                )  # fmt: skip
+                keep_best(scores, snapshot.factors[number], place_of(number, 0), best_scores, best_places)
+    best = np.zeros(found[0].shape, _BEST)
+    own = [len(query) ** -0.5 if len(query) else 0.0 for query in queries]
+    best["score"], best["place"] = found[0] * np.array(own, np.float32)[:, None], found[1]
+    return [one[one["score"] > 0.0] for one in best]
+
+
+@lru_cache(maxsize=16)
+def _selectivity(blocks: int, dim: int) -> NDArray[np.float32]:
+    return selectivity_by_distance(blocks, dim, KERNELS["r-asmk*"])
+
+
+_scratch = threading.local()
+
+
+def _zeros() -> NDArray[np.float32]:
+    """Return this thread's zeros for the scores of a segment; whoever uses them leaves zeros."""
+    if not hasattr(_scratch, "scores"):  # fresh memory for every search would cost a quarter of a small one
+        _scratch.scores = np.zeros(MAX_SLOTS, np.float32)
+    return _scratch.scores  # type: ignore[no-any-return]

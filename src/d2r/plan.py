@@ -1,0 +1,260 @@
+"""How many machines a collection needs, worked out from what was measured of this build.
+
+Everything is linear in the pictures, which is what an inverted file without an early stop is. What was not measured is
+an assumption, is said to be one, and can be given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+GB: Final = 1e9
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number that a plan rests on.
+
+    Attributes:
+        name: what it is.
+        value: in ``unit``.
+        unit: see there.
+        source: where it was measured, or that it was not.
+    """
+
+    name: str
+    value: float
+    unit: str
+    source: str
+
+
+_MILLION: Final = "docs/performance.md, a million pictures"
+
+POSTING_BYTES: Final = Constant("memory of a posting", 18.02, "bytes", _MILLION)
+POSTING_NS: Final = Constant("scoring a posting on one core", 2.34, "ns", f"{_MILLION}, compacted")
+SCORED: Final = Constant("postings scored, a picture and query, of 787 words each", 16.0, "postings", _MILLION)
+SCORED_WORDS: Final = Constant("words of those", 787.0, "words", _MILLION)
+TAIL: Final = Constant("slowest of a hundred searches over the median", 1.32, "times", f"{_MILLION}, 2 threads, again")
+WORDS: Final = Constant(
+    "words of a picture, whole", 794.0, "words", "docs/results.md, real landmarks, 65,536 words: 15,878 bytes / 20"
+)
+REGION_WORDS: Final = Constant(
+    "words that each further region adds", 102.0, "words", "the same, with 9.0 regions: (32,218 / 20 - 794) / 8.0"
+)
+VERIFY_BYTES: Final = Constant(
+    "features of a picture that verification reads", 119_000.0, "bytes", f"{_MILLION}; at most 1,000 features"
+)
+CATALOGUE_BYTES: Final = Constant("catalogue of a picture", 135.0, "bytes", _MILLION)
+FACTOR_BYTES: Final = Constant("normalisation of a picture, in memory", 4.0, "bytes", "one float32 a picture")
+WRITE_US: Final = Constant("writing a picture without its features", 172.0, "us", f"{_MILLION}; one writer")
+DISK: Final = Constant("writing to the disk", 330e6, "bytes/s", "docs/performance.md, the machine")
+COPIES: Final = Constant(
+    "times that a picture's features are written", 4.0, "times",
+    "src/d2r/index/compaction.py: from commits of 64 MB, 125 pictures, to 65,536 by merging eight into one",
+)  # fmt: skip
+READ_S: Final = Constant(
+    "reading and decoding a picture", 1 / 432, "core s", "docs/performance.md, building: 432 a second, 640 pixels"
+)
+REGION_S: Final = Constant(
+    "describing and aggregating a region",
+    (1 / 3.9 + 1 / 2.3) / 9,
+    "core s",
+    "docs/performance.md, building: 3.9 and 2.3 pictures a second, nine regions each, 65,536 words",
+)
+QUERY_S: Final = Constant(
+    "describing a query and finding its words", 0.122, "core s", "benchmarks/cluster_overhead.py: 691 features"
+)
+VERIFY_S: Final = Constant("verifying a picture", 0.00085, "core s", "benchmarks/cluster_overhead.py: 84.5 ms of 100")
+HOP_S: Final = Constant(
+    "asking shards twice, in place of oneself",
+    0.0213,
+    "s",
+    "benchmarks/cluster_overhead.py: all of them on two cores",
+)
+QUERY_BYTES: Final = Constant(
+    "sent to each shard for a query",
+    552_000.0,
+    "bytes",
+    "1,000 features of 128 float32 and their places, and its codes",
+)
+
+MEASURED: Final = (
+    POSTING_BYTES, POSTING_NS, SCORED, SCORED_WORDS, TAIL, WORDS, REGION_WORDS, VERIFY_BYTES, CATALOGUE_BYTES,
+    FACTOR_BYTES, WRITE_US, DISK, COPIES, READ_S, REGION_S, QUERY_S, VERIFY_S, HOP_S, QUERY_BYTES,
+)  # fmt: skip
+"""All that a plan rests on and that cannot be given."""
+
+
+class PlanError(Exception):
+    """A request that no number of machines can meet; the message says why."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted, and of what machines.
+
+    Attributes:
+        pictures: of the collection.
+        regions: of a picture on average, the whole picture counted.
+        qps: queries a second.
+        latency_s: that half of them may take.
+        verify: pictures verified of each query.
+        cores: of a machine.
+        memory: of a machine, in bytes.
+        bandwidth: at which all cores of a machine together read memory, in bytes a second. Was not measured.
+        busy: share of the time that cores are busy at most; what is above waits too long.
+        replicas: machines that have each part.
+        days: in which the collection is to be described.
+    """
+
+    pictures: float
+    regions: float
+    qps: float
+    latency_s: float
+    verify: int = 100
+    cores: int = 32
+    memory: float = 256 * GB
+    bandwidth: float = 150 * GB
+    busy: float = 0.6
+    replicas: int = 1
+    days: float = 7.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What that takes; seconds are wall-clock, and bytes of all machines together, unless said otherwise.
+
+    Attributes:
+        words: of a picture.
+        postings: of the collection.
+        scored: postings that one query scores.
+        search_bytes: in memory, of one copy.
+        disk_bytes: of one copy: postings, features and catalogue.
+        shards: parts of the index, one a machine.
+        bound: what decides that number: "memory", "queries" or "latency".
+        machines: that search: shards times replicas.
+        front_cores: that describe queries, beside them.
+        scoring_s: of one query, on the cores of all shards.
+        waiting_s: for the queries before it.
+        verifying_s: of one query.
+        median_s: of one query, everything counted.
+        slow_s: of one query in a hundred.
+        busy: share of the time that cores of the shards are busy.
+        core_s_a_query: core seconds of describing, scoring and verifying.
+        describing_core_hours: for the whole collection.
+        describing_cores: so that it is described in time.
+        writing_hours: for the one process that commits.
+        network: bytes a second from the front to the shards.
+    """
+
+    words: float
+    postings: float
+    scored: float
+    search_bytes: float
+    disk_bytes: float
+    shards: int
+    bound: str
+    machines: int
+    front_cores: int
+    scoring_s: float
+    waiting_s: float
+    verifying_s: float
+    median_s: float
+    slow_s: float
+    busy: float
+    core_s_a_query: float
+    describing_core_hours: float
+    describing_cores: int
+    writing_hours: float
+    network: float
+
+
+def make_plan(request: Request) -> Plan:
+    """Return the fewest shards that hold the collection, keep up with the queries, and answer in time.
+
+    A query is scored by all shards at once, on all cores of each. Queries come at random and take the same time, so
+    that they wait as in an M/D/1 queue.
+
+    Raises:
+        PlanError: no number of shards meets the latency, because what comes before and after scoring takes longer.
+    """
+    words = WORDS.value + REGION_WORDS.value * max(0.0, request.regions - 1)
+    postings = request.pictures * words
+    # A query is one region. How often two pictures share a word grows with the words of each.
+    scored = request.pictures * SCORED.value * (words / SCORED_WORDS.value) * (WORDS.value / SCORED_WORDS.value)
+    search_bytes = postings * POSTING_BYTES.value + request.pictures * FACTOR_BYTES.value
+    # Cores beyond what memory can feed score nothing.
+    posting_s = max(POSTING_NS.value * 1e-9 / request.cores, POSTING_BYTES.value / request.bandwidth)
+    verify_core_s = request.verify * VERIFY_S.value
+    around_s = QUERY_S.value + HOP_S.value
+
+    def timing(shards: int) -> tuple[float, float, float, float, float]:
+        scoring_s = scored * posting_s / shards
+        # Candidates fall on shards at random: the fullest has its share and two standard deviations.
+        share = request.verify / shards
+        fullest = min(float(request.verify), math.ceil(share + 2 * math.sqrt(share)))
+        verifying_s = math.ceil(fullest / request.cores) * VERIFY_S.value
+        service_s = scoring_s + verify_core_s / (shards * request.cores)
+        busy = request.qps / request.replicas * service_s
+        waiting_s = service_s * busy / (2 * (1 - busy)) if busy < 1 else math.inf
+        return scoring_s, waiting_s, verifying_s, around_s + scoring_s + waiting_s + verifying_s, busy
+
+    least = math.ceil(search_bytes / (0.8 * request.memory))  # the system and the features of candidates need the rest
+    floor_s = around_s + (VERIFY_S.value if request.verify else 0.0)
+    if floor_s >= request.latency_s:
+        raise PlanError(
+            f"a query cannot be answered in {1000 * request.latency_s:g} ms: to describe it, to ask and to verify one"
+            f" picture take {1000 * floor_s:.0f} ms"
+        )
+    enough: dict[str, Callable[[int], bool]] = {
+        "queries": lambda count: timing(count)[4] <= request.busy,
+        "latency": lambda count: timing(count)[3] <= request.latency_s,
+    }
+    shards, bound = max(1, least), "memory"
+    for name, is_enough in enough.items():
+        if not is_enough(shards):
+            shards, bound = _least(shards, is_enough), name
+    scoring_s, waiting_s, verifying_s, median_s, busy = timing(shards)
+    describing_s = request.pictures * (READ_S.value + request.regions * REGION_S.value)
+    writing_s = WRITE_US.value * 1e-6 + COPIES.value * VERIFY_BYTES.value / DISK.value
+    return Plan(
+        words=words,
+        postings=postings,
+        scored=scored,
+        search_bytes=search_bytes,
+        disk_bytes=search_bytes + request.pictures * (VERIFY_BYTES.value + CATALOGUE_BYTES.value),
+        shards=shards,
+        bound=bound,
+        machines=shards * request.replicas,
+        front_cores=math.ceil(request.qps * QUERY_S.value / request.busy),
+        scoring_s=scoring_s,
+        waiting_s=waiting_s,
+        verifying_s=verifying_s,
+        median_s=median_s,
+        slow_s=median_s + (TAIL.value - 1) * scoring_s + _slow_wait(waiting_s, busy) - waiting_s,
+        busy=busy,
+        core_s_a_query=QUERY_S.value + scored * POSTING_NS.value * 1e-9 + verify_core_s,
+        describing_core_hours=describing_s / 3600,
+        describing_cores=math.ceil(describing_s / (request.days * 86400)),
+        writing_hours=request.pictures * writing_s / 3600,
+        network=request.qps * shards * QUERY_BYTES.value,
+    )
+
+
+def _slow_wait(mean_s: float, busy: float) -> float:
+    """Return what one query in a hundred waits at least, as waits of a queue fall off exponentially."""
+    return mean_s / busy * math.log(100 * busy) if busy > 0.01 else 0.0
+
+
+def _least(low: int, enough: Callable[[int], bool]) -> int:
+    """Return the least count above ``low`` that is enough, when every greater one is too."""
+    high = 2 * low
+    while not enough(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
