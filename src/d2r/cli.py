@@ -154,7 +154,7 @@ def index_photos(
         typer.Option(
             help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3,"
             " selective-search:top=N, or detector:model=FILE.onnx,threshold=T. Fixed when the index is made.",
-            show_default="rmac:levels=2",
+            show_default="detector, the shipped one",
         ),
     ] = None,
     features: Annotated[

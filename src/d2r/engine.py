@@ -41,7 +41,7 @@ from d2r.verify import NEAREST, Verification, threshold_for, verify
 from d2r.walk import find_objects, find_pictures, job_at
 from d2r.workers import default_workers
 
-REGIONS = "rmac:levels=2"
+REGIONS = "detector"
 FEATURES = "rootsift"
 MAX_SIDE = 1024
 VERIFY_FEATURES = 1000

@@ -15,7 +15,7 @@ from typing import Final
 DETECTOR: Final = "ssd-efficientnet-lite0"
 """The detector that is used where none is named."""
 
-LOCAL_FEATURES: Final = "how-r18"
+LOCAL_FEATURES: Final = "delf-efficientnet-lite0"
 """The local features that are used where none are named."""
 
 PATCH_DESCRIPTORS: Final = "hardnet"

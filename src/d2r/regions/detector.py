@@ -33,7 +33,7 @@ class Detector:
     """
 
     model: str = DETECTOR
-    threshold: float = 0.3
+    threshold: float = 0.1
     top: int = 5
     nms: float = 0.5
     sha256: str = ""
