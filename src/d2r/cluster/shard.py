@@ -97,7 +97,8 @@ class Shard:
 
     async def hold(self, share: tuple[int, Any]) -> None:
         """Get ready to search a share; see :meth:`rank`."""
-        await self._snapshot(share)
+        snapshot = await self._snapshot(share)
+        await asyncio.to_thread(self._warm, snapshot)
 
     async def rank(self, share: tuple[int, Any], query: Aggregated, top: int) -> Best:
         """Return the best pictures of a share, best first.
@@ -168,6 +169,17 @@ class Shard:
                 while len(self._snapshots) > _KEPT:
                     self._snapshots.popitem(last=False)
             return self._snapshots[version]
+
+    def _warm(self, snapshot: Snapshot) -> None:
+        """Search once, for nothing: what is compiled at first use would make the first question miss its time."""
+        for segment in snapshot.segments.values():
+            words, codes = segment.words[:1].astype(np.int32), segment.posting_codes[:1]
+            if len(words):
+                dim = 64 * codes.shape[1]
+                self._ranker.rank(snapshot, [Aggregated(words, np.ascontiguousarray(codes), dim)], 1)
+                points = segment.points(0)
+                verify(points, points, bits=dim)
+                return
 
     def _load(self, share: Share) -> Snapshot:
         known = {number: segment for one in self._snapshots.values() for number, segment in one.segments.items()}
