@@ -669,7 +669,8 @@ def reproduce(
         str,
         typer.Argument(
             help="table1 (regional search by MAX and AVG against aggregation), table2 (headline, with verification),"
-            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), or fig5 (kernels)."
+            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), fig5 (kernels), or ablation (what was"
+            " tried beyond the paper, on a detector's regions)."
         ),
     ],
     folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As for `d2r evaluate`.")],
@@ -685,6 +686,9 @@ def reproduce(
     features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
     distractors: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+    ] = None,
+    overlapping: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="As for `d2r evaluate`.", show_default=False)
     ] = None,
     cache: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
@@ -705,7 +709,8 @@ def reproduce(
         known = ", ".join(paper.EXPERIMENTS)
         raise typer.BadParameter(f"experiment {experiment!r} is not known; there are: {known}")
     chosen = paper.EXPERIMENTS[experiment]
-    benchmark = load_benchmark(folder, distractors=distractors)
+    groups = [tuple(group.split(",")) for group in overlapping or []]
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
     recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
     with progress_bars() as progress:
         rows = paper.reproduce(
