@@ -340,6 +340,15 @@ def search(
     verify: Annotated[
         int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
     ] = 100,
+    expand: Annotated[
+        int, typer.Option(min=0, help="Search again with the query joined with this many confirmed results, such as 5.")
+    ] = 0,
+    diffuse: Annotated[
+        bool, typer.Option("--diffuse", help="With --expand: put first also what is like the confirmed results.")
+    ] = False,
+    query_regions: Annotated[
+        bool, typer.Option("--query-regions", help="Describe the query by regions too, as the pictures are.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -349,10 +358,16 @@ def search(
     from d2r.engine import Engine
     from d2r.images import read_image
 
+    if expand and not verify:
+        raise typer.BadParameter("--expand joins verified results, so it needs --verify")
+    if diffuse and not expand:
+        raise typer.BadParameter("--diffuse starts from the results that --expand joins; give both")
     region = parse_box(box) if box is not None else None
     with Engine.open(index) as engine:
         picture = read_image(query, max_pixels=max_pixels)
-        answer = engine.search(picture, box=region, top=top, verify=verify)
+        answer = engine.search(
+            picture, box=region, top=top, verify=verify, expand=expand, diffuse=diffuse, query_regions=query_regions
+        )
         if html is not None:
             from d2r.report.page import search_page, write_page
 

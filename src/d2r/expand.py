@@ -165,7 +165,7 @@ def spread(
 
     Args:
         scores: (N,), of the query to each, at least one above 0.
-        sure: bool (N,), which of them are confirmed; where none is, all pass on their scores.
+        sure: bool (N,), which of them are confirmed, at least one.
         similarity: float32 (N, N), of :func:`similarities`.
         share: see :data:`SHARE`.
 
@@ -173,6 +173,5 @@ def spread(
         float64 (N,), to sort by: each score, plus ``share`` of the highest times the diffused over its highest.
     """
     known = np.asarray(scores, np.float64)
-    start = np.where(sure, known, 0.0) if sure.any() else known
-    diffused = diffuse(reciprocal_graph(similarity), start.astype(np.float32))
+    diffused = diffuse(reciprocal_graph(similarity), np.where(sure, known, 0.0).astype(np.float32))
     return np.asarray(known + share * known.max() * diffused / max(diffused.max(), 1e-12), np.float64)

@@ -13,11 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, Assigned, assign, first_regions, selectivity_by_distance
-from d2r.boxes import as_boxes, check_box, pixel_slices
+from d2r.aggregate import KERNELS, Aggregated, Assigned, assign, first_regions
 from d2r.build import Progress
 from d2r.codebook import Codebook, load_codebook
-from d2r.describe import Description, describe
+from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.extraction import Extraction, extract
 from d2r.evaluate.methods import Inverted, invert, sums_by_distance
@@ -286,6 +285,8 @@ class _Ablation:
             waited += time.perf_counter() - since
             looked |= set(first.tolist())
             sure = first[np.argsort(-counts, kind="stable")][: int((counts >= SURE).sum())]
+            if not len(sure):  # nothing to join: it stays as it is
+                variant = replace(variant, expansion=None, diffused=0, both=False)
             if variant.expansion is not None:
                 scores = search.scores(*self._expanded(variant, query, assigned, own, sure[:RESULTS], pictures, scores))
             if variant.diffused:
@@ -387,10 +388,8 @@ class _Search:
         self._table = None
         if variant.deviations is None and not variant.between:  # the same of every word: then by distance, as the index
             blocks = database.vectors.shape[1]
-            products = 1.0 - 2.0 * np.arange(blocks * 64 + 1, dtype=np.float32) / database.dim
-            self._table = (
-                self._weigh(products, 0) if variant.weigh else selectivity_by_distance(blocks, database.dim, _KERNEL)
-            )
+            products = np.asarray(1.0 - 2.0 * np.arange(blocks * 64 + 1) / database.dim, np.float32)
+            self._table = self._weigh(products, 0)
 
     def scores(self, query: Aggregated, floats: Pooled | None) -> NDArray[np.float32]:
         """Return the similarity of a query to every picture, up to a factor that is the query's, float32 (N,).
@@ -407,9 +406,7 @@ class _Search:
 def describe_queries(
     benchmark: Benchmark, recipe: Recipe, folder: Path, *, workers: int, max_pixels: int, progress: Progress
 ) -> list[Description]:
-    """Describe the queries as database pictures are described: the box, and the regions that are selected inside it.
-
-    Region 0 of each holds what :func:`d2r.describe.describe_query` gives.
+    """Describe the queries with the regions that are selected inside their boxes.
 
     Args:
         benchmark: the data set.
@@ -440,14 +437,7 @@ def _describe_query(recipe: Recipe, max_pixels: int, folder: Path, query: QueryP
     if file.exists():
         return read_description(file)
     image = decode_image(data, name=display_path(query.path), max_pixels=max_pixels)
-    height, width = image.shape[:2]
-    box = (0.0, 0.0, float(width), float(height)) if query.box is None else check_box(query.box, width, height)
-    rows, columns = pixel_slices(as_boxes(box)[0])
-    crop = np.ascontiguousarray(image[rows, columns])
-    own = describe(crop, make_selector(recipe.regions), make_extractor(recipe.features), max_side=recipe.max_side)
-    corner = np.array([columns.start, rows.start] * 2, np.float32)
-    boxes = np.concatenate([as_boxes(box), own.boxes[1:] + corner])
-    placed = own.features.placed(1.0, columns.start, rows.start)
-    made = replace(own, width=width, height=height, boxes=boxes, features=placed)
+    selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
+    made = describe_query(image, query.box, extractor, max_side=recipe.max_side, selector=selector)
     write_description(made, file)
     return made

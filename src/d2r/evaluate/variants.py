@@ -158,7 +158,7 @@ def back_projected(picture: Description, transform: NDArray[np.float64], box: Bo
     inverse = np.linalg.inv(transform[:, :2])
     x, y = (inverse @ (picture.features.positions.T - transform[:, 2:])).astype(np.float32)
     x1, y1, x2, y2 = box
-    return (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
+    return np.asarray((x >= x1) & (x < x2) & (y >= y1) & (y < y2))
 
 
 def as_regions(query: Assigned, found: Sequence[Assigned]) -> Assigned:
