@@ -130,7 +130,7 @@ def reciprocal_graph(similarity: NDArray[np.float32], neighbours: int = NEIGHBOU
     weights = np.minimum(weights, weights.T)
     sums = weights.sum(axis=1)
     scale = np.where(sums > 0, 1.0 / np.sqrt(np.maximum(sums, 1e-12)), 0.0).astype(np.float32)
-    return np.asarray(scale[:, None] * weights * scale, np.float32)
+    return np.asarray(weights * (scale[:, None] * scale), np.float32)
 
 
 def diffuse(graph: NDArray[np.float32], start: NDArray[np.float32], damping: float = DAMPING) -> NDArray[np.float64]:
