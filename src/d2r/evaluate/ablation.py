@@ -40,7 +40,7 @@ from d2r.evaluate.variants import (
     unpacked_signs,
     weighed_scores,
 )
-from d2r.expand import DIFFUSED, RESULTS, SHARE, SURE, by_both, join, similarities, spread
+from d2r.expand import DIFFUSED, LEAST, RESULTS, SHARE, SURE, by_both, join, sign_sums, similarities, spread
 from d2r.features import make_extractor, pinned_spec
 from d2r.files import display_path, read_bytes
 from d2r.images import decode_image
@@ -135,6 +135,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("join, both", expansion="join", both=True),
     Variant("join, both, diffusion", expansion="join", both=True, diffused=DIFFUSED),
     Variant("join, both, query regions", expansion="join", both=True, regions=True),
+    Variant("join, both, float query", expansion="join", both=True, floats=True, weigh=_CUBE),
     Variant("join, both, query regions, diffusion", expansion="join", both=True, regions=True, diffused=DIFFUSED),
 )
 """The rows: the paper's configuration, what was tried, each alone, and the winners together."""
@@ -330,7 +331,8 @@ class _Ablation:
         if variant.expansion == "average":
             return join(own, results, least=1), None
         if variant.expansion == "join":
-            return join(own, results), None
+            floats = sign_sums([own, *results], [1.0] * (1 + len(results)), LEAST) if variant.floats else None
+            return join(own, results), floats
         if variant.expansion == "alpha":
             joined = alpha_expansion(own, results, scores[sure].tolist(), 0.5)
             return signs(joined), joined
