@@ -53,7 +53,7 @@ def sign_sums(
     Args:
         parts: packed signs of one number of bits D, at least one descriptor.
         weights: of each.
-        least: words that fewer of the parts have are left out; all are kept when there are fewer parts.
+        least: words that fewer of the parts have are left out; of fewer parts, words that not all have.
 
     Returns:
         words, int32 (W,), ascending, and float32 (W, D), the sum over the parts X that have word c of w_X b(X_c).
@@ -71,7 +71,7 @@ def sign_sums(
 
 
 def join(query: Aggregated, results: Sequence[Aggregated], least: int = LEAST) -> Aggregated:
-    """Return a query joined with results: of each word the signs that most of them have; of a tie, +1 becomes -1.
+    """Return a query joined with results: of each word the signs that most of them have, and of a tie b(0) = -1.
 
     Args:
         query: packed signs.
