@@ -97,6 +97,22 @@ def test_a_bad_box_is_a_usage_error_that_shows_the_box(d2r, built_index, photo_f
     assert box in err or box.replace(",", ", ") in err
 
 
+def test_an_expanded_search_gives_the_views_first(d2r, built_index, photo_folder):
+    options = ["--expand", "5", "--diffuse", "--query-regions", "--top", "3", "--json"]
+    status, out, err = d2r("search", built_index, photo_folder / "pagoda-0.jpg", *options)
+    assert status == 0, err
+    answer = json.loads(out)
+    assert {Path(result["path"]).name for result in answer["results"]} == {f"pagoda-{n}.jpg" for n in range(3)}
+    assert "expand" in answer["seconds"]
+
+
+@pytest.mark.parametrize("options", [["--expand", "5", "--verify", "0"], ["--diffuse"]])
+def test_expansion_needs_what_it_starts_from(d2r, built_index, photo_folder, options):
+    status, _, err = d2r("search", built_index, photo_folder / "pagoda-0.jpg", *options)
+    assert status == 2
+    assert "--expand" in err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

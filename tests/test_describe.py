@@ -173,3 +173,19 @@ def test_a_tiny_box_is_described_without_error(photo, box):
     description = describe_query(photo, box, EXTRACTOR, max_side=1024)
     assert description.boxes.tolist() == [list(box)]
     assert len(description.features) == 0
+
+
+def test_a_query_box_may_be_described_with_regions_inside_it(photo):
+    box = (40, 30, 280, 230)
+    alone = describe_query(photo, box, EXTRACTOR, max_side=1024)
+    regions = describe_query(photo, box, EXTRACTOR, max_side=1024, selector=make_selector("rmac:levels=1"))
+    np.testing.assert_array_equal(regions.boxes[0], alone.boxes[0])
+    assert len(regions.boxes) == len(regions.box_scores) == 3
+    assert (regions.boxes[1:, :2] >= [40, 30]).all()
+    assert (regions.boxes[1:, 2:] <= [280, 230]).all()
+    own = regions.features.take(regions.regions == 0)
+    np.testing.assert_array_equal(own.descriptors, alone.features.descriptors)
+    for region, (x1, y1, x2, y2) in enumerate(regions.boxes.tolist()):
+        positions = regions.features.positions[regions.regions == region]
+        assert len(positions) > 20
+        assert ((positions >= [x1, y1]) & (positions <= [x2, y2])).all()

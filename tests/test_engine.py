@@ -3,16 +3,19 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from d2r.aggregate import KERNELS, aggregate, assign
 from d2r.boxes import BoxError, iou
 from d2r.codebook import CodebookError, train_codebook
 from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from
+from d2r.expand import join
 from d2r.features.rootsift import RootSIFT
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
@@ -460,3 +463,68 @@ def test_only_the_time_of_a_file_changed_while_others_were_added(engine, collect
     assert engine.search(pictures[1], verify=0).results[0].path == os.fspath(pictures[1])
     again = engine.sync(collection, workers=0)
     assert (again.added, again.changed, again.unchanged) == (0, 0, report.unchanged + 1)
+
+
+def test_an_expanded_query_finds_what_the_query_finds_and_orders_by_score_and_inliers(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        plain = engine.search(photo_folder / "pagoda-1.jpg", top=10)
+        expanded = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=2)
+    assert set(names(expanded)[:3]) == {"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"}
+    assert set(expanded.seconds) == {"describe", "search", "verify", "expand"}
+    keys = [result.score * (1 + 0.2 * (result.inliers or 0)) for result in expanded.results]
+    assert keys == sorted(keys, reverse=True)
+    inliers = {result.id: result.inliers for result in plain.results}
+    assert all(result.inliers == inliers[result.id] for result in expanded.results)
+
+
+def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_index, photo_folder):
+    """With two results that are confirmed, the scores are those of the join of what the index holds of them."""
+    with Engine.open(built_index) as engine:
+        query = describe_query(read_image(photo_folder / "pagoda-1.jpg"), None, RootSIFT(), max_side=1024)
+        best = engine.search_described(query, top=2).results
+        parts = {row.id: aggregated for row, aggregated in engine.index.aggregated()}
+        own = aggregate(assign(engine.index.codebook, query.features.descriptors), KERNELS["r-asmk*"])
+        joined = join(own, [parts[result.id] for result in best])
+        expected = {hit.picture.id: hit.score for hit in engine.index.search(joined, 10)}
+        for result in engine.search_described(query, top=10, expand=2).results:
+            assert result.score == pytest.approx(expected[result.id], abs=1e-6)
+
+
+def test_a_query_that_nothing_confirms_is_answered_as_without_expansion(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+        plain, expanded = engine.search(picture, top=10), engine.search(picture, top=10, expand=5, diffuse=True)
+    assert [(result.id, result.score) for result in plain.results] == [
+        (result.id, result.score) for result in expanded.results
+    ]
+
+
+def test_diffusion_keeps_the_confirmed_first_and_all_results(built_index, photo_folder):
+    with Engine.open(built_index) as engine:
+        expanded = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=2)
+        diffused = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=2, diffuse=True)
+    assert set(names(diffused)[:3]) == {"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"}
+    assert {(result.id, result.score) for result in diffused.results} == {
+        (result.id, result.score) for result in expanded.results
+    }
+
+
+def test_a_query_may_have_regions_too(built_index, photo_folder):
+    picture = read_image(photo_folder / "pagoda-0.jpg")
+    with Engine.open(built_index) as engine:
+        engine.recipe = replace(engine.recipe, regions="rmac:levels=1")
+        answer = engine.search(picture, box=(60, 40, 300, 220), top=3, query_regions=True)
+        plain = engine.search(picture, box=(60, 40, 300, 220), top=3)
+    assert len(answer.query.boxes) == 3
+    assert {result.id for result in answer.results} == {result.id for result in plain.results}
+    assert {result.id: result.inliers for result in answer.results} == {
+        result.id: result.inliers for result in plain.results
+    }  # what is verified is the box alone
+    assert all((result.query_points >= [60, 40]).all() for result in answer.results)
+    assert [result.score for result in answer.results] != [result.score for result in plain.results]
+
+
+@pytest.mark.parametrize("options", [{"expand": -1}, {"expand": 2, "verify": 0}, {"diffuse": True}])
+def test_expansion_without_what_it_starts_from_is_refused(built_index, photo_folder, options):
+    with Engine.open(built_index) as engine, pytest.raises(ValueError, match="must be"):
+        engine.search(photo_folder / "pagoda-1.jpg", **options)

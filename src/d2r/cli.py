@@ -340,6 +340,15 @@ def search(
     verify: Annotated[
         int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
     ] = 100,
+    expand: Annotated[
+        int, typer.Option(min=0, help="Search again with the query joined with this many confirmed results, such as 5.")
+    ] = 0,
+    diffuse: Annotated[
+        bool, typer.Option("--diffuse", help="With --expand: put first also what is like the confirmed results.")
+    ] = False,
+    query_regions: Annotated[
+        bool, typer.Option("--query-regions", help="Describe the query by regions too, as the pictures are.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -349,10 +358,16 @@ def search(
     from d2r.engine import Engine
     from d2r.images import read_image
 
+    if expand and not verify:
+        raise typer.BadParameter("--expand joins verified results, so it needs --verify")
+    if diffuse and not expand:
+        raise typer.BadParameter("--diffuse starts from the results that --expand joins; give both")
     region = parse_box(box) if box is not None else None
     with Engine.open(index) as engine:
         picture = read_image(query, max_pixels=max_pixels)
-        answer = engine.search(picture, box=region, top=top, verify=verify)
+        answer = engine.search(
+            picture, box=region, top=top, verify=verify, expand=expand, diffuse=diffuse, query_regions=query_regions
+        )
         if html is not None:
             from d2r.report.page import search_page, write_page
 
@@ -669,7 +684,8 @@ def reproduce(
         str,
         typer.Argument(
             help="table1 (regional search by MAX and AVG against aggregation), table2 (headline, with verification),"
-            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), or fig5 (kernels)."
+            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), fig5 (kernels), or ablation (what was"
+            " tried beyond the paper, on a detector's regions)."
         ),
     ],
     folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As for `d2r evaluate`.")],
@@ -685,6 +701,9 @@ def reproduce(
     features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
     distractors: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+    ] = None,
+    overlapping: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="As for `d2r evaluate`.", show_default=False)
     ] = None,
     cache: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
@@ -705,7 +724,8 @@ def reproduce(
         known = ", ".join(paper.EXPERIMENTS)
         raise typer.BadParameter(f"experiment {experiment!r} is not known; there are: {known}")
     chosen = paper.EXPERIMENTS[experiment]
-    benchmark = load_benchmark(folder, distractors=distractors)
+    groups = [tuple(group.split(",")) for group in overlapping or []]
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
     recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
     with progress_bars() as progress:
         rows = paper.reproduce(

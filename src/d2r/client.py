@@ -73,9 +73,18 @@ class Client:
         """Return what the collection and the service are."""
         return self._ask("GET", "/v1/info")
 
-    def search(self, query: Source, *, box: Box | None = None, top: int = 10, verify: int = 100) -> dict[str, Any]:
+    def search(
+        self,
+        query: Source,
+        *,
+        box: Box | None = None,
+        top: int = 10,
+        verify: int = 100,
+        expand: int = 0,
+        diffuse: bool = False,
+    ) -> dict[str, Any]:
         """Find the pictures that show what a picture, or a box on it in its pixels, shows."""
-        asked = {"top": top, "verify": verify, **_box(box)}
+        asked = {"top": top, "verify": verify, "expand": expand, "diffuse": diffuse, **_box(box)}
         if isinstance(query, int):
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))

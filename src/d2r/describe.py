@@ -50,15 +50,35 @@ def describe(image: Picture, selector: RegionSelector, extractor: FeatureExtract
     return _describe(image, boxes, scores, extractor, max_side)
 
 
-def describe_query(image: Picture, box: Box | None, extractor: FeatureExtractor, *, max_side: int) -> Description:
+def describe_query(
+    image: Picture,
+    box: Box | None,
+    extractor: FeatureExtractor,
+    *,
+    max_side: int,
+    selector: RegionSelector | None = None,
+) -> Description:
     """Describe a query: the box, cut to the picture, or without one the whole picture.
+
+    Args:
+        image: uint8 (H, W, 3).
+        box: x1, y1, x2, y2 in pixels.
+        extractor: describes the box and the crop of each region.
+        max_side: see :func:`describe`.
+        selector: chooses regions inside the box; None describes the box alone.
 
     Raises:
         d2r.boxes.BoxError: the box is malformed, empty or outside the picture.
     """
     height, width = image.shape[:2]
     region = check_box(box, width, height) if box is not None else (0.0, 0.0, float(width), float(height))
-    return _describe(image, as_boxes(region), np.ones(1, np.float32), extractor, max_side)
+    boxes, scores = as_boxes(region), np.ones(1, np.float32)
+    if selector is not None:
+        rows, columns = pixel_slices(boxes[0])
+        inside = selector.select(np.ascontiguousarray(image[rows, columns]))
+        corner = np.array([columns.start, rows.start] * 2, np.float32)
+        boxes, scores = np.concatenate([boxes, inside.boxes + corner]), np.concatenate([scores, inside.scores])
+    return _describe(image, boxes, scores, extractor, max_side)
 
 
 def _describe(

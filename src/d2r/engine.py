@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +27,7 @@ from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
 from d2r.describers import Describers, LocalWorkers
+from d2r.expand import DIFFUSED, SURE, by_both, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
@@ -36,7 +37,7 @@ from d2r.index import Hit, Index, Job, Listing, PictureRow, RemovedError, StoreE
 from d2r.ingest import Recipe
 from d2r.localise import bounding_box, found_box
 from d2r.points import Points, make_points
-from d2r.regions import pinned_spec
+from d2r.regions import make_selector, pinned_spec
 from d2r.verify import NEAREST, Verification, threshold_for, verify
 from d2r.walk import find_objects, find_pictures, job_at
 from d2r.workers import default_workers
@@ -55,7 +56,7 @@ class Result:
     Attributes:
         id: its number in the index.
         path: of the file, absolute.
-        score: R-ASMK* similarity to the query, at most 1.
+        score: R-ASMK* similarity to the query, or to the query joined with results, at most 1.
         inliers: matched points that agree with one affine map; None when it was not verified.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
@@ -112,7 +113,7 @@ class Answer:
     Attributes:
         query: the regions and features of the query.
         results: best first.
-        seconds: wall-clock time of each stage: "describe", "search", "verify".
+        seconds: wall-clock time of each stage: "describe", "search", "verify"; "expand" where the query was expanded.
         missing: pictures of the index that could not be looked at, because the machine that has them did not answer;
             the results are those of a search of the others. Always 0 on one machine.
     """
@@ -121,6 +122,23 @@ class Answer:
     results: list[Result]
     seconds: dict[str, float]
     missing: int = 0
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one search found.
+
+    Attributes:
+        results: by score, at most as many as were asked for; the best of them verified.
+        missing: see :class:`Answer`.
+        ranked_s: seconds until the scores were known.
+        verified_s: seconds until the best were verified too.
+    """
+
+    results: list[Result]
+    missing: int
+    ranked_s: float
+    verified_s: float
 
 
 class SearchStopped(Exception):  # noqa: N818
@@ -342,6 +360,9 @@ class Engine:
         box: Box | None = None,
         top: int = 10,
         verify: int = VERIFY,
+        expand: int = 0,
+        diffuse: bool = False,
+        query_regions: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Answer:
         """Find the pictures that show what a picture, or a box on it, shows.
@@ -352,6 +373,11 @@ class Engine:
             top: at most this many results.
             verify: this many of the most similar are verified spatially and put first, by (inliers, score); 0 ranks by
                 score alone.
+            expand: search again with the query joined with at most this many confirmed results (:mod:`d2r.expand`), and
+                sort by :func:`d2r.expand.by_both`; 0 does not. It needs ``verify``. Where no result has
+                :data:`d2r.expand.SURE` agreeing points, the answer is as without.
+            diffuse: spread similarity over the graph of the best results, before that order. It needs ``expand``.
+            query_regions: describe the query by the regions of the index's selector too: the symmetric R-AMK.
             max_pixels: limit on the query's pixels.
 
         Raises:
@@ -359,12 +385,13 @@ class Engine:
             BoxError: the box is malformed, empty or outside the picture.
             StoreError: the index is damaged.
         """
-        _check_counts(top, verify)
+        _check_counts(top, verify, expand, diffuse)
         started = time.perf_counter()
         pixels = image if isinstance(image, np.ndarray) else read_image(image, max_pixels=max_pixels)
-        query = describe_query(pixels, box, self._extractor, max_side=self.recipe.max_side)
+        selector = make_selector(self.recipe.regions) if query_regions else None
+        query = describe_query(pixels, box, self._extractor, max_side=self.recipe.max_side, selector=selector)
         described = time.perf_counter()
-        answer = self.search_described(query, top=top, verify=verify)
+        answer = self.search_described(query, top=top, verify=verify, expand=expand, diffuse=diffuse)
         return replace(answer, seconds={"describe": described - started, **answer.seconds})
 
     def search_described(
@@ -373,6 +400,8 @@ class Engine:
         *,
         top: int = 10,
         verify: int = VERIFY,
+        expand: int = 0,
+        diffuse: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Answer:
         """Do what :meth:`search` does from a query that was described already, in another process perhaps.
@@ -381,19 +410,36 @@ class Engine:
             query: of :func:`d2r.describe.describe_query`, with this index's features and ``max_side``.
             top: see :meth:`search`.
             verify: see :meth:`search`.
+            expand: see :meth:`search`.
+            diffuse: see :meth:`search`.
             stopped: asked now and then whether anybody still waits for the answer.
 
         Raises:
             SearchStopped: nobody does.
             StoreError: the index is damaged.
         """
-        _check_counts(top, verify)
-        clock = [time.perf_counter()]
-        hits = self.index.search(self._aggregate(query), max(top, verify))
-        clock.append(time.perf_counter())
-        results = self._verified(query, hits, verify, stopped)[:top]
-        clock.append(time.perf_counter())
-        return Answer(query, results, dict(zip(("search", "verify"), np.diff(clock).tolist(), strict=True)))
+        _check_counts(top, verify, expand, diffuse)
+        started = time.perf_counter()
+        sought = self._aggregate(query)
+        aggregated_s = time.perf_counter() - started
+        first = self._look(query, sought, max(top, verify), verify, {}, stopped)
+        results = sorted(first.results, key=_by_inliers)
+        seconds = {"search": aggregated_s + first.ranked_s, "verify": first.verified_s}
+        sure = [result for result in results if (result.inliers or 0) >= SURE][:expand]
+        missing = first.missing
+        if sure:
+            since = time.perf_counter()
+            joined = join(sought, self._aggregated(sure))
+            seconds["expand"] = time.perf_counter() - since
+            known = {result.id: result for result in results if result.inliers is not None}
+            again = self._look(query, joined, max(top, verify, DIFFUSED * diffuse), verify, known, stopped)
+            seconds["search"] += again.ranked_s
+            seconds["verify"] += again.verified_s
+            since = time.perf_counter()
+            results = self._ordered(again.results, {result.id for result in sure}, diffuse)
+            seconds["expand"] += time.perf_counter() - since
+            missing = max(missing, again.missing)
+        return Answer(query, results[:top], seconds, missing)
 
     def scores_by_regions(
         self, query: Description, picture: Description, *, stopped: Callable[[], bool] = lambda: False
@@ -467,6 +513,23 @@ class Engine:
     def _points(self, query: Features) -> Points:
         return make_points(query, self._codebook(), nearest=NEAREST)
 
+    def _aggregated(self, results: Sequence[Result]) -> list[Aggregated]:
+        """Return the aggregated descriptors of results; those that were removed meanwhile have no words."""
+        found = [self.index.picture_at(result.id) for result in results]
+        return self.index.aggregated_of([picture for picture in found if picture is not None])
+
+    def _ordered(self, results: Sequence[Result], sure: Container[int], diffuse: bool) -> list[Result]:
+        """Return the results of an expanded query, best first: those given, which are by score."""
+        values = np.array([result.score for result in results], np.float64)
+        head = results[:DIFFUSED] if diffuse else []
+        if head:
+            aggregated = self._aggregated(head)
+            if len(aggregated) == len(head):  # none was removed meanwhile
+                confirmed = np.array([result.id in sure for result in head])
+                values[: len(head)] = spread(values[: len(head)], confirmed, similarities(aggregated))
+        keys = by_both(values, np.array([result.inliers or 0 for result in results], np.int64))
+        return [results[row] for row in np.argsort(-keys, kind="stable")]
+
     def _codebook(self) -> Codebook:
         codebook = self.index.codebook
         if codebook is None:
@@ -474,24 +537,58 @@ class Engine:
         return codebook
 
     def _aggregate(self, query: Description) -> Aggregated:
-        return aggregate(assign(self._codebook(), query.features.descriptors), KERNELS["r-asmk*"])
+        assigned = assign(self._codebook(), query.features.descriptors, query.regions, len(query.boxes))
+        return aggregate(assigned, KERNELS["r-asmk*"])
 
-    def _verified(self, query: Description, hits: list[Hit], most: int, stopped: Callable[[], bool]) -> list[Result]:
-        """Return results with the first ``most`` hits verified and sorted by (inliers, score), then the others."""
-        points = self._points(query.features) if most else None
+    def _look(
+        self,
+        query: Description,
+        sought: Aggregated,
+        top: int,
+        verify: int,
+        known: Mapping[int, Result],
+        stopped: Callable[[], bool],
+    ) -> Looked:
+        """Return the pictures most similar to ``sought``, the best of them verified against the query.
+
+        Args:
+            query: what is verified against.
+            sought: the query's descriptor, or one that others have joined.
+            top: at most this many results.
+            verify: so many are verified.
+            known: results that were verified against this query before, by number.
+            stopped: see :meth:`search_described`.
+        """
+        clock = [time.perf_counter()]
+        hits = self.index.search(sought, top)
+        clock.append(time.perf_counter())
+        results = self._verified(query, hits, verify, known, stopped)
+        clock.append(time.perf_counter())
+        return Looked(results, 0, clock[1] - clock[0], clock[2] - clock[1])
+
+    def _verified(
+        self,
+        query: Description,
+        hits: list[Hit],
+        most: int,
+        known: Mapping[int, Result],
+        stopped: Callable[[], bool],
+    ) -> list[Result]:
+        """Return results of hits, in their order, the first ``most`` of them verified."""
+        points = self._points(whole_features(query)) if most else None
 
         def result(rank: int, hit: Hit) -> Result | None:
             if stopped():
                 raise SearchStopped
+            if hit.picture.id in known:
+                return replace(known[hit.picture.id], score=hit.score)
             with suppress(RemovedError):  # it was found, and is gone before it is told of
                 if points is None or rank >= most:
                     return self._result(hit, None, None, query)
                 return self._result(hit, *self._match(points, hit.picture), query)
             return None
 
-        found = [one for one in self._threads.map(result, range(len(hits)), hits) if one is not None]
-        # What was not verified comes after all that was: it has no inliers, and a lower score.
-        return sorted(found, key=lambda result: (result.inliers is None, -(result.inliers or 0), -result.score))
+        return [one for one in self._threads.map(result, range(len(hits)), hits) if one is not None]
 
     def _result(self, hit: Hit, verification: Verification | None, other: Points | None, query: Description) -> Result:
         boxes, scores = self.index.regions(hit.picture)
@@ -619,9 +716,23 @@ def _numbers(one: PictureRow, other: PictureRow) -> tuple[int, int]:
     return min(one.id, other.id), max(one.id, other.id)
 
 
-def _check_counts(top: int, verify: int) -> None:
-    if top < 1 or verify < 0:
-        raise ValueError("top must be 1 or more, and verify 0 or more")
+def whole_features(query: Description) -> Features:
+    """Return the features of a query's box, without those of regions inside it."""
+    return query.features if len(query.boxes) == 1 else query.features.take(query.regions == 0)
+
+
+def _by_inliers(result: Result) -> tuple[bool, int, float]:
+    """Sort what was verified by (inliers, score), then the others: they have no inliers, and lower scores."""
+    return result.inliers is None, -(result.inliers or 0), -result.score
+
+
+def _check_counts(top: int, verify: int, expand: int, diffuse: bool) -> None:
+    if top < 1 or verify < 0 or expand < 0:
+        raise ValueError("top must be 1 or more, verify and expand 0 or more")
+    if expand and not verify:
+        raise ValueError("only verified results can expand a query: verify must be 1 or more")
+    if diffuse and not expand:
+        raise ValueError("diffusion starts from the results that expand a query: expand must be 1 or more")
 
 
 def _absolute(path: PathLike) -> str:

@@ -72,6 +72,16 @@ def test_the_ranking_is_that_of_one_index_that_holds_everything(served, queries,
         assert set(answer.seconds) == set(expected.seconds)
 
 
+def test_an_expanded_query_is_answered_as_by_one_index(served, queries):
+    engine, cluster = served
+    for query in queries:
+        for diffuse in (False, True):
+            expected = engine.search_described(query, top=10, expand=3, diffuse=diffuse)
+            answer = cluster.search_described(query, top=10, expand=3, diffuse=diffuse)
+            assert results(answer) == results(expected)
+            assert set(answer.seconds) == set(expected.seconds)
+
+
 def test_queries_that_come_together_are_answered_each_its_own(served, queries):
     engine, cluster = served
     several = queries * 6

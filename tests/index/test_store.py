@@ -102,6 +102,23 @@ def test_points_and_regions_come_back(index):
     assert scores.tolist() == [1]
 
 
+def test_descriptors_of_some_pictures_come_back_in_order_from_several_segments(index):
+    for start in (0, 10, 20):
+        put(index, range(start, start + 10))
+    seeds = [25, 3, 11, 4]
+    rows = [index.picture(f"/photos/{seed}.jpg") for seed in seeds]
+    with index.writing() as writer:
+        writer.remove([rows[2]])
+        writer.compact()  # the others are in another segment than the rows say
+    found = index.aggregated_of(rows)
+    for seed, aggregated in zip(seeds, found, strict=True):
+        expected = entry(seed).aggregated if seed != 11 else Aggregated(np.zeros(0), np.zeros((0, 2)), DIM)
+        np.testing.assert_array_equal(aggregated.words, expected.words)
+        np.testing.assert_array_equal(aggregated.vectors, expected.vectors)
+        assert aggregated.dim == DIM
+    assert index.aggregated_of([]) == []
+
+
 def test_an_empty_descriptor_is_kept_and_never_found(index):
     empty = Entry(
         Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), DIM),

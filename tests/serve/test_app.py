@@ -55,6 +55,19 @@ def test_nothing_is_verified_when_none_is_asked_for(client, pagoda):
     assert [one["inliers"] for one in answer["results"]] == [None, None]
 
 
+def test_a_search_may_be_expanded(client, pagoda):
+    answer = client.post("/v1/search?expand=5&diffuse=true&top=3", content=pagoda).json()
+    assert set(answer["seconds"]) == {"describe", "search", "verify", "expand"}
+    assert {one["picture"]["name"].split("/")[-1][:6] for one in answer["results"]} == {"pagoda"}
+    for options in ("verify=0&expand=5", "diffuse=true"):  # nothing is confirmed, or nothing is to join
+        plain = client.post(f"/v1/search?top=3&{options.split('&')[0]}", content=pagoda).json()["results"]
+        assert client.post(f"/v1/search?top=3&{options}", content=pagoda).json()["results"] == plain
+    number = answer["results"][0]["picture"]["id"]
+    others = client.get(f"/v1/pictures/{number}/search?expand=5&top=10").json()["results"]
+    assert number not in {result["picture"]["id"] for result in others}
+    assert client.post("/v1/search?expand=-1", content=pagoda).status_code == 422
+
+
 def test_the_collection_is_listed_page_by_page(client):
     seen, after = [], 0
     while after is not None:

@@ -22,7 +22,7 @@ from d2r.aggregate import Aggregated
 from d2r.cluster.connect import ClusterError, processors
 from d2r.cluster.shard import MOST_AT_ONCE, Look, Shard, Share, Sought, Wanted
 from d2r.describe import Description
-from d2r.engine import VERIFY, Answer, Engine, SearchStopped, make_result
+from d2r.engine import Engine, Looked, Result, SearchStopped, make_result, whole_features
 from d2r.index import Hit, Index
 from d2r.index.catalogue import Layout
 from d2r.index.ranking import Best, merge_best, place_of
@@ -275,33 +275,27 @@ class ClusterEngine(Engine):
         super().__init__(index)
         self._shards = shards
 
-    def search_described(
+    def _look(
         self,
         query: Description,
-        *,
-        top: int = 10,
-        verify: int = VERIFY,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> Answer:
-        """See :meth:`d2r.engine.Engine.search_described`; pictures of shards that do not answer are missing.
+        sought: Aggregated,
+        top: int,
+        verify: int,
+        known: Mapping[int, Result],
+        stopped: Callable[[], bool],
+    ) -> Looked:
+        """See :class:`~d2r.engine.Engine`; shards look at all pictures anew, and those that do not answer are missing.
 
         Raises:
             SearchStopped: nobody waits for it any more.
             StoreError: the index is damaged.
             ClusterError: commits follow each other faster than a search.
         """
-        if top < 1 or verify < 0:
-            raise ValueError("top must be 1 or more, and verify 0 or more")
         started = time.perf_counter()
-        words = self._aggregate(query)
-        aggregated_s = time.perf_counter() - started
-        sought = Sought(self._points(query.features), self._codebook().dim) if verify else None
-        found = self._shards.search(words, sought, top=max(top, verify), verify=verify, stopped=stopped)
+        compared = Sought(self._points(whole_features(query)), self._codebook().dim) if verify else None
+        found = self._shards.search(sought, compared, top=top, verify=verify, stopped=stopped)
         results = [make_result(query, hit, *look) for hit, look in zip(found.hits, found.looks, strict=True)]
-        head = sorted(results[:verify], key=lambda result: (-(result.inliers or 0), -result.score))
-        searched_s = aggregated_s + found.ranked_s
-        seconds = {"search": searched_s, "verify": time.perf_counter() - started - searched_s}
-        return Answer(query, (head + results[verify:])[:top], seconds, found.missing)
+        return Looked(results, found.missing, found.ranked_s, time.perf_counter() - started - found.ranked_s)
 
 
 @contextmanager

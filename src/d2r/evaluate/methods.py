@@ -104,11 +104,7 @@ def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | No
     """
     sums = np.zeros(len(database.g), np.float32)
     if query.vectors.dtype == np.uint64:
-        table = selectivity_by_distance(query.vectors.shape[1], query.dim, kernel)
-        every = np.arange(len(database.starts) - 1, dtype=np.int32)
-        score_postings(query.vectors.shape[1])(
-            query.words, query.vectors, every, database.starts, database.entries, database.vectors, table, sums
-        )
+        sums = sums_by_distance(query, database, selectivity_by_distance(query.vectors.shape[1], query.dim, kernel))
         own = float(len(query))
     else:
         for word, vector in zip(query.words, query.vectors, strict=True):
@@ -122,6 +118,22 @@ def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | No
         return np.asarray(np.maximum.reduceat(values, starts), np.float32)
     totals = np.add.reduceat(values, starts)
     return np.asarray(totals / np.bincount(database.pictures), np.float32)
+
+
+def sums_by_distance(query: Aggregated, database: Inverted, table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sum over words of ``table[h]``, h the Hamming distance, for every entry of the database, float32 (E,).
+
+    Args:
+        query: packed signs.
+        database: packed signs.
+        table: float32 (64 B + 1,), such as :func:`d2r.aggregate.selectivity_by_distance`.
+    """
+    sums = np.zeros(len(database.g), np.float32)
+    every = np.arange(len(database.starts) - 1, dtype=np.int32)
+    score_postings(query.vectors.shape[1])(
+        query.words, query.vectors, every, database.starts, database.entries, database.vectors, table, sums
+    )
+    return sums
 
 
 def _normalisations(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2r.build import Progress
 from d2r.codebook import Codebook
+from d2r.evaluate.ablation import VERIFY, ablate
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
@@ -42,6 +43,7 @@ class Experiment:
         words: sizes of the codebook.
         verify: so many of each ranking are verified as well; 0 leaves it out.
         curve: plot accuracy over the number of regions.
+        ablation: the rows are those of :data:`d2r.evaluate.ablation.VARIANTS`, on the first sweep's regions.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Experiment:
     words: tuple[int, ...] = (1024,)
     verify: int = 0
     curve: bool = False
+    ablation: bool = False
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -82,8 +85,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         ("asmk*", "r-asmk*", "asmk", "r-asmk", "naive-r-asmk", "vlad", "r-vlad", "bow"),
         (_ONE,),
     ),
+    "ablation": Experiment(
+        "Beyond the paper; time is of search, verification and expansion",
+        ("r-asmk*",),
+        (Sweep("detector:threshold=0.1", ("detector:threshold=0.1",)),),
+        verify=VERIFY,
+        ablation=True,
+    ),
 }
-"""The experiments by name. A trained detector joins the sweeps of regions when there is one."""
+"""The experiments by name, and the ablation. A trained detector joins the sweeps of regions when there is one."""
 
 PUBLISHED = {
     "roxford5k": {
@@ -125,6 +135,16 @@ def reproduce(
     """
     rows: list[Row] = []
     sizes = words or experiment.words if codebook is None else (codebook.words,)
+    if experiment.ablation:
+        recipe = replace(recipe, regions=experiment.sweeps[0].described)
+        return [
+            row
+            for size in sizes
+            for row in ablate(
+                benchmark, recipe, cache, words=size, codebook=codebook, workers=workers, max_pixels=max_pixels,
+                progress=progress,
+            )
+        ]  # fmt: skip
     inliers: dict[int, dict[tuple[int, int], int]] = {size: {} for size in sizes}
     books: dict[int, Path] = {}
     for sweep in experiment.sweeps:

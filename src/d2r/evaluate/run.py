@@ -180,12 +180,12 @@ def compare(
             (query, int(picture))
             for ranked in rankings.values()
             for query, ranking in enumerate(ranked)
-            for picture in _judged(benchmark, query, ranking)[: setup.verify]
+            for picture in judged(benchmark, query, ranking)[: setup.verify]
         }
         inliers |= count_inliers(extraction, stored, book, sorted(wanted - inliers.keys()), progress=progress)
         for name in setup.methods:
             verified = [
-                _verified(query, _judged(benchmark, query, ranking), inliers, setup.verify)
+                _verified(query, judged(benchmark, query, ranking), inliers, setup.verify)
                 for query, ranking in enumerate(rankings[name])
             ]
             rows.append(_row(benchmark, name, used, book.words, True, verified, stored, facts[name]))
@@ -211,7 +211,7 @@ def _rank(
     return rankings, (len(database.g) / count, database.descriptor_bytes / count, 1000 * float(np.median(times)))
 
 
-def _judged(benchmark: Benchmark, query: int, ranking: NDArray[np.int64]) -> NDArray[np.int64]:
+def judged(benchmark: Benchmark, query: int, ranking: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return a ranking without the query's junk, such as the query itself, on which no verification is spent.
 
     Junk is the same under every protocol here only when there is one; with several, what all of them ignore.

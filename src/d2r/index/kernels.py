@@ -215,6 +215,26 @@ def sort_postings(
 
 
 @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def postings_of(wanted: NDArray[np.bool_], posting_slots: NDArray[np.uint16]) -> Any:
+    """Return the postings of the slots that are wanted, int64, ascending.
+
+    Args:
+        wanted: bool (S,).
+        posting_slots: uint16 (P,).
+    """
+    count = 0
+    for posting in range(len(posting_slots)):
+        count += wanted[posting_slots[posting]]
+    found = np.empty(count, np.int64)
+    count = 0
+    for posting in range(len(posting_slots)):
+        if wanted[posting_slots[posting]]:
+            found[count] = posting
+            count += 1
+    return found
+
+
+@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def count_live(
     rows: NDArray[np.int64],
     starts: NDArray[np.int64],

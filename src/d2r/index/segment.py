@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from d2r.aggregate import Aggregated
 from d2r.boxes import Boxes
 from d2r.files import sync
-from d2r.index.kernels import copy_live, count_live, sort_postings
+from d2r.index.kernels import copy_live, count_live, postings_of, sort_postings
 from d2r.points import Points
 
 MAX_SLOTS = 65536
@@ -179,6 +179,16 @@ class Segment:
         for slot in range(len(self)):
             rows = order[starts[slot] : starts[slot + 1]]
             yield Aggregated(words[rows], self.posting_codes[rows], dim)
+
+    def aggregated_of(self, slots: Sequence[int], dim: int) -> list[Aggregated]:
+        """Return the aggregated descriptors of different slots, by one pass over the postings' slots."""
+        wanted = np.zeros(len(self), np.bool_)
+        wanted[np.asarray(slots, np.int64)] = True
+        rows = postings_of(wanted, self.posting_slots)
+        owners = self.posting_slots[rows]
+        words = self.words[np.searchsorted(self.word_starts, rows, side="right") - 1]
+        codes = self.posting_codes[rows]
+        return [Aggregated(words[owners == slot], codes[owners == slot], dim) for slot in slots]
 
 
 def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:

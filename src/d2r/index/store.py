@@ -242,6 +242,23 @@ class Index:
         segment, slot = self._placed(picture)
         return segment.regions(slot)
 
+    def aggregated_of(self, pictures: Sequence[PictureRow]) -> list[Aggregated]:
+        """Return the aggregated descriptors of different pictures, in order; of one that was removed, no words."""
+        codebook = self.codebook
+        bits = codebook.bits if codebook is not None else 1
+        nothing = Aggregated(np.zeros(0, np.int32), np.zeros((0, -(-bits // 64)), np.uint64), bits)
+        found = [nothing] * len(pictures)
+        wanted: dict[int, tuple[Segment, list[tuple[int, int]]]] = {}
+        for row, picture in enumerate(pictures):
+            with suppress(RemovedError):
+                segment, slot = self._placed(picture)
+                wanted.setdefault(id(segment), (segment, []))[1].append((row, slot))
+        for segment, places in wanted.values():
+            own = segment.aggregated_of([slot for _, slot in places], bits)
+            for (row, _), aggregated in zip(places, own, strict=True):
+                found[row] = aggregated
+        return found
+
     def aggregated(self) -> Iterator[tuple[PictureRow, Aggregated]]:
         """Yield every picture that can be found with its aggregated descriptor, each once even when segments merge."""
         finished: set[int] = set()

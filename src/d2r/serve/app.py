@@ -93,6 +93,15 @@ VerifyQuery = Annotated[
     int,
     Query(ge=0, le=MOST_RESULTS, description="check the geometry of this many best, and put those that agree first"),
 ]
+ExpandQuery = Annotated[
+    int,
+    Query(
+        ge=0,
+        le=MOST_RESULTS,
+        description="search again, with this many verified results joined to the query; 5 is a good number",
+    ),
+]
+DiffuseQuery = Annotated[bool, Query(description="with expand: put first also what is like the confirmed results")]
 _UPLOAD: Final = {
     "requestBody": {
         "required": True,
@@ -432,10 +441,12 @@ class _Service:
         reading = [Depends(HTTPBearer(auto_error=False)), Depends(self.readable)]
 
         async def answer(
-            request: Request, source: work.Source, box: str | None, top: int, verify: int, without: int | None = None
-        ) -> Response:
+            request: Request, source: work.Source, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
+            without: int | None = None,
+        ) -> Response:  # fmt: skip
             searching = self.searches.answer(
-                source, _box(box), top=top, verify=verify, named=self.name, without=without,
+                source, _box(box), top=top, verify=verify, expand=expand if verify else 0, diffuse=diffuse,
+                named=self.name, without=without,
                 timed=lambda stage, seconds: self.metrics.stage_seconds.labels(stage).observe(seconds),
             )  # fmt: skip
             return Response(await self.work(request, searching), media_type="application/json")
@@ -445,10 +456,11 @@ class _Service:
             openapi_extra=_UPLOAD, response_model=SearchAnswer, responses=documented(401, 408, 413, 415, 422, 429),
         )  # fmt: skip
         async def search_upload(
-            request: Request, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY
-        ) -> Response:
+            request: Request, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
+            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False,
+        ) -> Response:  # fmt: skip
             _box(box)  # before the picture is received
-            return await answer(request, await self.upload(request), box, top, verify)
+            return await answer(request, await self.upload(request), box, top, verify, expand, diffuse)
 
         @app.get(
             "/v1/pictures/{id}/search", tags=["search"], dependencies=reading, response_model=SearchAnswer,
@@ -456,9 +468,10 @@ class _Service:
             summary="Search with a picture of the collection, which is left out of the results",
         )  # fmt: skip
         async def search_picture(
-            request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY
-        ) -> Response:
-            return await answer(request, self.row(id).path, box, top, verify, without=id)
+            request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
+            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False,
+        ) -> Response:  # fmt: skip
+            return await answer(request, self.row(id).path, box, top, verify, expand, diffuse, without=id)
 
         async def match(request: Request, query: work.Source, box: str | None, other: PictureRow) -> Response:
             matching = self.searches.match(query, _box(box), other)

@@ -104,6 +104,8 @@ class Searches:
         *,
         top: int,
         verify: int,
+        expand: int = 0,
+        diffuse: bool = False,
         named: Callable[[str], str],
         without: int | None = None,
         timed: Callable[[str, float], None],
@@ -115,6 +117,8 @@ class Searches:
             box: on it.
             top: at most this many results.
             verify: how many are verified.
+            expand: see :meth:`d2r.engine.Engine.search`.
+            diffuse: the same; without ``expand`` it does nothing.
             named: makes of the path of a picture what it is called.
             without: leave this picture out of the results.
             timed: told how long each stage took.
@@ -127,7 +131,12 @@ class Searches:
             def search(stopped: Callable[[], bool]) -> bytes:
                 more = without is not None
                 answer = self._engine.search_described(
-                    query, top=top + more, verify=verify + (more and verify > 0), stopped=stopped
+                    query,
+                    top=top + more,
+                    verify=verify + (more and verify > 0),
+                    expand=expand + (more and expand > 0),  # it is the first to be confirmed
+                    diffuse=diffuse and expand > 0,
+                    stopped=stopped,
                 )
                 seconds = {"describe": described, **answer.seconds}
                 for stage, value in seconds.items():

@@ -1,0 +1,39 @@
+"""The runs of `d2r reproduce ablation` on several data sets as one table.
+
+python benchmarks/ablation_table.py results/ablation-medium.json results/ablation-landmarks.json ...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from d2r.evaluate.revisited import paired_bootstrap
+from d2r.report.tables import Table, as_text
+
+
+def main():
+    runs = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+    names = [run["benchmark"]["name"] for run in runs]
+    heads = ["variant", *names, f"bytes/picture ({names[0]})", *(f"ms/query ({name})" for name in names[:2])]
+    rows = []
+    for number, first in enumerate(runs[0]["rows"]):
+        same = [run["rows"][number] for run in runs]
+        cells = [first["method"]]
+        for run, row in zip(runs, same, strict=True):
+            base, own = run["rows"][0]["scores"]["all"], row["scores"]["all"]
+            cell = f"{100 * own['map']:.1f}"
+            if number:
+                change = paired_bootstrap(*(numbers(one["average_precision"]) for one in (own, base)))
+                cell = f"{100 * change.mean:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+            cells.append(cell)
+        cells += [f"{first['bytes_per_picture']:,.0f}", *(f"{row['milliseconds']:.1f}" for row in same[:2])]
+        rows.append(tuple(cells))
+    print(as_text(Table("", tuple(heads), tuple(rows))))
+
+
+def numbers(values):
+    return [float("nan") if value is None else value for value in values]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Search again with what a first search found: query expansion, and diffusion among the best results.
+
+Both are of the results that verification confirms. The query's aggregated descriptor is joined with theirs (average
+query expansion, Chum et al., ICCV 2007, on the signs of ASMK*, with the rule of Tolias and Jegou, Pattern Recognition
+2014, that a word must be in several of them), and similarity is spread over the graph of which results are like which
+(Zhou et al., NIPS 2004; Iscen et al., CVPR 2017), so that what resembles a confirmed result is found although it has
+nothing in common with the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.aggregate import KERNELS, Aggregated, pack_signs, selectivity_by_distance, unpack_signs
+from d2r.index.kernels import score_postings
+
+SURE = 12
+"""Agreeing points that a result needs to join the query. More than verification asks for: of a hundred pictures some
+have eight that agree by chance, and one wrong picture in the query finds more of its like."""
+
+LEAST = 2
+"""A word joins when so many of the query and the results have it: what one of them alone has is mostly background."""
+
+RESULTS = 5
+"""Results that join the query. More find more of a landmark, and drift where it has few pictures."""
+
+NEIGHBOURS = 20
+"""Diffusion: a result is linked to at most so many others."""
+
+DAMPING = 0.9
+"""Diffusion: how much of its similarity a result passes on to those it is linked to."""
+
+DIFFUSED = 300
+"""Diffusion: so many of the best results are looked at."""
+
+SHARE = 0.3
+"""Diffusion: what the best that is diffused adds to the highest score. More finds more of a landmark from other sides,
+and puts what is only alike before what shows the same small thing."""
+
+_WEIGHT = 0.2  # of an agreeing point, in the order of results
+_TOLERANCE = 1e-6
+_ROUNDS = 100  # of conjugate gradients; with the damping above a dozen do
+
+
+def sign_sums(
+    parts: Sequence[Aggregated], weights: Sequence[float], least: int = 1
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the weighted sum of several descriptors' signs, word by word.
+
+    Args:
+        parts: packed signs of one number of bits D, at least one descriptor.
+        weights: of each.
+        least: words that fewer of the parts have are left out; of fewer parts, words that not all have.
+
+    Returns:
+        words, int32 (W,), ascending, and float32 (W, D), the sum over the parts X that have word c of w_X b(X_c).
+    """
+    every = np.concatenate([part.words for part in parts])
+    words, rows, counts = np.unique(every, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(words), parts[0].dim), np.float32)
+    start = 0
+    for part, weight in zip(parts, weights, strict=True):
+        own = rows[start : start + len(part)]
+        sums[own] += np.float32(weight) * unpack_signs(part.vectors.view(np.uint64), part.dim)
+        start += len(part)
+    kept = counts >= min(least, len(parts))
+    return words[kept].astype(np.int32), sums[kept]
+
+
+def join(query: Aggregated, results: Sequence[Aggregated], least: int = LEAST) -> Aggregated:
+    """Return a query joined with results: of each word the signs that most of them have, and of a tie b(0) = -1.
+
+    Args:
+        query: packed signs.
+        results: packed signs, of confirmed results.
+        least: see :data:`LEAST`.
+    """
+    parts = [query, *results]
+    words, sums = sign_sums(parts, [1.0] * len(parts), least)
+    return Aggregated(words, pack_signs(sums), query.dim)
+
+
+def by_both(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return what results of an expanded query are sorted by, ``score (1 + inliers / 5)``, float64 (N,).
+
+    An expanded query's score says more than the query's own, so that it is not only there to break ties.
+    """
+    return np.asarray(scores, np.float64) * (1.0 + _WEIGHT * inliers)
+
+
+def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
+    """Return the R-ASMK* similarity of each pair of N descriptors, packed signs, float32 (N, N), 0 on the diagonal."""
+    count = len(pictures)
+    every = np.concatenate([one.words for one in pictures])
+    order = np.argsort(every, kind="stable")
+    words, firsts = np.unique(every[order], return_index=True)
+    starts = np.append(firsts, len(every)).astype(np.int64)
+    slots = np.repeat(np.arange(count, dtype=np.uint32), [len(one) for one in pictures])[order]
+    codes = np.concatenate([one.vectors for one in pictures]).view(np.uint64)[order]
+    table = selectivity_by_distance(codes.shape[1], pictures[0].dim, KERNELS["r-asmk*"])
+    found = np.zeros((count, count), np.float32)
+    score = score_postings(codes.shape[1])
+    for row, one in enumerate(pictures):
+        if len(one):
+            score(one.words, one.vectors, words.astype(np.int32), starts, slots, codes, table, found[row])
+    sizes = np.array([max(1, len(one)) for one in pictures], np.float32)
+    found /= np.sqrt(sizes[:, None] * sizes)
+    np.fill_diagonal(found, 0.0)
+    return found
+
+
+def reciprocal_graph(similarity: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NDArray[np.float32]:
+    """Return the graph that links pictures which are among each other's nearest, D^(-1/2) W D^(-1/2).
+
+    Args:
+        similarity: float32 (N, N), symmetric up to rounding, 0 on the diagonal.
+        neighbours: nearest of a picture.
+
+    Returns:
+        float32 (N, N), symmetric: W has the similarity of linked pairs, and D the sums of its rows.
+    """
+    count = len(similarity)
+    weights = np.zeros_like(similarity)
+    if count > 1:
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(neighbours, count - 1)]
+        np.put_along_axis(weights, nearest, np.take_along_axis(similarity, nearest, 1), 1)
+    weights = np.minimum(weights, weights.T)
+    sums = weights.sum(axis=1)
+    scale = np.where(sums > 0, 1.0 / np.sqrt(np.maximum(sums, 1e-12)), 0.0).astype(np.float32)
+    return np.asarray(weights * (scale[:, None] * scale), np.float32)
+
+
+def diffuse(graph: NDArray[np.float32], start: NDArray[np.float32], damping: float = DAMPING) -> NDArray[np.float64]:
+    """Return f of ``(I - a S) f = y``, by conjugate gradients, float64 (N,).
+
+    Args:
+        graph: S, float32 (N, N), see :func:`reciprocal_graph`.
+        start: y, float32 (N,), what the query says of each picture.
+        damping: a, below 1; then the matrix is positive definite, for no eigenvalue of S is above 1.
+    """
+    found = np.zeros(len(start))
+    residual = np.asarray(start, np.float64).copy()
+    direction = residual.copy()
+    square = residual @ residual
+    enough = _TOLERANCE**2 * square
+    for _ in range(_ROUNDS):
+        if square <= enough:
+            break
+        image = direction - damping * (graph @ direction)
+        step = square / (direction @ image)
+        found += step * direction
+        residual -= step * image
+        before, square = square, residual @ residual
+        direction = residual + square / before * direction
+    return found
+
+
+def spread(
+    scores: NDArray[np.floating], sure: NDArray[np.bool_], similarity: NDArray[np.float32], share: float = SHARE
+) -> NDArray[np.float64]:
+    """Return the scores of the best results with what diffuses to them from the confirmed ones.
+
+    Args:
+        scores: (N,), of the query to each, at least one above 0.
+        sure: bool (N,), which of them are confirmed, at least one.
+        similarity: float32 (N, N), of :func:`similarities`.
+        share: see :data:`SHARE`.
+
+    Returns:
+        float64 (N,), to sort by: each score, plus ``share`` of the highest times the diffused over its highest.
+    """
+    known = np.asarray(scores, np.float64)
+    diffused = diffuse(reciprocal_graph(similarity), np.where(sure, known, 0.0).astype(np.float32))
+    return np.asarray(known + share * known.max() * diffused / max(diffused.max(), 1e-12), np.float64)
