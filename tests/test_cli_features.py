@@ -83,7 +83,7 @@ def test_an_index_refuses_another_network_under_the_name_of_its_own(d2r, model, 
 def test_features_that_cannot_be_used_make_no_index(d2r, collection, tmp_path):
     for spec, problem in (
         ("delf:model=none.onnx", "none.onnx: cannot be read: No such file"),
-        ("delf", "how-r18: no such model is shipped or was added"),
+        ("delf:model=how-r18", "how-r18: no such model is shipped or was added"),
     ):
         status, _, err = d2r("index", collection, "--out", tmp_path / "out", "--features", spec)
         assert status == 1

@@ -71,7 +71,7 @@ def test_the_python_block_about_the_service_runs(service, capsys):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.usefixtures("place")
 def test_the_curl_lines_about_the_service_are_answered(service, tmp_path):
-    """Each as it stands but for the address, numbers of pictures and the box; only thresholds need a detector."""
+    """Each as it stands but for the address, numbers of pictures and the box."""
     text = (ROOT / "docs" / "service.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("curl ")]
     assert len(lines) == 11
@@ -82,5 +82,5 @@ def test_the_curl_lines_about_the_service_are_answered(service, tmp_path):
         here = here.replace("120,80,640,520", "60,40,300,220").replace("40,60,320,400", "40,60,200,150")
         command = here.replace("curl ", "curl --silent --show-error --write-out '%{stderr}%{http_code}' ", 1)
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-        expected = "409" if "thresholds" in line else "202" if "name=" in line or "DELETE" in line else "200"
+        expected = "202" if "name=" in line or "DELETE" in line else "200"
         assert done.stderr == expected, line

@@ -160,7 +160,7 @@ def index_photos(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Local features: rootsift, rootsift:top=N, or delf:model=FILE.onnx. Fixed when the index is made.",
+            help="Local features: rootsift, hardnet, delf, or delf:model=FILE.onnx. Fixed when the index is made.",
             show_default="rootsift",
         ),
     ] = None,

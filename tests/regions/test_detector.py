@@ -26,7 +26,7 @@ def photo():
 
 @pytest.fixture
 def detector(tmp_path):
-    return Detector(str(write_detector(tmp_path / "toy.onnx", BOXES, SCORES)))
+    return Detector(str(write_detector(tmp_path / "toy.onnx", BOXES, SCORES)), threshold=0.3)
 
 
 def test_boxes_are_in_pixels_of_the_picture_and_best_first(detector):
@@ -46,7 +46,7 @@ def test_threshold_number_and_overlap_decide_what_is_kept(detector):
 
 
 def test_the_order_of_the_network_does_not_matter(tmp_path, detector):
-    turned = Detector(str(write_detector(tmp_path / "turned.onnx", BOXES[::-1], SCORES[::-1])))
+    turned = Detector(str(write_detector(tmp_path / "turned.onnx", BOXES[::-1], SCORES[::-1])), threshold=0.3)
     picture = np.zeros((200, 400, 3), np.uint8)
     np.testing.assert_array_equal(turned.select(picture).boxes, detector.select(picture).boxes)
 
@@ -116,9 +116,9 @@ def test_a_picture_is_described_in_the_regions_that_were_detected(detector, phot
 
 
 def test_a_detector_is_made_by_its_specification_and_pickles(detector):
-    spec = f"detector:model={detector.model},threshold=0.1,top=3"
+    spec = f"detector:model={detector.model},threshold=0.2,top=3"
     made = make_selector(spec)
-    assert made == replace(detector, threshold=0.1, top=3)
+    assert made == replace(detector, threshold=0.2, top=3)
     assert SELECTORS.spec(made) == spec
     made.select(np.zeros((20, 20, 3), np.uint8))
     assert pickle.loads(pickle.dumps(made)) == made
