@@ -10,7 +10,7 @@ from filelock import FileLock
 from d2r import models
 from d2r.datasets.download import DownloadError
 from d2r.features import Delf
-from d2r.models import DETECTOR, catalogue, find_model, model_names, user_folder
+from d2r.models import DETECTOR, LOCAL_FEATURES, PATCH_DESCRIPTORS, catalogue, find_model, model_names, user_folder
 from d2r.models.catalogue import add_model, list_models, pull_model, read_record
 from d2r.models.known import KnownModel
 from d2r.onnx_files import ModelError
@@ -20,6 +20,8 @@ from local_features import METADATA, write_features
 from web import Resource, serving
 
 SHA256 = "0" * 64
+
+SHIPPED = [LOCAL_FEATURES, PATCH_DESCRIPTORS, DETECTOR]
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_a_network_is_found_by_name_or_by_path(folder):
     write_detector(folder / f"{DETECTOR}.onnx")
     assert find_model("tiny") == path
     assert find_model(DETECTOR).parent == models.FOLDER
-    with pytest.raises(FileNotFoundError, match=rf"shipped or was added \(there are: {DETECTOR}, tiny\), and the name"):
+    with pytest.raises(FileNotFoundError, match=rf"\(there are: {', '.join(SHIPPED)}, tiny\), and the name"):
         find_model("../tiny")
     with pytest.raises(FileNotFoundError, match="to fetch it: d2r models pull how-r50"):
         find_model("how-r50")
@@ -76,9 +78,10 @@ def test_networks_are_listed_with_what_is_known_of_them(folder, tmp_path):
     (folder / "copied.md").write_text("\n# Finds the middle\n\nIt has learned nothing.\n")
     (folder / "broken.onnx").write_bytes(b"nothing")
     found = {model.name: model for model in list_models()}
-    assert list(found) == [DETECTOR, "broken", "copied", "mine"]
-    assert [model.kind for model in found.values()] == ["detector", "unknown", "detector", "local features"]
-    assert [model.shipped for model in found.values()] == [True, False, False, False]
+    assert list(found) == [*SHIPPED, "broken", "copied", "mine"]
+    kinds = ["local features", "patch descriptors", "detector", "unknown", "detector", "local features"]
+    assert [model.kind for model in found.values()] == kinds
+    assert [model.shipped for model in found.values()] == [True] * 3 + [False] * 3
     assert found["copied"].summary == "Finds the middle"
     assert (found["mine"].licence, found["mine"].summary) == ("CC BY 4.0", "toy")
     assert found["mine"].bytes == (tmp_path / "mine.onnx").stat().st_size

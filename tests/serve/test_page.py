@@ -182,7 +182,7 @@ def detected_url(scenes, tmp_path_factory):
     folder, _ = scenes
     boxes = ((0.1, 0.1, 0.8, 0.8), (0.2, 0.0, 0.6, 0.5), (0.5, 0.5, 1.0, 1.0))
     model = write_detector(folder / "toy.onnx", boxes, (0.8, 0.5, 0.2))
-    with Engine.create(folder / "detected.index", words=256, regions=f"detector:model={model}") as engine:
+    with Engine.create(folder / "detected.index", words=256, regions=f"detector:model={model},threshold=0.3") as engine:
         engine.sync(folder / "photos", workers=0)
     with serving(folder / "detected.index", tmp_path_factory.mktemp("uploads")) as client:
         yield str(client.base_url)
