@@ -61,6 +61,41 @@ def results(answer):
     ]
 
 
+def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, queries):
+    import ray
+
+    engine, _ = served
+    asked = engine._aggregate(queries[0]), (engine._points(queries[0].features), engine._codebook().dim)
+    folder, layout = engine.index.folder, engine.index.layout()
+
+    @ray.remote(num_cpus=0)
+    def compiled(query, sought, version, numbers):
+        import asyncio
+
+        from d2r import matching
+        from d2r.cluster.shard import Shard, Share, Sought, Wanted
+        from d2r.index import kernels
+        from d2r.index.ranking import place_of
+
+        def signatures():
+            used = (kernels.score_postings(query.vectors.shape[1]), kernels.keep_best, matching.match_codes)
+            return [len(one.signatures) for one in used]
+
+        async def ask():
+            shard, share = Shard(str(folder), 1024, 1), (version, ray.put(Share(version, numbers, {})))
+            await shard.hold(share)
+            ready = signatures()
+            shard._rank_all([(await shard._snapshot(share), query, 5)])  # as rank does, but for the batch of Ray Serve
+            await shard.look(share, (ray.put(Sought(*sought)),), [Wanted(place_of(numbers[0], 0), 400, True)])
+            return ready, signatures()
+
+        return asyncio.run(ask())
+
+    ready, asked_once = ray.get(compiled.remote(*asked, 1, tuple(row.id for row in layout.segments)))
+    assert ready == asked_once
+    assert min(ready) == 1
+
+
 @pytest.mark.parametrize(("top", "verify"), [(1, 0), (3, 2), (10, 100), (7, 5), (20, 0), (100, 3)])
 def test_the_ranking_is_that_of_one_index_that_holds_everything(served, queries, top, verify):
     engine, cluster = served

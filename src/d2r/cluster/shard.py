@@ -173,12 +173,13 @@ class Shard:
     def _warm(self, snapshot: Snapshot) -> None:
         """Search once, for nothing: what is compiled at first use would make the first question miss its time."""
         for segment in snapshot.segments.values():
-            words, codes = segment.words[:1].astype(np.int32), segment.posting_codes[:1]
-            if len(words):
-                dim = 64 * codes.shape[1]
-                self._ranker.rank(snapshot, [Aggregated(words, np.ascontiguousarray(codes), dim)], 1)
+            if len(segment.words):
+                # Ray gives a question's arrays read-only, as those of a segment are, and Numba compiles for these anew.
+                query = Aggregated(segment.words[:1], segment.posting_codes[:1], 64 * segment.posting_codes.shape[1])
                 points = segment.points(0)
-                verify(points, points, bits=dim)
+                points.rows.setflags(write=False)
+                self._ranker.rank(snapshot, [query], 1)
+                verify(points, points, bits=query.dim)
                 return
 
     def _load(self, share: Share) -> Snapshot:
