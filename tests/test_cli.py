@@ -296,7 +296,8 @@ def test_odd_file_names_are_printed_and_survive_json(d2r, engine, collection, tm
 
 def test_a_run_that_is_interrupted_goes_on_where_it_was(collection, tmp_path):
     index = tmp_path / "x.index"
-    process = start("index", collection, "--out", index, "--words", "64", "--workers", "1", start_new_session=True)
+    slow = ("--regions", "rmac:levels=3", "--workers", "1")  # so that it is not done before it is interrupted
+    process = start("index", collection, "--out", index, "--words", "64", *slow, start_new_session=True)
     staging = index / "staging"
     deadline = time.monotonic() + 60
     while not (staging.is_dir() and len(list(staging.glob("*.safetensors"))) >= 2):
