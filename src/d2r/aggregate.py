@@ -183,7 +183,7 @@ def match(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None 
     ``weights`` is float32 (C,), such as :func:`inverse_document_frequency`; None is 1 for every word.
     """
     shared, rows, columns = np.intersect1d(x.words, y.words, assume_unique=True, return_indices=True)
-    values = selectivity(_inner(x.vectors[rows], y.vectors[columns], x.dim), kernel)
+    values = selectivity(inner_products(x.vectors[rows], y.vectors[columns], x.dim), kernel)
     return float(values.sum() if weights is None else (values * weights[shared]).sum())
 
 
@@ -235,7 +235,7 @@ def unpack_signs(codes: NDArray[np.uint64], dim: int) -> NDArray[np.float32]:
     return bits.astype(np.float32) * 2.0 - 1.0
 
 
-def _inner(
+def inner_products(
     a: NDArray[np.float32] | NDArray[np.uint64], b: NDArray[np.float32] | NDArray[np.uint64], dim: int
 ) -> NDArray[np.float32]:
     """Return the inner product of each pair of rows; of packed signs ``1 - 2 h / D``, h the Hamming distance."""

@@ -254,6 +254,10 @@ def _cluster_workers(address: str | None) -> Iterator[Describers]:
         yield ClusterWorkers()
 
 
+def _groups(overlapping: list[str] | None) -> list[tuple[str, ...]]:
+    return [tuple(group.split(",")) for group in overlapping or []]
+
+
 def _check_fixed(
     engine: Engine, *, codebook: Path | None, words: int | None, bits: int | None, **recipe: str | None
 ) -> None:
@@ -655,8 +659,7 @@ def evaluate(
     for name in methods:
         if name not in METHODS:
             raise typer.BadParameter(f"--method {name!r} is not known; there are: {', '.join(METHODS)}")
-    groups = [tuple(group.split(",")) for group in overlapping or []]
-    benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
     setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, words, verify)
     with progress_bars() as progress:
         rows, extraction = run.evaluate(
@@ -724,8 +727,7 @@ def reproduce(
         known = ", ".join(paper.EXPERIMENTS)
         raise typer.BadParameter(f"experiment {experiment!r} is not known; there are: {known}")
     chosen = paper.EXPERIMENTS[experiment]
-    groups = [tuple(group.split(",")) for group in overlapping or []]
-    benchmark = load_benchmark(folder, distractors=distractors, overlapping=groups)
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
     recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
     with progress_bars() as progress:
         rows = paper.reproduce(

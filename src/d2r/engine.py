@@ -422,9 +422,12 @@ class Engine:
         started = time.perf_counter()
         sought = self._aggregate(query)
         aggregated_s = time.perf_counter() - started
-        first = self._look(query, sought, max(top, verify), verify, {}, stopped)
+        since = time.perf_counter()
+        points = self._points(whole_features(query)) if verify else None
+        points_s = time.perf_counter() - since
+        first = self._look(query, sought, points, max(top, verify), verify, {}, stopped)
         results = sorted(first.results, key=_by_inliers)
-        seconds = {"search": aggregated_s + first.ranked_s, "verify": first.verified_s}
+        seconds = {"search": aggregated_s + first.ranked_s, "verify": points_s + first.verified_s}
         sure = [result for result in results if (result.inliers or 0) >= SURE][:expand]
         missing = first.missing
         if sure:
@@ -432,7 +435,7 @@ class Engine:
             joined = join(sought, self._aggregated(sure))
             seconds["expand"] = time.perf_counter() - since
             known = {result.id: result for result in results if result.inliers is not None}
-            again = self._look(query, joined, max(top, verify, DIFFUSED * diffuse), verify, known, stopped)
+            again = self._look(query, joined, points, max(top, verify, DIFFUSED * diffuse), verify, known, stopped)
             seconds["search"] += again.ranked_s
             seconds["verify"] += again.verified_s
             since = time.perf_counter()
@@ -544,6 +547,7 @@ class Engine:
         self,
         query: Description,
         sought: Aggregated,
+        points: Points | None,
         top: int,
         verify: int,
         known: Mapping[int, Result],
@@ -552,8 +556,9 @@ class Engine:
         """Return the pictures most similar to ``sought``, the best of them verified against the query.
 
         Args:
-            query: what is verified against.
+            query: what was asked for.
             sought: the query's descriptor, or one that others have joined.
+            points: of the query, that are verified against; None where ``verify`` is 0.
             top: at most this many results.
             verify: so many are verified.
             known: results that were verified against this query before, by number.
@@ -562,20 +567,20 @@ class Engine:
         clock = [time.perf_counter()]
         hits = self.index.search(sought, top)
         clock.append(time.perf_counter())
-        results = self._verified(query, hits, verify, known, stopped)
+        results = self._verified(query, points, hits, verify, known, stopped)
         clock.append(time.perf_counter())
         return Looked(results, 0, clock[1] - clock[0], clock[2] - clock[1])
 
     def _verified(
         self,
         query: Description,
+        points: Points | None,
         hits: list[Hit],
         most: int,
         known: Mapping[int, Result],
         stopped: Callable[[], bool],
     ) -> list[Result]:
         """Return results of hits, in their order, the first ``most`` of them verified."""
-        points = self._points(whole_features(query)) if most else None
 
         def result(rank: int, hit: Hit) -> Result | None:
             if stopped():

@@ -22,10 +22,11 @@ from d2r.aggregate import Aggregated
 from d2r.cluster.connect import ClusterError, processors
 from d2r.cluster.shard import MOST_AT_ONCE, Look, Shard, Share, Sought, Wanted
 from d2r.describe import Description
-from d2r.engine import Engine, Looked, Result, SearchStopped, make_result, whole_features
+from d2r.engine import Engine, Looked, Result, SearchStopped, make_result
 from d2r.index import Hit, Index
 from d2r.index.catalogue import Layout
 from d2r.index.ranking import Best, merge_best, place_of
+from d2r.points import Points
 
 TIMEOUT_S = 5.0
 """A shard that takes longer is left out of an answer."""
@@ -279,6 +280,7 @@ class ClusterEngine(Engine):
         self,
         query: Description,
         sought: Aggregated,
+        points: Points | None,
         top: int,
         verify: int,
         known: Mapping[int, Result],
@@ -292,7 +294,7 @@ class ClusterEngine(Engine):
             ClusterError: commits follow each other faster than a search.
         """
         started = time.perf_counter()
-        compared = Sought(self._points(whole_features(query)), self._codebook().dim) if verify else None
+        compared = Sought(points, self._codebook().dim) if points is not None else None
         found = self._shards.search(sought, compared, top=top, verify=verify, stopped=stopped)
         results = [make_result(query, hit, *look) for hit, look in zip(found.hits, found.looks, strict=True)]
         return Looked(results, found.missing, found.ranked_s, time.perf_counter() - started - found.ranked_s)

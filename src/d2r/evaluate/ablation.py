@@ -18,7 +18,7 @@ from d2r.build import Progress
 from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
-from d2r.evaluate.extraction import Extraction, extract
+from d2r.evaluate.extraction import Extraction, extract, map_queries
 from d2r.evaluate.methods import Inverted, invert, sums_by_distance
 from d2r.evaluate.revisited import mean_average_precision
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
@@ -422,15 +422,8 @@ def describe_queries(
         BenchmarkError: the process that read a query died.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
     ask = partial(_describe_query, recipe, max_pixels, folder)
-    outcomes = map_in_processes(ask, benchmark.queries, workers=workers, prepare=prepare_worker)
-    for done, (query, answer) in enumerate(outcomes, start=1):
-        if isinstance(answer, WorkerDied):
-            raise BenchmarkError(f"{display_path(query.path)}: the process that read it died")
-        found.append(answer)
-        progress("queries", done, len(benchmark.queries))
-    return found
+    return map_queries(ask, benchmark.queries, workers=workers, progress=progress)
 
 
 def _describe_query(recipe: Recipe, max_pixels: int, folder: Path, query: QueryPicture) -> Description:

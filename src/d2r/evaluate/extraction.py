@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -84,16 +84,37 @@ def extract(
         progress("describe", done, len(benchmark.database))
     if all(file is None for file in files):
         raise BenchmarkError(f"{benchmark.name}: no picture can be used: {skipped[0][0]}: {skipped[0][1]}")
-    queries = []
     ask = partial(_describe_query, pinned, max_pixels)
-    for done, (query, answer) in enumerate(
-        map_in_processes(ask, benchmark.queries, workers=workers, prepare=prepare_worker), start=1
-    ):
+    queries = map_queries(ask, benchmark.queries, workers=workers, progress=progress)
+    return Extraction(recipe, tuple(files), tuple(skipped), tuple(queries))
+
+
+def map_queries(
+    describe: Callable[[QueryPicture], Description],
+    queries: Sequence[QueryPicture],
+    *,
+    workers: int,
+    progress: Progress,
+) -> list[Description]:
+    """Describe queries in processes.
+
+    Args:
+        describe: describes one; it can be pickled.
+        queries: what to describe.
+        workers: processes.
+        progress: told how far it is: "queries".
+
+    Raises:
+        BenchmarkError: the process that read a query died.
+    """
+    found = []
+    outcomes = map_in_processes(describe, queries, workers=workers, prepare=prepare_worker)
+    for done, (query, answer) in enumerate(outcomes, start=1):
         if isinstance(answer, WorkerDied):
             raise BenchmarkError(f"{display_path(query.path)}: the process that read it died")
-        queries.append(answer)
-        progress("queries", done, len(benchmark.queries))
-    return Extraction(recipe, tuple(files), tuple(skipped), tuple(queries))
+        found.append(answer)
+        progress("queries", done, len(queries))
+    return found
 
 
 def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated, Assigned, pack_signs, unpack_signs
+from d2r.aggregate import Aggregated, Assigned, inner_products, pack_signs, unpack_signs
 from d2r.boxes import Box
 from d2r.codebook import random_rotation
 from d2r.describe import Description
@@ -102,18 +102,10 @@ def learned_thresholds(database: Inverted, deviations: float, seed: int = 0) -> 
         if last - first > 2:
             pairs = rng.integers(first, last, (2, _SAMPLES))
             one, other = pairs[:, pairs[0] != pairs[1]]
-            u = binary_products(database.vectors[one], database.vectors[other], database.dim)
+            u = inner_products(database.vectors[one], database.vectors[other], database.dim)
             taus[word] = u.mean() + deviations * u.std()
     cube = power(3.0)
     return lambda u, word: np.where(u > taus[word], cube(u, word), 0.0).astype(np.float32)
-
-
-def binary_products(
-    codes: NDArray[np.float32] | NDArray[np.uint64], code: NDArray[np.float32] | NDArray[np.uint64], dim: int
-) -> NDArray[np.float32]:
-    """Return ``1 - 2 h / D`` of packed signs, h the Hamming distance, float32 (P,)."""
-    distance = np.bitwise_count(np.bitwise_xor(codes.view(np.uint64), code.view(np.uint64))).sum(axis=1, dtype=np.int64)
-    return np.asarray(1.0 - 2.0 * distance / dim, np.float32)
 
 
 def weighed_scores(query: Aggregated, database: Inverted, weigh: Weigh, between: float = 0.0) -> NDArray[np.float32]:
@@ -129,7 +121,7 @@ def weighed_scores(query: Aggregated, database: Inverted, weigh: Weigh, between:
     sums = np.zeros(len(database.g), np.float32)
     for word, code in zip(query.words.tolist(), query.vectors, strict=True):
         rows = slice(database.starts[word], database.starts[word + 1])
-        values = weigh(binary_products(database.vectors[rows], code[None], database.dim), word)
+        values = weigh(inner_products(database.vectors[rows], code[None], database.dim), word)
         total = values.sum()
         sums[database.entries[rows]] += values / total**between if total > 0 else values
     return sums * database.g
