@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from d2r.codebook import Codebook, random_rotation
-from d2r.engine import MAX_SIDE, REGIONS, VERIFY_FEATURES
+from d2r.engine import MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Setup, codebook_file, compare
@@ -34,8 +34,9 @@ def main() -> None:
     options = parser.parse_args()
     workers = default_workers()
     benchmark = load_benchmark(options.set)
-    setup = Setup(Recipe(REGIONS, "rootsift", MAX_SIDE, VERIFY_FEATURES), ("asmk*", "r-asmk*"), options.words, 0)
-    described = extract(benchmark, setup.recipe, options.cache, workers=workers, max_pixels=MAX_PIXELS, progress=_quiet)
+    recipe = Recipe("rmac:levels=2", "rootsift", MAX_SIDE, VERIFY_FEATURES)
+    setup = Setup(recipe, ("asmk*", "r-asmk*"), options.words, 0)
+    described = extract(benchmark, recipe, options.cache, workers=workers, max_pixels=MAX_PIXELS, progress=_quiet)
     given = Codebook.load(options.codebook) if options.codebook else None
     plain = Codebook.load(codebook_file(benchmark, described, setup, options.cache, given, _quiet))
     rows = []

@@ -1,9 +1,11 @@
 """The difference between two methods of a run, with its interval; the run's own table compares with its first row only.
 
     python benchmarks/differences.py RUN.json METHOD OTHER
+    python benchmarks/differences.py RUN.json METHOD OTHER --in OTHER_RUN.json
 
 RUN is what ``d2r evaluate --out`` or ``d2r reproduce`` wrote. Prints the mean difference of average precision, METHOD
-less OTHER, and its 95 % interval by paired bootstrap over the queries; a line each without and with verification.
+less OTHER, and its 95 % interval by paired bootstrap over the queries; a line each without and with verification. With
+``--in`` OTHER is taken from another run of the same data set, with other features perhaps.
 """
 
 from __future__ import annotations
@@ -22,17 +24,22 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("method")
     parser.add_argument("other")
+    parser.add_argument("--in", dest="other_run", type=Path, help="run that has OTHER; the same where it is not given")
     options = parser.parse_args()
-    rows = {(row["method"], row["verified"]): row for row in json.loads(options.run.read_text())["rows"]}
+    run, other_run = (json.loads(path.read_text()) for path in (options.run, options.other_run or options.run))
+    if run["benchmark"] != other_run["benchmark"]:
+        parser.error(f"{options.run} and {options.other_run} are of different data sets")
+    rows, other_rows = ({(row["method"], row["verified"]): row for row in one["rows"]} for one in (run, other_run))
     for verified in (False, True):
-        pair = [rows.get((name, verified)) for name in (options.method, options.other)]
+        pair = [rows.get((options.method, verified)), other_rows.get((options.other, verified))]
         if None in pair:
             continue
         for protocol in pair[0]["scores"]:
             one, other = (np.array(row["scores"][protocol]["average_precision"], np.float64) for row in pair)
             gap = paired_bootstrap(one, other)
+            where = f" in {options.other_run.name}" if options.other_run else ""
             print(
-                f"{options.method} less {options.other}{', verified' if verified else ''} ({protocol}):"
+                f"{options.method} less {options.other}{where}{', verified' if verified else ''} ({protocol}):"
                 f" {100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
             )
 
