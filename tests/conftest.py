@@ -62,7 +62,7 @@ def collection(photo_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(collection: Path, tmp_path: Path) -> Iterator[Engine]:
     """An index of ``collection`` that a test may change."""
-    with Engine.create(tmp_path / "photos.index", words=128, regions="whole") as engine:
+    with Engine.create(tmp_path / "photos.index", words=128, regions="whole", features="rootsift") as engine:
         engine.sync(collection, workers=0)
         yield engine
 

@@ -189,7 +189,7 @@ def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
     facts = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert facts["pictures"].strip() == "10"
     assert facts["regions"].strip().startswith("detector:sha256=")
-    assert facts["features"].strip() == "rootsift"
+    assert facts["features"].strip().startswith("hardnet:sha256=")
 
 
 def test_compacting_and_checking_from_the_command_line(d2r, engine, collection):
@@ -318,7 +318,7 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(collection, tmp_path):
 
 def test_a_disk_that_fills_while_indexing_is_said_and_the_next_run_goes_on(collection, tmp_path):
     index = tmp_path / "x.index"
-    with Engine.create(index, words=64, regions="whole") as engine:
+    with Engine.create(index, words=64, regions="whole", features="rootsift") as engine:
         engine.add([collection / "pagoda-0.jpg"], workers=0)
 
     def limit_files():

@@ -16,7 +16,7 @@ from d2r.codebook import CodebookError, train_codebook
 from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from
 from d2r.expand import join
-from d2r.features.rootsift import RootSIFT
+from d2r.features import RootSIFT, make_extractor
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.regions import Whole, make_selector
@@ -121,12 +121,13 @@ def test_a_picture_that_goes_while_others_are_verified_is_no_result(engine, coll
 def test_a_picture_scores_with_all_its_regions_what_it_is_found_with(built_index, photo_folder):
     with Engine.open(built_index) as engine:
         answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=0)
+        extractor = make_extractor(engine.recipe.features)
         for result in answer.results[:4]:
-            picture = describe(read_image(result.path), make_selector(engine.recipe.regions), RootSIFT(), max_side=1024)
+            picture = describe(read_image(result.path), make_selector(engine.recipe.regions), extractor, max_side=1024)
             scores = engine.scores_by_regions(answer.query, picture)
             assert len(scores) == len(result.boxes)
             assert scores[-1] == pytest.approx(result.score, abs=1e-5)
-            whole = describe(read_image(result.path), Whole(), RootSIFT(), max_side=1024)
+            whole = describe(read_image(result.path), Whole(), extractor, max_side=1024)
             assert scores[0] == pytest.approx(engine.scores_by_regions(answer.query, whole)[0], abs=1e-6)
 
 
@@ -194,7 +195,9 @@ def test_an_updated_index_answers_as_a_fresh_one_with_the_same_words(engine, col
     (collection / "pagoda-0.jpg").unlink()
     shutil.copy(collection / "pagoda-1.jpg", collection / "new.jpg")
     engine.sync(collection, workers=0)
-    with Engine.create(tmp_path / "fresh.index", codebook=engine.index.codebook, regions="whole") as fresh:
+    with Engine.create(
+        tmp_path / "fresh.index", codebook=engine.index.codebook, regions="whole", features="rootsift"
+    ) as fresh:
         fresh.sync(collection, workers=0)
         for query in ("new.jpg", "pagoda-2.jpg"):
             one, other = (each.search(collection / query, top=20, verify=0) for each in (engine, fresh))
@@ -312,7 +315,7 @@ def test_adding_files_by_path_reports_those_that_are_missing(engine, tmp_path, p
 
 
 def test_worker_processes_give_what_one_process_gives(engine, collection, tmp_path):
-    with Engine.create(tmp_path / "parallel.index", words=128, regions="whole") as parallel:
+    with Engine.create(tmp_path / "parallel.index", words=128, regions="whole", features="rootsift") as parallel:
         parallel.sync(collection, workers=2)
         assert (parallel.index.codebook.centroids == engine.index.codebook.centroids).all()
         one, other = (dict(each.index.aggregated()) for each in (engine, parallel))
@@ -373,7 +376,7 @@ def test_a_collection_of_blank_pictures_cannot_teach_words(tmp_path):
 def test_an_index_made_anew_at_the_same_place_uses_its_own_words(collection, tmp_path):
     for words in (32, 64):
         shutil.rmtree(tmp_path / "again.index", ignore_errors=True)
-        with Engine.create(tmp_path / "again.index", words=words, regions="whole") as engine:
+        with Engine.create(tmp_path / "again.index", words=words, regions="whole", features="rootsift") as engine:
             engine.sync(collection, workers=0)
             best = engine.search(collection / "pagoda-0.jpg", top=1, verify=0).results[0]
             assert best.score > 0.9
@@ -480,7 +483,8 @@ def test_an_expanded_query_finds_what_the_query_finds_and_orders_by_score_and_in
 def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_index, photo_folder):
     """With two results that are confirmed, the scores are those of the join of what the index holds of them."""
     with Engine.open(built_index) as engine:
-        query = describe_query(read_image(photo_folder / "pagoda-1.jpg"), None, RootSIFT(), max_side=1024)
+        extractor = make_extractor(engine.recipe.features)
+        query = describe_query(read_image(photo_folder / "pagoda-1.jpg"), None, extractor, max_side=1024)
         best = engine.search_described(query, top=2).results
         parts = {row.id: aggregated for row, aggregated in engine.index.aggregated()}
         own = aggregate(assign(engine.index.codebook, query.features.descriptors), KERNELS["r-asmk*"])

@@ -160,8 +160,8 @@ def index_photos(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Local features: rootsift, hardnet, delf, or delf:model=FILE.onnx. Fixed when the index is made.",
-            show_default="rootsift",
+            help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx. Fixed when the index is made.",
+            show_default="hardnet, the shipped one",
         ),
     ] = None,
     codebook: Annotated[
@@ -184,7 +184,7 @@ def index_photos(
         typer.Option(
             min=1,
             help="Bits of the code of a word when the index is made: 64 halve its size, and find somewhat less.",
-            show_default="one a dimension of the features, 128 for rootsift",
+            show_default="one a dimension of the features, 128 for what is shipped",
         ),
     ] = None,
     workers: Workers = None,

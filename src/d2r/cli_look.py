@@ -21,7 +21,7 @@ show_app = typer.Typer(help="Draw what is found in a picture.", no_args_is_help=
 _MAX_SIDE: Final = 1024
 """As :data:`d2r.engine.MAX_SIDE`, which is not imported here: its libraries take a second, and --help must not."""
 
-Features = Annotated[str, typer.Option(help="Local features: rootsift, or delf:model=FILE.onnx.")]
+Features = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
 Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
 MaxSide = Annotated[
     int, typer.Option(min=32, help="Scale pictures down to this longer side, in pixels, as an index does.")
@@ -32,7 +32,7 @@ MaxSide = Annotated[
 def show_features(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
     file: Png,
-    features: Features = "rootsift",
+    features: Features = "hardnet",
     box: Annotated[
         str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe what is in this box, in pixels.")
     ] = None,
@@ -62,7 +62,7 @@ def match_pictures(
     first: Annotated[Path, typer.Argument(metavar="A", help="Picture that shows what to look for.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Picture to look for it in.")],
     file: Png,
-    features: Features = "rootsift",
+    features: Features = "hardnet",
     box: Annotated[
         str | None,
         typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Look for what this box on A shows, in pixels."),

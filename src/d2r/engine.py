@@ -43,7 +43,7 @@ from d2r.walk import find_objects, find_pictures, job_at
 from d2r.workers import default_workers
 
 REGIONS = "detector"
-FEATURES = "rootsift"
+FEATURES = "hardnet"
 MAX_SIDE = 1024
 VERIFY_FEATURES = 1000
 VERIFY = 100

@@ -37,7 +37,7 @@ def test_a_build_that_is_interrupted_and_loses_a_worker_equals_the_local_one(col
 
     (collection / "deep" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     made, local = tmp_path / "made.index", tmp_path / "local.index"
-    with Engine.create(local, words=64, regions="whole") as engine:
+    with Engine.create(local, words=64, regions="whole", features="rootsift") as engine:
         expected = engine.sync(collection, workers=0)
 
     def stop(stage, done, total):
@@ -51,7 +51,7 @@ def test_a_build_that_is_interrupted_and_loses_a_worker_equals_the_local_one(col
             killed.extend(named("MapWorker(MapBatches(_Worker))"))
             kill(killed[0])
 
-    with Engine.create(made, words=64, regions="whole") as engine:
+    with Engine.create(made, words=64, regions="whole", features="rootsift") as engine:
         with pytest.raises(KeyboardInterrupt):
             engine.sync(collection, workers=ClusterWorkers(), progress=stop)
         before = engine.index.size().pictures

@@ -39,7 +39,9 @@ def served(pictures, tmp_path_factory):
     from d2r.cluster.search import sharded
 
     paths = sorted(pictures.iterdir())
-    with Engine.create(tmp_path_factory.mktemp("served") / "x.index", words=128, regions="whole") as engine:
+    with Engine.create(
+        tmp_path_factory.mktemp("served") / "x.index", words=128, regions="whole", features="rootsift"
+    ) as engine:
         for start in range(0, len(paths), 4):
             engine.add(paths[start : start + 4], workers=0)
         with sharded(engine.index, shards=SHARDS, threads=2, timeout_s=60.0) as cluster:
@@ -259,7 +261,7 @@ def made_up(pictures, tmp_path):
     from d2r.cluster.search import ClusterEngine, Shards
 
     paths = sorted(pictures.iterdir())
-    with Engine.create(tmp_path / "x.index", words=64, regions="whole") as engine:
+    with Engine.create(tmp_path / "x.index", words=64, regions="whole", features="rootsift") as engine:
         engine.add(paths[::2], workers=0)
         engine.add(paths[1::2], workers=0)
         handles = [MadeUp(engine), MadeUp(engine)]
