@@ -22,7 +22,7 @@ from d2r.aggregate import KERNELS, aggregate, assign
 from d2r.cluster.connect import connected
 from d2r.codebook import Codebook
 from d2r.describe import Description, describe_query
-from d2r.engine import Engine
+from d2r.engine import FEATURES, Engine
 from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.ingest import prepare_worker
@@ -79,7 +79,7 @@ def main() -> None:
 
 def some_words(photos: list[Path]) -> Codebook:
     """Return descriptors of some photos as visual words."""
-    extractor = make_extractor("rootsift")
+    extractor = make_extractor(FEATURES)
     found: list[np.ndarray] = []
     rng = np.random.default_rng(0)
     while sum(map(len, found)) < WORDS:
@@ -94,7 +94,7 @@ def some_words(photos: list[Path]) -> Codebook:
 def describe(photos: list[Path], engine: Engine) -> list[Description]:
     """Describe queries, and print what that and the next stages take of one core."""
     prepare_worker()
-    extractor = make_extractor("rootsift")
+    extractor = make_extractor(engine.recipe.features)
     queries, seconds = [], dict.fromkeys(("read", "describe", "words", "score", "verify"), 0.0)
     codebook = engine.index.codebook
     assert codebook is not None
