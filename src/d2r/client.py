@@ -82,9 +82,17 @@ class Client:
         verify: int = 100,
         expand: int = 0,
         diffuse: bool = False,
+        query_regions: bool = False,
     ) -> dict[str, Any]:
         """Find the pictures that show what a picture, or a box on it in its pixels, shows."""
-        asked = {"top": top, "verify": verify, "expand": expand, "diffuse": diffuse, **_box(box)}
+        asked = {
+            "top": top,
+            "verify": verify,
+            "expand": expand,
+            "diffuse": diffuse,
+            "query_regions": query_regions,
+            **_box(box),
+        }
         if isinstance(query, int):
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))

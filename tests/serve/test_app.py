@@ -42,6 +42,16 @@ def test_a_search_by_upload_finds_what_the_engine_finds(client, index, pagoda, p
     assert set(answer["seconds"]) == {"describe", "search", "verify"}
 
 
+def test_a_query_may_be_described_by_its_regions_too(client, index, photo_folder):
+    path = photo_folder / "pagoda-0.jpg"
+    told = client.post("/v1/search?top=4&query_regions=true", content=path.read_bytes()).json()
+    plain = client.post("/v1/search?top=4", content=path.read_bytes()).json()
+    with Engine.open(index) as engine:
+        expected = engine.search(path, top=4, query_regions=True)
+    assert [one["score"] for one in told["results"]] == pytest.approx([one.score for one in expected.results], abs=1e-5)
+    assert told["query"]["features"] == len(expected.query.features) > plain["query"]["features"]
+
+
 def test_a_search_by_picture_leaves_that_picture_out(client):
     number = ids(client)["pagoda-1.jpg"]
     answer = client.get(f"/v1/pictures/{number}/search?top=3&verify=10").json()

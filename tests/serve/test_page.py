@@ -154,6 +154,34 @@ def test_the_slider_says_how_many_are_checked(browser, url):
         expect(window.locator(".facts").first).to_contain_text("not checked")
 
 
+def test_a_search_is_expanded_when_that_is_ticked(browser, url):
+    with page_of(browser, url) as window:
+        window.get_by_role("button", name="Search with fountain/").first.click()
+        expect(window.locator("#summary")).to_contain_text("results for the whole picture")
+        with window.expect_response(lambda response: "/search?" in response.url) as found:
+            window.get_by_label("Search again with the five surest results").check()
+        assert "expand=5" in found.value.url
+        assert "expand" in found.value.json()["seconds"]
+        expect(first_result(window)).to_contain_text("fountain/")
+
+
+def test_an_answer_that_misses_pictures_says_so(browser, url):
+    """The service is real; its answer is made to say what that of a cluster which has lost a shard says."""
+
+    def lose(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "missing": 3})
+
+    with page_of(browser, url) as window:
+        window.route("**/search?*", lose)
+        window.get_by_role("button", name="Search with fountain/").first.click()
+        expect(window.locator("#trouble")).to_contain_text("3 pictures could not be looked at")
+        expect(first_result(window)).to_contain_text("fountain/")
+        window.unroute("**/search?*")
+        window.locator("#top").select_option("10")
+        expect(window.locator("#trouble")).to_be_hidden()
+
+
 def test_a_file_that_is_no_picture_is_said_to_be_none(browser, url, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with page_of(browser, url) as window:

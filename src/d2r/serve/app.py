@@ -102,6 +102,9 @@ ExpandQuery = Annotated[
     ),
 ]
 DiffuseQuery = Annotated[bool, Query(description="with expand: put first also what is like the confirmed results")]
+RegionsQuery = Annotated[
+    bool, Query(description="describe the query by the regions that are found in it too, as the pictures are")
+]
 _UPLOAD: Final = {
     "requestBody": {
         "required": True,
@@ -372,7 +375,7 @@ class _Service:
                 pictures=size.pictures,
                 words=size.words,
                 regions="detector" if self.detector is not None else recipe.regions,
-                features=recipe.features,
+                features=recipe.features.partition(":")[0],  # a network's path is nobody's business
                 detector=self.detector is not None,
                 threshold=self.detector.threshold if self.detector is not None else None,
                 writable=self.settings.writable,
@@ -442,11 +445,11 @@ class _Service:
 
         async def answer(
             request: Request, source: work.Source, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
-            without: int | None = None,
+            query_regions: bool, without: int | None = None,
         ) -> Response:  # fmt: skip
             searching = self.searches.answer(
                 source, _box(box), top=top, verify=verify, expand=expand if verify else 0, diffuse=diffuse,
-                named=self.name, without=without,
+                query_regions=query_regions, named=self.name, without=without,
                 timed=lambda stage, seconds: self.metrics.stage_seconds.labels(stage).observe(seconds),
             )  # fmt: skip
             return Response(await self.work(request, searching), media_type="application/json")
@@ -457,10 +460,10 @@ class _Service:
         )  # fmt: skip
         async def search_upload(
             request: Request, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
-            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False,
+            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
             _box(box)  # before the picture is received
-            return await answer(request, await self.upload(request), box, top, verify, expand, diffuse)
+            return await answer(request, await self.upload(request), box, top, verify, expand, diffuse, query_regions)
 
         @app.get(
             "/v1/pictures/{id}/search", tags=["search"], dependencies=reading, response_model=SearchAnswer,
@@ -469,9 +472,10 @@ class _Service:
         )  # fmt: skip
         async def search_picture(
             request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
-            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False,
+            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
-            return await answer(request, self.row(id).path, box, top, verify, expand, diffuse, without=id)
+            source = self.row(id).path
+            return await answer(request, source, box, top, verify, expand, diffuse, query_regions, without=id)
 
         async def match(request: Request, query: work.Source, box: str | None, other: PictureRow) -> Response:
             matching = self.searches.match(query, _box(box), other)

@@ -87,9 +87,10 @@ class Searches:
         finally:
             self.under_way -= 1
 
-    async def describe(self, source: work.Source, box: PixelBox | None) -> Description:
-        """Describe a query in a worker process."""
-        return await self._processes.run(work.describe_source, self._engine.recipe, self._max_pixels, source, box)
+    async def describe(self, source: work.Source, box: PixelBox | None, regions: bool = False) -> Description:
+        """Describe a query in a worker process, by regions inside it too where this is asked for."""
+        recipe = self._engine.recipe
+        return await self._processes.run(work.describe_source, recipe, self._max_pixels, source, box, regions)
 
     async def warm(self) -> None:
         """Search once, for nothing: what is compiled and loaded at first use is then there."""
@@ -106,6 +107,7 @@ class Searches:
         verify: int,
         expand: int = 0,
         diffuse: bool = False,
+        query_regions: bool = False,
         named: Callable[[str], str],
         without: int | None = None,
         timed: Callable[[str, float], None],
@@ -119,13 +121,14 @@ class Searches:
             verify: how many are verified.
             expand: see :meth:`d2r.engine.Engine.search`.
             diffuse: the same; without ``expand`` it does nothing.
+            query_regions: see :meth:`d2r.engine.Engine.search`.
             named: makes of the path of a picture what it is called.
             without: leave this picture out of the results.
             timed: told how long each stage took.
         """
         with self._room():
             started = time.perf_counter()
-            query = await self.describe(source, box)
+            query = await self.describe(source, box, query_regions)
             described = time.perf_counter() - started
 
             def search(stopped: Callable[[], bool]) -> bytes:

@@ -16,7 +16,7 @@ from d2r.drawing import draw_match
 from d2r.features import make_extractor
 from d2r.images import Picture, decode_image, encode_jpeg, read_image, shrink
 from d2r.ingest import Recipe, prepare_worker
-from d2r.regions import RegionSelector
+from d2r.regions import RegionSelector, make_selector
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 
@@ -39,10 +39,21 @@ def prepare(recipe: Recipe) -> None:
     make_extractor(recipe.features).extract([np.zeros((64, 64, 3), np.uint8)])
 
 
-def describe_source(recipe: Recipe, max_pixels: int, source: Source, box: PixelBox | None) -> Description:
-    """Describe a query; raises :class:`~d2r.images.ImageError` and :class:`~d2r.boxes.BoxError`."""
-    picture = _decode(source, max_pixels)
-    return describe_query(picture, box, make_extractor(recipe.features), max_side=recipe.max_side)
+def describe_source(
+    recipe: Recipe, max_pixels: int, source: Source, box: PixelBox | None, regions: bool = False
+) -> Description:
+    """Describe a query; raises :class:`~d2r.images.ImageError` and :class:`~d2r.boxes.BoxError`.
+
+    Args:
+        recipe: how the pictures of the index are described.
+        max_pixels: larger pictures are refused.
+        source: the picture.
+        box: on it.
+        regions: describe the regions that the recipe's selector finds in it too.
+    """
+    selector = make_selector(recipe.regions) if regions else None
+    picture, extractor = _decode(source, max_pixels), make_extractor(recipe.features)
+    return describe_query(picture, box, extractor, max_side=recipe.max_side, selector=selector)
 
 
 def describe_regions(selector: RegionSelector, recipe: Recipe, max_pixels: int, source: Source) -> Description:

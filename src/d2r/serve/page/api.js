@@ -63,8 +63,8 @@ function forget() {
   made.then((url) => URL.revokeObjectURL(url), () => {});
 }
 
-export function search(query, { box, top, verify, signal }) {
-  const asked = new URLSearchParams({ top, verify });
+export function search(query, { box, top, verify, expand, signal }) {
+  const asked = new URLSearchParams({ top, verify, expand });
   if (box) asked.set("box", box.join(","));
   if (query.id) return ask(`/v1/pictures/${query.id}/search?${asked}`, { signal });
   return ask(`/v1/search?${asked}`, { method: "POST", body: query.file, headers: { "Content-Type": "application/octet-stream" }, signal });

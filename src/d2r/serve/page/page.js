@@ -6,6 +6,8 @@ import { drawMatch, facts } from "./match.js";
 import { pictureCard, resultCard } from "./results.js";
 import { count, drawChart, sentence } from "./threshold.js";
 
+const EXPAND = 5; // results that join the query; more drift where a thing has few pictures
+
 const element = (id) => document.getElementById(id);
 
 let info = null; // what the service says of itself
@@ -111,7 +113,7 @@ async function searchNow() {
   element("back").hidden = false;
   const { box } = editor;
   const well = await work(async () => {
-    const settings = { box, top: element("top").value, verify: element("verify").value, signal: mine.signal };
+    const settings = { box, top: element("top").value, verify: element("verify").value, expand: element("expand").checked ? EXPAND : 0, signal: mine.signal };
     answer = await search(query, settings);
     answer.box = box;
     told = new Map();
@@ -128,10 +130,11 @@ async function searchNow() {
 }
 
 function showResults() {
-  const { results, seconds } = answer;
+  const { results, seconds, missing } = answer;
   const taken = Math.round(1000 * Object.values(seconds).reduce((sum, each) => sum + each, 0));
   const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
   element("summary").textContent = results.length ? `${counted(results.length, "result")} for ${answer.box ? "the box" : "the whole picture"} in ${taken.toLocaleString("en")} ms` : nothing;
+  if (missing) show("trouble", `${counted(missing, "picture")} could not be looked at: the machine that has them does not answer. These are the results among the others.`);
   element("legend").hidden = !results.length;
   element("grid").replaceChildren(...results.map((found, row) =>
     resultCard(found, row + 1, answer.query, { open: () => open(row), search: () => take(found.picture) })));
@@ -294,7 +297,7 @@ element("verify").addEventListener("input", () => {
   element("verify-shown").textContent = element("verify").value;
   if (query) searchSoon();
 });
-element("top").addEventListener("change", () => { if (query) searchSoon(); });
+for (const id of ["top", "expand"]) element(id).addEventListener("change", () => { if (query) searchSoon(); });
 element("more").addEventListener("click", () => work(showMore));
 element("back").addEventListener("click", () => work(showCollection));
 
