@@ -270,8 +270,8 @@ _WRITER = """
                     writer.compact()
 """
 
-# Imports everything and loads the compiled code, then waits to be told where to start.
-_READY_WRITER = (
+# Imports everything and loads the compiled code once, then starts a writer for each line, and says when it is dead.
+_WRITERS = (
     textwrap.dedent(_WRITER)
     + """
 import tempfile
@@ -280,18 +280,18 @@ from test_store import created, put
 with tempfile.TemporaryDirectory() as folder, created(Path(folder, "x.index")) as warm:
     for number in range(9):
         put(warm, [number])
-write(int(sys.stdin.readline()))
+for start in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            print(os.getpid(), flush=True)
+            write(int(start))
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    print("dead", flush=True)
 """
 )
-
-
-def ready_writer(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", _READY_WRITER, folder, Path(__file__).parent],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.timeout(900)
@@ -300,20 +300,18 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
     rng = random.Random(0)
     expected: set[int] = set()
     start = 0
-    waiting = [ready_writer(index.folder) for _ in range(2)]
     moments = 0
-    for turn in range(100):
-        process = waiting.pop(0)
-        if turn < 98:
-            waiting.append(ready_writer(index.folder))
-        process.stdin.write(f"{start}\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "ready\n"
+    command = [sys.executable, "-c", _WRITERS, index.folder, Path(__file__).parent]
+    writers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for _ in range(100):
+        writers.stdin.write(f"{start}\n")
+        writers.stdin.flush()
+        pid = int(writers.stdout.readline())
+        assert writers.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0.0, 0.15))
-        process.kill()
-        lines = process.stdout.read().split("\n")  # not communicate(), which would lose what readline() read ahead
-        process.wait()
-        acknowledged = [int(line) for line in lines if line.lstrip("-").isdigit()]
+        os.kill(pid, signal.SIGKILL)
+        lines = list(iter(writers.stdout.readline, "dead\n"))
+        acknowledged = [int(line) for line in lines]
         moments += bool(acknowledged)
         for number in acknowledged:
             if number >= 0:
@@ -331,6 +329,8 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
                 assert row.slot is None or reader.points(row).positions[0, 0] == int(Path(row.path).stem.split("-")[1])
             assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
             expected, start = numbers, max(numbers, default=start) + 1
+    writers.stdin.close()
+    assert writers.wait() == 0
     assert moments > 50
 
 
