@@ -10,6 +10,7 @@ alone unless there is another, so that what is measured is what Ray adds, and no
 from __future__ import annotations
 
 import argparse
+import pickle
 import shutil
 import tempfile
 import time
@@ -26,6 +27,8 @@ from d2r.engine import FEATURES, Engine
 from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.ingest import prepare_worker
+from d2r.points import make_points
+from d2r.verify import NEAREST
 from d2r.walk import find_pictures
 
 WORDS = 65536
@@ -95,7 +98,7 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
     """Describe queries, and print what that and the next stages take of one core."""
     prepare_worker()
     extractor = make_extractor(engine.recipe.features)
-    queries, seconds = [], dict.fromkeys(("read", "describe", "words", "score", "verify"), 0.0)
+    queries, sent, seconds = [], 0, dict.fromkeys(("read", "describe", "words", "score", "verify"), 0.0)
     codebook = engine.index.codebook
     assert codebook is not None
     codebook.assign(np.zeros((1, codebook.dim), np.float32))  # builds its coarse partition
@@ -112,6 +115,8 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
         for other in others:
             engine.match(query.features, other.picture)
         clock.append(time.process_time())
+        points = make_points(query.features, codebook, nearest=NEAREST)
+        sent += len(pickle.dumps((words, points), protocol=pickle.HIGHEST_PROTOCOL))
         for name, took in zip(seconds, np.diff(clock), strict=True):
             seconds[name] += took
         queries.append(query)
@@ -120,7 +125,8 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
     print(
         f"core ms a query of {features:.0f} features: read {1000 * seconds['read'] / count:.1f}, describe"
         f" {1000 * seconds['describe'] / count:.1f}, words {1000 * seconds['words'] / count:.1f};"
-        f" to verify a picture {1000 * seconds['verify'] / count / len(others):.2f}"
+        f" to verify a picture {1000 * seconds['verify'] / count / len(others):.2f};"
+        f" {sent / count:,.0f} bytes go to a shard"
     )
     return queries
 

@@ -532,3 +532,16 @@ def test_a_query_may_have_regions_too(built_index, photo_folder):
 def test_expansion_without_what_it_starts_from_is_refused(built_index, photo_folder, options):
     with Engine.open(built_index) as engine, pytest.raises(ValueError, match="must be"):
         engine.search(photo_folder / "pagoda-1.jpg", **options)
+
+
+def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engine):
+    found = [link for _, links in engine.links(3) for link in links]
+    pairs = [(link.first.id, link.second.id) for link in found]
+    assert len(set(pairs)) == len(pairs) > 0
+    expected = set()
+    for picture, hits in engine.pairs(3):
+        for hit in hits:
+            first, second = sorted((picture, hit.picture), key=lambda row: row.id)
+            if engine._match(engine.index.points(first), second)[0].transform is not None:
+                expected.add((first.id, second.id))
+    assert set(pairs) == expected

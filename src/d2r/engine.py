@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -489,10 +490,17 @@ class Engine:
 
         Nothing is described again: what verification compares is in the index for both.
         """
-        seen: set[tuple[int, int]] = set()
+        # Of a picture that is still to come, those that looked at it before: each is forgotten when it has come, and
+        # arrays are a tenth of what a set of pairs would be of a million pictures.
+        before: dict[int, array[int]] = {}
+        came: set[int] = set()
         for picture, hits in self.pairs(top):
-            new = [hit for hit in hits if _numbers(picture, hit.picture) not in seen]
-            seen |= {_numbers(picture, hit.picture) for hit in new}
+            known = set(before.pop(picture.id, ()))
+            new = [hit for hit in hits if hit.picture.id not in known]
+            for hit in new:
+                if hit.picture.id not in came:
+                    before.setdefault(hit.picture.id, array("q")).append(picture.id)
+            came.add(picture.id)
             found = self._threads.map(lambda hit, own=picture: self._link(own, hit), new)
             yield picture, [link for link in found if link is not None]
 
@@ -715,10 +723,6 @@ def make_result(
         query_points=none if rows is None else query.features.positions[rows],
         points=none if points is None else points,
     )
-
-
-def _numbers(one: PictureRow, other: PictureRow) -> tuple[int, int]:
-    return min(one.id, other.id), max(one.id, other.id)
 
 
 def whole_features(query: Description) -> Features:
