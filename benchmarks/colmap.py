@@ -55,7 +55,7 @@ def main() -> None:
 
     rows = [("all pairs", None, len(photos) * (len(photos) - 1) // 2, 0.0)]
     started = time.perf_counter()
-    with Engine.create(options.work / "index", regions="rmac:levels=2") as engine:
+    with Engine.create(options.work / "index", regions="rmac:levels=2", features="rootsift") as engine:
         engine.sync(images)
         indexed = time.perf_counter() - started
         for verify in (False, True):

@@ -77,7 +77,7 @@ def _index(folder: Path, paths: list[Path], regions: str, codebook: Path | None)
         engine = Engine.open(folder)
     else:
         words = codebook_from(codebook) if codebook is not None else None
-        engine = Engine.create(folder, regions=regions, codebook=words)
+        engine = Engine.create(folder, regions=regions, features="rootsift", codebook=words)
     with Progress() as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -25,7 +25,7 @@ from d2r.aggregate import KERNELS, aggregate, assign
 from d2r.boxes import iou
 from d2r.codebook import Codebook
 from d2r.datasets.ground_truth import load_set
-from d2r.engine import FEATURES, MAX_SIDE, VERIFY_FEATURES, codebook_from
+from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extract
 from d2r.evaluate.methods import invert, scores
@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     benchmark = load_benchmark(options.folder)
-    setup = Setup(Recipe("whole", FEATURES, MAX_SIDE, VERIFY_FEATURES), (METHOD,), options.words, options.candidates)
+    setup = Setup(Recipe("whole", "rootsift", MAX_SIDE, VERIFY_FEATURES), (METHOD,), options.words, options.candidates)
     run = {"workers": default_workers(), "progress": quiet}
     extraction = extract(benchmark, setup.recipe, options.cache, max_pixels=MAX_PIXELS, **run)
     given = codebook_from(options.codebook) if options.codebook is not None else None
