@@ -80,7 +80,12 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
         from d2r.index.ranking import place_of
 
         def signatures():
-            used = (kernels.score_postings(query.vectors.shape[1]), kernels.keep_best, matching.match_codes)
+            used = (
+                kernels.score_postings(query.vectors.shape[1]),
+                kernels.keep_best,
+                matching.match_codes,
+                matching.fit_map,
+            )
             return [len(one.signatures) for one in used]
 
         async def ask():

@@ -176,7 +176,7 @@ class Shard:
             if len(segment.words):
                 # Ray gives a question's arrays read-only, as those of a segment are, and Numba compiles for these anew.
                 query = Aggregated(segment.words[:1], segment.posting_codes[:1], 64 * segment.posting_codes.shape[1])
-                points = segment.points(0)
+                points = segment.points(int(np.diff(segment.point_starts).argmax()))  # of few no map is fitted
                 points.rows.setflags(write=False)
                 self._ranker.rank(snapshot, [query], 1)
                 verify(points, points, bits=query.dim)
