@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import mobilenet_v2, resnet50
 
 from d2r.images import read_image
 from d2r.regions.detector import squash
@@ -71,6 +72,27 @@ def test_imagenet_weights_reach_the_backbone() -> None:
     network = build("ssd-efficientnet-lite0", 96)
     assert initialise(network, "ssd-efficientnet-lite0", "imagenet") == []
     assert torch.equal(network.backbone.body[0][0][1].weight, imagenet_weights()["features.0.1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "torchvisions", "file", "first", "left_out"),
+    [
+        ("ssd-mobilenetv2", mobilenet_v2, "mobilenet_v2-7ebf99e0.pth", "features.0.0.weight", []),
+        ("faster-rcnn-resnet50", resnet50, "resnet50-0676ba61.pth", "conv1.weight", ["fc.weight", "fc.bias"]),
+    ],
+)
+def test_a_file_of_torchvision_that_was_put_into_its_cache_reaches_the_backbone(
+    arch, torchvisions, file, first, left_out, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / file
+    cached.parent.mkdir(parents=True)
+    weights = torchvisions(weights=None).state_dict()
+    torch.save(weights, cached)
+    network = build(arch, 96)
+    assert initialise(network, arch, "imagenet") == left_out
+    assert torch.equal(next(ARCHITECTURES[arch].backbone(network).parameters()), weights[first])
+    cached.unlink()  # 100 MB, which would stay for some runs
 
 
 def test_imagenet_weights_that_cannot_be_fetched_say_what_else_to_give(monkeypatch) -> None:
