@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.aggregate import KERNELS, aggregate, assign
+from d2r.aggregate import KERNELS, aggregate, assign, local_codes, pool_codes
 from d2r.boxes import BoxError, iou
 from d2r.codebook import CodebookError, train_codebook
 from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from
-from d2r.expand import join
+from d2r.expand import inside, join
 from d2r.features import RootSIFT, make_extractor
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
@@ -481,14 +481,21 @@ def test_an_expanded_query_finds_what_the_query_finds_and_orders_by_score_and_in
 
 
 def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_index, photo_folder):
-    """With two results that are confirmed, the scores are those of the join of what the index holds of them."""
+    """With two results that are confirmed, the scores are those of the join of what each has inside the query box."""
+    box = (60.0, 40.0, 260.0, 200.0)
     with Engine.open(built_index) as engine:
         extractor = make_extractor(engine.recipe.features)
-        query = describe_query(read_image(photo_folder / "pagoda-1.jpg"), None, extractor, max_side=1024)
+        query = describe_query(read_image(photo_folder / "pagoda-1.jpg"), box, extractor, max_side=1024)
         best = engine.search_described(query, top=2).results
-        parts = {row.id: aggregated for row, aggregated in engine.index.aggregated()}
+        parts = []
+        for result in best:
+            picture = describe(read_image(result.path), Whole(), extractor, max_side=1024).features
+            shown = inside(picture.positions, result.transform, box)
+            assert 0 < shown.sum() < len(shown)
+            assigned = assign(engine.index.codebook, picture.descriptors[shown])
+            parts.append(pool_codes(local_codes(assigned, np.arange(shown.sum()))))
         own = aggregate(assign(engine.index.codebook, query.features.descriptors), KERNELS["r-asmk*"])
-        joined = join(own, [parts[result.id] for result in best])
+        joined = join(own, parts)
         expected = {hit.picture.id: hit.score for hit in engine.index.search(joined, 10)}
         for result in engine.search_described(query, top=10, expand=2).results:
             assert result.score == pytest.approx(expected[result.id], abs=1e-6)

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r import build
-from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, similarity
+from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, pool_codes, similarity
 from d2r.boxes import Box, Boxes, PixelBox
 from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
 from d2r.describers import Describers, LocalWorkers
-from d2r.expand import DIFFUSED, SURE, by_both, join, similarities, spread
+from d2r.expand import DIFFUSED, SURE, by_both, inside, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
@@ -433,7 +433,7 @@ class Engine:
         missing = first.missing
         if sure:
             since = time.perf_counter()
-            joined = join(sought, self._aggregated(sure))
+            joined = join(sought, [part for result in sure for part in self._inside(query, result)])
             seconds["expand"] = time.perf_counter() - since
             known = {result.id: result for result in results if result.inliers is not None}
             again = self._look(query, joined, points, max(top, verify, DIFFUSED * diffuse), verify, known, stopped)
@@ -523,6 +523,17 @@ class Engine:
 
     def _points(self, query: Features) -> Points:
         return make_points(query, self._codebook(), nearest=NEAREST)
+
+    def _inside(self, query: Description, result: Result) -> list[Aggregated]:
+        """Return what a confirmed result has inside the query box, aggregated; nothing of one that was removed."""
+        picture = self.index.picture_at(result.id)
+        if picture is None or result.transform is None:
+            return []
+        x1, y1, x2, y2 = query.boxes[0].tolist()
+        with suppress(RemovedError):
+            positions, local = self.index.points(picture).positions, self.index.local(picture)
+            return [pool_codes(local.take(inside(positions, result.transform, (x1, y1, x2, y2))))]
+        return []
 
     def _aggregated(self, results: Sequence[Result]) -> list[Aggregated]:
         """Return the aggregated descriptors of results; those that were removed meanwhile have no words."""

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, Assigned, assign, first_regions
+from d2r.aggregate import KERNELS, Aggregated, Assigned, LocalCodes, assign, first_regions, local_codes, pool_codes
 from d2r.build import Progress
 from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
@@ -29,7 +29,6 @@ from d2r.evaluate.variants import (
     alpha_expansion,
     as_regions,
     augment,
-    back_projected,
     float_scores,
     hamming_expansion,
     learned_thresholds,
@@ -40,7 +39,7 @@ from d2r.evaluate.variants import (
     unpacked_signs,
     weighed_scores,
 )
-from d2r.expand import DIFFUSED, LEAST, RESULTS, SHARE, SURE, by_both, join, sign_sums, similarities, spread
+from d2r.expand import DIFFUSED, LEAST, RESULTS, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
 from d2r.features import make_extractor, pinned_spec
 from d2r.files import display_path, read_bytes
 from d2r.images import decode_image
@@ -48,7 +47,7 @@ from d2r.ingest import (
     Recipe,
     prepare_worker,
     read_description,
-    verification_features,
+    verified_rows,
     write_description,
 )
 from d2r.points import Points, make_points
@@ -93,7 +92,7 @@ class Variant:
     deviations: float | None = None
     between: float = 0.0
     verified: bool = True
-    expansion: Literal["average", "join", "alpha", "hamming", "regions"] | None = None
+    expansion: Literal["average", "alpha", "whole", "hamming", "regions", "join"] | None = None
     augmented: int = 0
     diffused: int = 0
     whole: bool = False
@@ -127,7 +126,8 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("alpha query expansion, 0.5", expansion="alpha"),
     Variant("Hamming query expansion", expansion="hamming"),
     Variant("verified features as regions", expansion="regions"),
-    Variant("join: words that two have", expansion="join"),
+    Variant("join of whole results", expansion="whole"),
+    Variant("join", expansion="join"),
     Variant("database augmentation, 5", augmented=5),
     Variant("diffusion, best 300", diffused=DIFFUSED),
     Variant("diffusion, whole graph", diffused=_EVERY, whole=True),
@@ -143,11 +143,12 @@ VARIANTS: tuple[Variant, ...] = (
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of one picture: for each pooling its signs; and how many regions, what is verified, and its size."""
+    """Of one picture: its signs by pooling, how many regions, what is verified, what joins a query, its longer side."""
 
     signs: dict[Pooling, Aggregated]
     regions: int
     points: Points
+    local: LocalCodes
     side: int
 
 
@@ -204,13 +205,17 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         one = np.ones(1, np.float32)
-        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), 1)
+        local = LocalCodes.empty(book.bits)
+        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), local, 1)
     description = read_description(file)
     assigned = _assigned(book, description)
+    rows = verified_rows(description, verify_features)
+    points = make_points(description.features.take(rows), book)
     return _Kept(
         {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
         len(description.boxes),
-        make_points(verification_features(description, verify_features), book),
+        points,
+        local_codes(assigned, rows[points.rows]),
         max(description.width, description.height),
     )
 
@@ -330,27 +335,37 @@ class _Ablation:
         results = [pictures[picture] for picture in sure]
         if variant.expansion == "average":
             return join(own, results, least=1), None
-        if variant.expansion == "join":
-            floats = sign_sums([own, *results], [1.0] * (1 + len(results)), LEAST) if variant.floats else None
-            return join(own, results), floats
+        if variant.expansion == "whole":
+            return join(own, results), None
         if variant.expansion == "alpha":
             joined = alpha_expansion(own, results, scores[sure].tolist(), 0.5)
             return signs(joined), joined
-        found = [self._inside(query, picture) for picture in sure.tolist()]
+        if variant.expansion == "join":
+            parts = []
+            for picture in sure.tolist():
+                kept = self._kept[picture]
+                parts.append(pool_codes(kept.local.take(self._inside(query, picture, kept.points.positions))))
+            floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), LEAST) if variant.floats else None
+            return join(own, parts), floats
+        found = [self._features_inside(query, picture) for picture in sure.tolist()]
         if variant.expansion == "hamming":
             return hamming_expansion(assigned, found), None
         every = as_regions(assigned, found)
         return signs(pool(every, np.ones(every.region_count, np.float32), variant.pooling)), None
 
-    def _inside(self, query: int, picture: int) -> Assigned:
-        """Return the features of a confirmed picture that lie where the query box is."""
-        file, verification = self._extraction.files[picture], self._verified[query, picture][0]
-        assert file is not None
-        assert verification.transform is not None
-        description = read_description(file)
+    def _inside(self, query: int, picture: int, positions: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say which places in a confirmed picture, float32 (N, 2), lie where the query box is."""
+        transform = self._verified[query, picture][0].transform
+        assert transform is not None
         x1, y1, x2, y2 = self._queries[query].boxes[0].tolist()
-        inside = back_projected(description, verification.transform, (x1, y1, x2, y2))
-        return assign(self._book, description.features.descriptors[inside])
+        return inside(positions, transform, (x1, y1, x2, y2))
+
+    def _features_inside(self, query: int, picture: int) -> Assigned:
+        """Return the features of a confirmed picture, with those of its regions, that lie where the query box is."""
+        file = self._extraction.files[picture]
+        assert file is not None
+        features = read_description(file).features
+        return assign(self._book, features.descriptors[self._inside(query, picture, features.positions)])
 
     def _diffused(
         self,
