@@ -8,6 +8,7 @@ from d2r.evaluate.benchmark import Benchmark, QueryPicture
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.global_descriptors import (
     DIM,
+    WEIGHT,
     GlobalDescriptors,
     GlobalSearch,
     Look,
@@ -119,8 +120,8 @@ def test_the_best_region_of_a_picture_counts_and_every_one_is_stored():
 
 def test_two_similarities_are_added_or_their_ranks_are_fused():
     local, seen = np.array([0.3, 0.0, 0.1], np.float32), np.array([0.1, 0.9, -0.2], np.float32)
-    added = mixed(local, seen, Look("gem", mix="sum", weight=0.5))
-    np.testing.assert_allclose(added, [0.35, 0.45, 0.0], atol=1e-7)
+    added = mixed(local, seen, Look("gem", mix="sum"))
+    np.testing.assert_allclose(added, [0.3 + WEIGHT * 0.001, WEIGHT * 0.729, 0.1], atol=1e-7)
     fused = mixed(local, seen, Look("gem", mix="ranks"))
     np.testing.assert_allclose(fused, [1 / 61 + 1 / 62, 1 / 61, 1 / 62 + 1 / 63])
 

@@ -155,9 +155,12 @@ GLOBAL_VARIANTS: tuple[Variant, ...] = (
     Variant("GeM", look=Look("gem")),
     Variant("R-MAC, not verified", look=Look("rmac"), verified=False),
     Variant("R-MAC", look=Look("rmac")),
-    Variant("GeM of each region, best one", look=Look("gem", regions=True)),
-    Variant("hybrid: R-ASMK* + 0.5 GeM", look=Look("gem", mix="sum", weight=0.5)),
-    Variant("late fusion of R-ASMK* and GeM", look=Look("gem", mix="ranks")),
+    Variant("GeM of each region, not verified", look=Look("gem", regions=True), verified=False),
+    Variant("GeM of each region", look=Look("gem", regions=True)),
+    Variant("hybrid: sum with GeM", look=Look("gem", mix="sum")),
+    Variant("hybrid: sum with GeM of each region", look=Look("gem", regions=True, mix="sum")),
+    Variant("late fusion with GeM", look=Look("gem", mix="ranks")),
+    Variant("late fusion with GeM of each region", look=Look("gem", regions=True, mix="ranks")),
 )
 """Rows of global descriptors, of features whose network gives its map."""
 

@@ -34,8 +34,9 @@ def gem(features: NDArray[np.float32], p: float = 3.0) -> NDArray[np.float32]:
     ``f_c = ((1 / |X|) sum_{x in X} x_c^p)^(1/p)``: the mean at p = 1, the largest value as p grows.
 
     Args:
-        features: float32 (C, h, w), at least 0: the maps of all backbones here end with a ReLU, so that nothing need be
-            cut off below 0.
+        features: float32 (C, h, w), at least 0, as all backbones here end with a ReLU. The linear bottleneck before
+            that of EfficientNet-Lite0 finds less: on the medium clutter set GeM has mAP 2.2 of it cut off at 0, 3.0 by
+            signed powers, and 8.1 of this map.
         p: above 0.
 
     Returns:
