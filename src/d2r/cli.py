@@ -718,6 +718,7 @@ def reproduce(
     from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
     from d2r.evaluate import reproduce as paper
     from d2r.evaluate.benchmark import load_benchmark
+    from d2r.evaluate.global_descriptors import without_map
     from d2r.evaluate.run import Setup, as_json, write_json
     from d2r.ingest import Recipe
     from d2r.report.tables import accuracy_table, as_text, published_table, write_tables
@@ -754,6 +755,9 @@ def reproduce(
         from d2r.report.figures import accuracy_curves
 
         written += accuracy_curves(rows, chosen.title, file / name)
+    reason = without_map(features) if chosen.ablation else None
+    if reason is not None:
+        say(f"left out, the rows of global descriptors: {reason}")
     setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
     write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()))
     for path in (*written, file / f"{name}.json"):

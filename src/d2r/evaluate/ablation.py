@@ -19,6 +19,14 @@ from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.extraction import Extraction, extract, map_queries
+from d2r.evaluate.global_descriptors import (
+    GlobalDescriptors,
+    GlobalSearch,
+    Look,
+    mixed,
+    pool_benchmark,
+    without_map,
+)
 from d2r.evaluate.methods import Inverted, invert, sums_by_distance
 from d2r.evaluate.revisited import mean_average_precision
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
@@ -82,6 +90,7 @@ class Variant:
         whole: diffusion is on the graph of the whole database, made beforehand, in place of the best.
         share: see :data:`d2r.expand.SHARE`.
         both: the order is that of :func:`d2r.expand.by_both` in place of (inliers, score).
+        look: pictures are compared by global descriptors, in place of R-ASMK* or together with it.
     """
 
     name: str
@@ -98,6 +107,7 @@ class Variant:
     whole: bool = False
     share: float = SHARE
     both: bool = False
+    look: Look | None = None
 
 
 _CUBE = power(_KERNEL.alpha)
@@ -140,6 +150,20 @@ VARIANTS: tuple[Variant, ...] = (
 )
 """The rows: the paper's configuration, what was tried, each alone, and the winners together."""
 
+GLOBAL_VARIANTS: tuple[Variant, ...] = (
+    Variant("GeM, not verified", look=Look("gem"), verified=False),
+    Variant("GeM", look=Look("gem")),
+    Variant("R-MAC, not verified", look=Look("rmac"), verified=False),
+    Variant("R-MAC", look=Look("rmac")),
+    Variant("GeM of each region, not verified", look=Look("gem", regions=True), verified=False),
+    Variant("GeM of each region", look=Look("gem", regions=True)),
+    Variant("hybrid: sum with GeM", look=Look("gem", mix="sum")),
+    Variant("hybrid: sum with GeM of each region", look=Look("gem", regions=True, mix="sum")),
+    Variant("late fusion with GeM", look=Look("gem", mix="ranks")),
+    Variant("late fusion with GeM of each region", look=Look("gem", regions=True, mix="ranks")),
+)
+"""Rows of global descriptors, of features whose network gives its map."""
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -164,6 +188,8 @@ def ablate(
     progress: Progress,
 ) -> list[Row]:
     """Return a row for each of :data:`VARIANTS`; its milliseconds are of search, verification and expansion together.
+
+    Those of :data:`GLOBAL_VARIANTS` follow unless :func:`d2r.evaluate.global_descriptors.without_map` has a reason.
 
     Args:
         benchmark: the data set.
@@ -192,11 +218,18 @@ def ablate(
             raise BenchmarkError("a process died while aggregating: memory ran out")
         kept.append(one)
         progress("aggregate", len(kept), len(extraction.files))
-    table = _Ablation(benchmark, recipe, extraction, queries, Codebook.load(file), kept)
+    variants, pooled = VARIANTS, None
+    if without_map(recipe.features) is None:
+        variants += GLOBAL_VARIANTS
+        pooled = pool_benchmark(
+            benchmark, pinned, extraction.files, queries, known.parent / "pooled", workers=workers,
+            max_pixels=max_pixels, progress=progress,
+        )  # fmt: skip
+    table = _Ablation(benchmark, recipe, extraction, queries, Codebook.load(file), kept, pooled)
     rows = []
-    for done, variant in enumerate(VARIANTS, start=1):
+    for done, variant in enumerate(variants, start=1):
         rows.append(table.row(variant))
-        progress("compare", done, len(VARIANTS))
+        progress("compare", done, len(variants))
     return rows
 
 
@@ -235,15 +268,17 @@ class _Ablation:
         queries: Sequence[Description],
         book: Codebook,
         kept: Sequence[_Kept],
+        pooled: tuple[list[GlobalDescriptors], list[GlobalDescriptors]] | None,
     ) -> None:
         self._benchmark, self._recipe, self._extraction, self._book = benchmark, recipe, extraction, book
-        self._queries, self._kept = queries, kept
+        self._queries, self._kept, self._pooled = queries, kept, pooled
         self._assigned = [_assigned(book, query) for query in queries]
         self._points = [
             make_points(query.features.take(query.regions == 0), book, nearest=NEAREST) for query in queries
         ]
         self._verified: dict[tuple[int, int], tuple[Verification, float]] = {}
         self._similarity: NDArray[np.float32] | None = None
+        self._searches: dict[tuple[str, bool], GlobalSearch] = {}
 
     def row(self, variant: Variant) -> Row:
         """Rank every query's answers by a variant, and judge them."""
@@ -251,6 +286,14 @@ class _Ablation:
         if variant.augmented:
             pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
         search = _Search(variant, invert([[one] for one in pictures], _KERNEL, self._book.words))
+        look = variant.look
+        local = (len(pictures), search.database.descriptor_bytes)
+        if look is None:
+            stored, regional = [local], True
+        else:
+            seen = self._global(look)  # made here, so that no query waits for it
+            stored = [(seen.descriptors, seen.descriptor_bytes), *([] if look.alone else [local])]
+            regional = look.regions or not look.alone
         rankings, times = [], []
         for query in range(len(self._queries)):
             ranking, seconds = self._rank(variant, query, search, pictures)
@@ -262,13 +305,13 @@ class _Ablation:
         }
         return Row(
             method=variant.name,
-            regions=self._recipe.regions,
+            regions=self._recipe.regions if regional else "whole",
             words=self._book.words,
             verified=variant.verified,
             scores=scores,
-            regions_per_picture=float(np.mean([one.regions for one in self._kept])),
-            descriptors_per_picture=1.0,
-            bytes_per_picture=search.database.descriptor_bytes / len(pictures),
+            regions_per_picture=float(np.mean([one.regions for one in self._kept])) if regional else 1.0,
+            descriptors_per_picture=sum(count for count, _ in stored) / len(pictures),
+            bytes_per_picture=sum(size for _, size in stored) / len(pictures),
             milliseconds=1000 * float(np.median(times)),
         )
 
@@ -281,7 +324,7 @@ class _Ablation:
         pooled = pool(assigned, description.box_scores[: assigned.region_count], variant.pooling)
         own = signs(pooled)
         started = time.perf_counter()
-        scores: NDArray[np.floating] = search.scores(own, pooled if variant.floats else None)
+        scores = self._scores(variant, query, search, own, pooled if variant.floats else None)
         looked: set[int] = set()
         waited = 0.0  # verified here for the first time: counted as what it took, whichever variant needed it first
         if variant.expansion is not None or variant.diffused:
@@ -306,6 +349,25 @@ class _Ablation:
             ranking = np.concatenate([head[np.argsort(-key, kind="stable")], ranking[VERIFY:]])
             looked |= set(head.tolist())
         return ranking, spent + sum(self._verified[query, picture][1] for picture in looked)
+
+    def _scores(
+        self, variant: Variant, query: int, search: _Search, own: Aggregated, floats: Pooled | None
+    ) -> NDArray[np.floating]:
+        """Return the similarity of a query to every picture, before anything is expanded."""
+        if variant.look is None:
+            return search.scores(own, floats)
+        seen = self._global(variant.look).scores(query)
+        if variant.look.alone:
+            return seen
+        local = search.scores(own, floats) * np.float32(max(len(own), 1) ** -0.5)
+        return mixed(local, seen, variant.look)
+
+    def _global(self, look: Look) -> GlobalSearch:
+        assert self._pooled is not None
+        key = look.pooling, look.regions
+        if key not in self._searches:
+            self._searches[key] = GlobalSearch(look, *self._pooled)
+        return self._searches[key]
 
     def _judged(self, query: int, scores: NDArray[np.floating]) -> NDArray[np.int64]:
         order = np.argsort(-scores, kind="stable")
