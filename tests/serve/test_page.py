@@ -154,14 +154,15 @@ def test_the_slider_says_how_many_are_checked(browser, url):
         expect(window.locator(".facts").first).to_contain_text("not checked")
 
 
-def test_a_search_is_expanded_when_that_is_ticked(browser, url):
+def test_a_search_is_expanded_as_long_as_that_is_ticked(browser, url):
     with page_of(browser, url) as window:
         window.get_by_role("button", name="Search with fountain/").first.click()
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
-        with window.expect_response(lambda response: "/search?" in response.url) as found:
-            window.get_by_label("Search again with the five surest results").check()
-        assert "expand=5" in found.value.url
-        assert "expand" in found.value.json()["seconds"]
+        for change, expand in (("uncheck", 0), ("check", 5)):
+            with window.expect_response(lambda response: "/search?" in response.url) as found:
+                getattr(window.get_by_label("Search again with the surest results"), change)()
+            assert f"expand={expand}" in found.value.url
+            assert ("expand" in found.value.json()["seconds"]) == (expand > 0)
         expect(first_result(window)).to_contain_text("fountain/")
 
 
