@@ -78,9 +78,8 @@ def main() -> None:
                 rate = rates[verify, where]
                 print(f"{verify} verified, {arguments.at_once} queries at once, {where}: {rate:.1f} a second")
         apart_s = 1.0 / rates[arguments.verify, "here"] - 1.0 / rates[0, "here"]
-        print(
-            f"core ms to verify a picture, by the rates here: {1000 * default_workers() * apart_s / arguments.verify:.2f}"
-        )
+        core_ms = 1000 * default_workers() * apart_s / arguments.verify
+        print(f"core ms to verify a picture, by the rates here: {core_ms:.2f}")
     finally:
         shutil.rmtree(place)
 
