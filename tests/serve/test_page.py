@@ -220,6 +220,7 @@ def detected_url(scenes, tmp_path_factory):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_another_threshold_shows_other_regions_and_another_score(browser, detected_url, scenes, width):
     with page_of(browser, detected_url, **WIDTHS[width]) as window:
+        window.get_by_label("Search again with the surest results").uncheck()  # scores are then of the query alone
         drop(window, scenes[1])
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
         score = window.locator(".facts").first.text_content().split()[1][:5]
