@@ -534,7 +534,8 @@ class Engine:
         x1, y1, x2, y2 = query.boxes[0].tolist()
         with suppress(RemovedError):
             positions, local = self.index.points(picture).positions, self.index.local(picture)
-            return [pool_codes(local.take(inside(positions, result.transform, (x1, y1, x2, y2))))]
+            if len(positions) == len(local):  # else it was described again between the two
+                return [pool_codes(local.take(inside(positions, result.transform, (x1, y1, x2, y2))))]
         return []
 
     def _aggregated(self, results: Sequence[Result]) -> list[Aggregated]:
