@@ -1,4 +1,4 @@
-"""The runs of `d2r reproduce ablation` on several data sets as one table.
+"""The runs of `d2r reproduce ablation` on several data sets as one table, of the rows that all of them have.
 
 python benchmarks/ablation_table.py results/ablation-medium.json results/ablation-landmarks.json ...
 """
@@ -16,13 +16,17 @@ def main():
     names = [run["benchmark"]["name"] for run in runs]
     heads = ["variant", *names, f"bytes/picture ({names[0]})", *(f"ms/query ({name})" for name in names[:2])]
     rows = []
-    for number, first in enumerate(runs[0]["rows"]):
-        same = [run["rows"][number] for run in runs]
-        cells = [first["method"]]
+    by_name = [{row["method"]: row for row in run["rows"]} for run in runs]
+    for first in runs[0]["rows"]:
+        name = first["method"]
+        if not all(name in rows_of_run for rows_of_run in by_name):
+            continue
+        same = [rows_of_run[name] for rows_of_run in by_name]
+        cells = [name]
         for run, row in zip(runs, same, strict=True):
             base, own = run["rows"][0]["scores"]["all"], row["scores"]["all"]
             cell = f"{100 * own['map']:.1f}"
-            if number:
+            if row is not run["rows"][0]:
                 change = paired_bootstrap(*(numbers(one["average_precision"]) for one in (own, base)))
                 cell = f"{100 * change.mean:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
             cells.append(cell)

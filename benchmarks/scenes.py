@@ -110,7 +110,7 @@ def _rankings(engine: Engine, paths: list[Path], queries: int, verify: int, titl
     rankings = []
     for query in track(range(queries), description=title):
         # One more than are verified, because the query itself is found and does not count.
-        answer = engine.search(paths[query], top=len(paths), verify=verify + 1 if verify else 0)
+        answer = engine.search(paths[query], top=len(paths), verify=verify + 1 if verify else 0, expand=0)
         rankings.append(np.array([rows[result.path] for result in answer.results]))
     return rankings
 

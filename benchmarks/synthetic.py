@@ -10,13 +10,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated
+from d2r.aggregate import Aggregated, LocalCodes
 from d2r.boxes import as_boxes
 from d2r.index import Entry, Index, PictureState
 from d2r.points import Points
 
 BOX, SCORE = as_boxes([0, 0, 640, 480]), np.ones(1, np.float32)
 NO_POINTS = Points.empty(128)
+NO_CODES = LocalCodes.empty(128)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def put(writer, start: int, descriptors: list[Aggregated]) -> None:  # type: ign
         [
             (
                 PictureState(f"/synthetic/{start + number:09d}.jpg", 1, 1, b"\0" * 16, 640, 480),
-                Entry(one, BOX, SCORE, NO_POINTS),
+                Entry(one, BOX, SCORE, NO_POINTS, NO_CODES),
             )
             for number, one in enumerate(descriptors)
         ]

@@ -35,6 +35,8 @@ def write_features(
     sign: float = 1.0,
     length: float = 1.0,
     step: int = STRIDE,
+    backbone: int | str | None = None,
+    lift: float = 0.0,
 ) -> Path:
     """Write a network that describes each cell by fixed random filters of no sum, and attends where they answer.
 
@@ -52,6 +54,9 @@ def write_features(
         sign: of the attention.
         length: of the descriptors.
         step: stride of the filters.
+        backbone: what the shape says of the channels of the map, the answers above 0: D, or a name where they come out
+            only when it runs; None has no such output.
+        lift: is added to the map.
     """
     pictures, descriptors, attention = names
     filters = np.random.default_rng(seed).standard_normal((dim, 3, FIELD, FIELD))
@@ -64,6 +69,7 @@ def write_features(
         "almost_nothing": np.array(1e-6, np.float32),
         "length": np.array(length, np.float32),
         "sign": np.array(sign, np.float32),
+        "lift": np.array(lift, np.float32),
     }
     nodes = [
         helper.make_node("Cast", [pictures], ["numbers"], to=TensorProto.FLOAT),
@@ -87,6 +93,14 @@ def write_features(
         helper.make_node("Squeeze", ["positive", "channels"], ["flat"]),
         helper.make_node("Mul", ["flat", "sign"], [attention]),
     ]
+    if backbone is not None:
+        nodes += [
+            helper.make_node("Relu", ["answers"], ["map"]),
+            helper.make_node("Add", ["map", "lift"], ["lifted"]),
+            helper.make_node("Identity", ["lifted"], ["features"])
+            if isinstance(backbone, int)
+            else helper.make_node("Compress", ["lifted", "every"], ["features"], axis=1),
+        ]
     cells = [sides[0], "h", "w"]
     graph = helper.make_graph(
         nodes,
@@ -95,6 +109,11 @@ def write_features(
         [
             helper.make_tensor_value_info(descriptors, TensorProto.FLOAT, [*cells, dim if named else "D"]),
             helper.make_tensor_value_info(attention, TensorProto.FLOAT, cells),
+            *(
+                []
+                if backbone is None
+                else [helper.make_tensor_value_info("features", TensorProto.FLOAT, [cells[0], backbone, *cells[1:]])]
+            ),
         ],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )

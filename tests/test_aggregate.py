@@ -16,13 +16,16 @@ from d2r.aggregate import (
     Aggregated,
     Assigned,
     Kernel,
+    LocalCodes,
     aggregate,
     aggregate_regions,
     assign,
     inverse_document_frequency,
+    local_codes,
     match,
     normalisation,
     pack_signs,
+    pool_codes,
     regional_similarity,
     selectivity,
     similarity,
@@ -657,6 +660,28 @@ def test_a_word_that_no_picture_has_weighs_nothing_and_one_that_all_have_neither
 
     weights = inverse_document_frequency([holding(0, 1), holding(1), holding(1, 3), holding(1)], 4)
     np.testing.assert_allclose(weights, [math.log(4), 0, 0, math.log(4)], rtol=1e-6)
+
+
+def test_codes_of_words_with_one_feature_each_pool_to_the_starred_descriptor() -> None:
+    rng = np.random.default_rng(5)
+    words = rng.permutation(40)[:12].astype(np.int32)
+    assigned = Assigned(
+        words, rng.standard_normal((12, 70)).astype(np.float32), rng.standard_normal((40, 70)).astype(np.float32),
+        np.zeros(12, np.int32), 1,
+    )  # fmt: skip
+    found, expected = pool_codes(local_codes(assigned, np.arange(12))), aggregate(assigned, KERNELS["asmk*"])
+    np.testing.assert_array_equal(found.words, expected.words)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    assert found.dim == expected.dim == 70
+
+
+def test_codes_of_one_word_pool_to_what_most_of_them_have() -> None:
+    points = np.array([[1, 1, -9], [2, -1, -9], [-3, 1, 9]], np.float32)
+    assigned = Assigned(np.full(3, 4, np.int32), points, None, np.zeros(3, np.int32), 1)
+    local = local_codes(assigned, np.array([0, 1, 2]))
+    np.testing.assert_array_equal(unpack_signs(pool_codes(local).vectors, 3), [[1, 1, -1]])
+    np.testing.assert_array_equal(unpack_signs(pool_codes(local.take(np.array([1]))).vectors, 3), [[1, -1, -1]])
+    assert len(pool_codes(LocalCodes.empty(3))) == 0
 
 
 def test_descriptors_of_another_dimension_are_refused() -> None:

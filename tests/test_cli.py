@@ -106,7 +106,7 @@ def test_an_expanded_search_gives_the_views_first(d2r, built_index, photo_folder
     assert "expand" in answer["seconds"]
 
 
-@pytest.mark.parametrize("options", [["--expand", "5", "--verify", "0"], ["--diffuse"]])
+@pytest.mark.parametrize("options", [["--diffuse", "--verify", "0"], ["--diffuse", "--expand", "0"]])
 def test_expansion_needs_what_it_starts_from(d2r, built_index, photo_folder, options):
     status, _, err = d2r("search", built_index, photo_folder / "pagoda-0.jpg", *options)
     assert status == 2

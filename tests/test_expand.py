@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from d2r.aggregate import KERNELS, Aggregated, Assigned, aggregate, pack_signs, similarity, unpack_signs
-from d2r.expand import by_both, diffuse, join, reciprocal_graph, sign_sums, similarities, spread
+from d2r.expand import by_both, diffuse, inside, join, reciprocal_graph, sign_sums, similarities, spread
 
 KERNEL = KERNELS["r-asmk*"]
 
@@ -23,6 +23,12 @@ def test_a_query_that_nothing_joins_stays_as_it_is():
     joined = join(query, [])
     np.testing.assert_array_equal(joined.words, query.words)
     np.testing.assert_array_equal(joined.vectors, query.vectors)
+
+
+def test_points_in_the_query_box_are_found_by_the_inverse_map():
+    positions = np.array([[10, 10], [30, 50], [210, 110]], np.float32)
+    transform = np.array([[2.0, 0, 10], [0, 2.0, 10]])  # the query's (10, 20) is at (30, 50)
+    assert inside(positions, transform, (5, 5, 50, 50)).tolist() == [False, True, False]
 
 
 def test_joined_signs_are_those_of_the_majority():

@@ -72,6 +72,33 @@ class Aggregated:
 
 
 @dataclass(frozen=True)
+class LocalCodes:
+    """The binarised residuals of N local features of a picture: what is left of them to be aggregated anew.
+
+    Attributes:
+        words: int32 (N,), the visual word of each.
+        codes: uint64 (N, B), the packed signs of its residual ``P x - o(c)``.
+        bits: of a code.
+    """
+
+    words: NDArray[np.int32]
+    codes: NDArray[np.uint64]
+    bits: int
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @staticmethod
+    def empty(bits: int) -> LocalCodes:
+        """Return no features."""
+        return LocalCodes(np.zeros(0, np.int32), np.zeros((0, -(-bits // 64)), np.uint64), bits)
+
+    def take(self, rows: NDArray[Any]) -> LocalCodes:
+        """Return some of them, by row or by a bool (N,)."""
+        return LocalCodes(self.words[rows], self.codes[rows], self.bits)
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A match kernel: the embedding Phi, the selectivity s, and whether regions beside the whole picture count.
 
@@ -158,6 +185,24 @@ def first_regions(assigned: Assigned, count: int) -> Assigned:
     """Return the descriptors of the first ``count`` regions, as if the picture had no others."""
     rows = assigned.regions < count
     return Assigned(assigned.words[rows], assigned.points[rows], assigned.origins, assigned.regions[rows], count)
+
+
+def local_codes(assigned: Assigned, rows: NDArray[np.intp]) -> LocalCodes:
+    """Return the binarised residuals of some of a picture's descriptors, in the order of ``rows``."""
+    words, points = assigned.words[rows], assigned.points[rows]
+    residuals = points if assigned.origins is None else points - assigned.origins[words]
+    return LocalCodes(words, pack_signs(residuals), points.shape[1])
+
+
+def pool_codes(local: LocalCodes) -> Aggregated:
+    """Return ``b(sum_i b(r_i))`` of each word, the sum over its features, packed; b(0) = -1.
+
+    It is ASMK*'s ``b(sum_i r_i)`` for a word that has one feature, and near it for one that has several.
+    """
+    words, rows = np.unique(local.words, return_inverse=True)
+    sums = np.zeros((len(words), local.bits), np.float32)
+    np.add.at(sums, rows, unpack_signs(local.codes, local.bits))
+    return Aggregated(words.astype(np.int32), pack_signs(sums), local.bits)
 
 
 def aggregate_regions(assigned: Assigned, kernel: Kernel) -> list[Aggregated]:

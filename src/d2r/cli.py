@@ -345,10 +345,13 @@ def search(
         int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
     ] = 100,
     expand: Annotated[
-        int, typer.Option(min=0, help="Search again with the query joined with this many confirmed results, such as 5.")
-    ] = 0,
+        int,
+        typer.Option(
+            min=0, help="Search again, with the query joined with what this many confirmed results show of it."
+        ),
+    ] = 5,
     diffuse: Annotated[
-        bool, typer.Option("--diffuse", help="With --expand: put first also what is like the confirmed results.")
+        bool, typer.Option("--diffuse", help="Put first also what is like the confirmed results.")
     ] = False,
     query_regions: Annotated[
         bool, typer.Option("--query-regions", help="Describe the query by regions too, as the pictures are.")
@@ -362,10 +365,8 @@ def search(
     from d2r.engine import Engine
     from d2r.images import read_image
 
-    if expand and not verify:
-        raise typer.BadParameter("--expand joins verified results, so it needs --verify")
-    if diffuse and not expand:
-        raise typer.BadParameter("--diffuse starts from the results that --expand joins; give both")
+    if diffuse and not (verify and expand):
+        raise typer.BadParameter("--diffuse starts from the verified results that --expand joins: neither may be 0")
     region = parse_box(box) if box is not None else None
     with Engine.open(index) as engine:
         picture = read_image(query, max_pixels=max_pixels)
@@ -718,6 +719,7 @@ def reproduce(
     from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
     from d2r.evaluate import reproduce as paper
     from d2r.evaluate.benchmark import load_benchmark
+    from d2r.evaluate.global_descriptors import without_map
     from d2r.evaluate.run import Setup, as_json, write_json
     from d2r.ingest import Recipe
     from d2r.report.tables import accuracy_table, as_text, published_table, write_tables
@@ -754,6 +756,9 @@ def reproduce(
         from d2r.report.figures import accuracy_curves
 
         written += accuracy_curves(rows, chosen.title, file / name)
+    reason = without_map(features) if chosen.ablation else None
+    if reason is not None:
+        say(f"left out, the rows of global descriptors: {reason}")
     setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
     write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()))
     for path in (*written, file / f"{name}.json"):

@@ -80,7 +80,7 @@ class Client:
         box: Box | None = None,
         top: int = 10,
         verify: int = 100,
-        expand: int = 0,
+        expand: int = 5,
         diffuse: bool = False,
         query_regions: bool = False,
     ) -> dict[str, Any]:

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r import build
-from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, similarity
+from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, pool_codes, similarity
 from d2r.boxes import Box, Boxes, PixelBox
 from d2r.build import Progress, Report
 from d2r.codebook import Codebook, check_bits
 from d2r.describe import Description, describe_query
 from d2r.describers import Describers, LocalWorkers
-from d2r.expand import DIFFUSED, SURE, by_both, join, similarities, spread
+from d2r.expand import DIFFUSED, RESULTS, SURE, by_both, inside, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
@@ -48,6 +48,7 @@ FEATURES = "hardnet"
 MAX_SIDE = 1024
 VERIFY_FEATURES = 1000
 VERIFY = 100
+EXPAND = RESULTS
 
 
 @dataclass(frozen=True)
@@ -361,7 +362,7 @@ class Engine:
         box: Box | None = None,
         top: int = 10,
         verify: int = VERIFY,
-        expand: int = 0,
+        expand: int = EXPAND,
         diffuse: bool = False,
         query_regions: bool = False,
         max_pixels: int = MAX_PIXELS,
@@ -374,10 +375,11 @@ class Engine:
             top: at most this many results.
             verify: this many of the most similar are verified spatially and put first, by (inliers, score); 0 ranks by
                 score alone.
-            expand: search again with the query joined with at most this many confirmed results (:mod:`d2r.expand`), and
-                sort by :func:`d2r.expand.by_both`; 0 does not. It needs ``verify``. Where no result has
-                :data:`d2r.expand.SURE` agreeing points, the answer is as without.
-            diffuse: spread similarity over the graph of the best results, before that order. It needs ``expand``.
+            expand: search again with the query joined with what at most this many confirmed results show of it
+                (:mod:`d2r.expand`), and sort by :func:`d2r.expand.by_both`; 0 does not. Where no result has
+                :data:`d2r.expand.SURE` agreeing points, or none is verified, the answer is as without.
+            diffuse: spread similarity over the graph of the best results, before that order. It needs ``verify`` and
+                ``expand``.
             query_regions: describe the query by the regions of the index's selector too: the symmetric R-AMK.
             max_pixels: limit on the query's pixels.
 
@@ -401,7 +403,7 @@ class Engine:
         *,
         top: int = 10,
         verify: int = VERIFY,
-        expand: int = 0,
+        expand: int = EXPAND,
         diffuse: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Answer:
@@ -433,7 +435,7 @@ class Engine:
         missing = first.missing
         if sure:
             since = time.perf_counter()
-            joined = join(sought, self._aggregated(sure))
+            joined = join(sought, [part for result in sure for part in self._inside(query, result)])
             seconds["expand"] = time.perf_counter() - since
             known = {result.id: result for result in results if result.inliers is not None}
             again = self._look(query, joined, points, max(top, verify, DIFFUSED * diffuse), verify, known, stopped)
@@ -523,6 +525,18 @@ class Engine:
 
     def _points(self, query: Features) -> Points:
         return make_points(query, self._codebook(), nearest=NEAREST)
+
+    def _inside(self, query: Description, result: Result) -> list[Aggregated]:
+        """Return what a confirmed result has inside the query box, aggregated; nothing of one that was removed."""
+        picture = self.index.picture_at(result.id)
+        if picture is None or result.transform is None:
+            return []
+        x1, y1, x2, y2 = query.boxes[0].tolist()
+        with suppress(RemovedError):
+            positions, local = self.index.points(picture).positions, self.index.local(picture)
+            if len(positions) == len(local):  # else it was described again between the two
+                return [pool_codes(local.take(inside(positions, result.transform, (x1, y1, x2, y2))))]
+        return []
 
     def _aggregated(self, results: Sequence[Result]) -> list[Aggregated]:
         """Return the aggregated descriptors of results; those that were removed meanwhile have no words."""
@@ -738,10 +752,8 @@ def _by_inliers(result: Result) -> tuple[bool, int, float]:
 def _check_counts(top: int, verify: int, expand: int, diffuse: bool) -> None:
     if top < 1 or verify < 0 or expand < 0:
         raise ValueError("top must be 1 or more, verify and expand 0 or more")
-    if expand and not verify:
-        raise ValueError("only verified results can expand a query: verify must be 1 or more")
-    if diffuse and not expand:
-        raise ValueError("diffusion starts from the results that expand a query: expand must be 1 or more")
+    if diffuse and not (verify and expand):
+        raise ValueError("diffusion starts from verified results that expand a query: both must be 1 or more")
 
 
 def _absolute(path: PathLike) -> str:

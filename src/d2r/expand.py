@@ -1,10 +1,10 @@
 """Search again with what a first search found: query expansion, and diffusion among the best results.
 
-Both are of the results that verification confirms. The query's aggregated descriptor is joined with theirs (average
-query expansion, Chum et al., ICCV 2007, on the signs of ASMK*, with the rule of Tolias and Jegou, Pattern Recognition
-2014, that a word must be in several of them), and similarity is spread over the graph of which results are like which
-(Zhou et al., NIPS 2004; Iscen et al., CVPR 2017), so that what resembles a confirmed result is found although it has
-nothing in common with the query.
+Both are of the results that verification confirms. The query's aggregated descriptor is joined with what they have
+inside the query box (Chum et al., ICCV 2007, on the signs of ASMK*, with the rule of Tolias and Jegou, Pattern
+Recognition 2014, that a word must be in several of them), and similarity is spread over the graph of which results are
+like which (Zhou et al., NIPS 2004; Iscen et al., CVPR 2017), so that what resembles a confirmed result is found
+although it has nothing in common with the query.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.aggregate import KERNELS, Aggregated, pack_signs, selectivity_by_distance, unpack_signs
+from d2r.boxes import Box
 from d2r.index.kernels import score_postings
 
 SURE = 12
@@ -22,7 +23,7 @@ SURE = 12
 have eight that agree by chance, and one wrong picture in the query finds more of its like."""
 
 LEAST = 2
-"""A word joins when so many of the query and the results have it: what one of them alone has is mostly background."""
+"""A word joins when so many of the query and the results have it: what one of them alone has is often background."""
 
 RESULTS = 5
 """Results that join the query. More find more of a landmark, and drift where it has few pictures."""
@@ -70,12 +71,25 @@ def sign_sums(
     return words[kept].astype(np.int32), sums[kept]
 
 
+def inside(positions: NDArray[np.float32], transform: NDArray[np.float64], box: Box) -> NDArray[np.bool_]:
+    """Say which points of a verified picture lie where the query box is, by the inverse of the map, bool (N,).
+
+    Args:
+        positions: float32 (N, 2), in pixels of the picture.
+        transform: (2, 3), maps pixels of the query to the picture's.
+        box: of the query, in its pixels.
+    """
+    x, y = (np.linalg.inv(transform[:, :2]) @ (positions.T - transform[:, 2:])).astype(np.float32)
+    x1, y1, x2, y2 = box
+    return np.asarray((x >= x1) & (x < x2) & (y >= y1) & (y < y2))
+
+
 def join(query: Aggregated, results: Sequence[Aggregated], least: int = LEAST) -> Aggregated:
     """Return a query joined with results: of each word the signs that most of them have, and of a tie b(0) = -1.
 
     Args:
         query: packed signs.
-        results: packed signs, of confirmed results.
+        results: packed signs, of what confirmed results have inside the query box.
         least: see :data:`LEAST`.
     """
     parts = [query, *results]

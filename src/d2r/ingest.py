@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from d2r.aggregate import KERNELS, aggregate, assign
+from d2r.aggregate import KERNELS, aggregate, assign, local_codes
 from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe
 from d2r.features import make_extractor
@@ -131,14 +131,20 @@ def make_entry(description: Description, codebook: Codebook, verify_features: in
     """Aggregate a description with R-ASMK*, and make the points that verification will match."""
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
-    points = make_points(verification_features(description, verify_features), codebook)
-    return Entry(aggregated, description.boxes, description.box_scores, points)
+    kept = verified_rows(description, verify_features)
+    points = make_points(description.features.take(kept), codebook)
+    local = local_codes(assigned, kept[points.rows])
+    return Entry(aggregated, description.boxes, description.box_scores, points, local)
 
 
 def verification_features(description: Description, most: int) -> Features:
     """Return the features of the whole picture; they are the strongest first already."""
-    whole = description.features.take(description.regions == 0)
-    return whole.take(np.arange(min(most, len(whole))))
+    return description.features.take(verified_rows(description, most))
+
+
+def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
+    """Return the rows of :func:`verification_features` among a description's features."""
+    return np.flatnonzero(description.regions == 0)[:most]
 
 
 def describe_file(

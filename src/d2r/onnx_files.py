@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,6 +34,8 @@ Shape: TypeAlias = tuple[int | None, ...]
 
 Nodes: TypeAlias = Mapping[str, tuple[str, Shape]]
 """Inputs or outputs: name to type, in ONNX Runtime's words, and shape."""
+
+_NONE: Final[Nodes] = MappingProxyType({})
 
 Loaded = TypeVar("Loaded")
 
@@ -144,13 +147,14 @@ class OnnxFile:
         except Exception as error:  # ONNX Runtime has an exception for each kind of failure, with no common base
             raise self.error(f"it fails on {len(pictures)} pictures: {_first_line(error)}") from error
 
-    def check_shapes(self, inputs: Nodes, outputs: Nodes) -> None:
-        """Refuse a file whose inputs or outputs are not these.
+    def check_shapes(self, inputs: Nodes, outputs: Nodes, optional: Nodes = _NONE) -> None:
+        """Refuse a file whose inputs or outputs are not these; it may have some ``optional`` outputs or none of them.
 
         Raises:
             ModelError: of the format.
         """
-        for kind, wanted in (("inputs", inputs), ("outputs", outputs)):
+        there = {name: node for name, node in optional.items() if self.gives(name)}
+        for kind, wanted in (("inputs", inputs), ("outputs", {**outputs, **there})):
             given = self._nodes(kind)
             fits = given.keys() == wanted.keys() and all(
                 given[name][0] == dtype and _fits(given[name][1], shape) for name, (dtype, shape) in wanted.items()
@@ -159,6 +163,10 @@ class OnnxFile:
                 raise self.error(
                     f"another shape: expected the {kind} {_shown(wanted)}; it has {_shown(given) or 'none'}"
                 )
+
+    def gives(self, name: str) -> bool:
+        """Whether it has an output of that name."""
+        return name in self._nodes("outputs")
 
     def shape(self, name: str) -> Shape:
         """Return the shape of an input or output; a side that is free is None."""

@@ -45,7 +45,10 @@ REGION_WORDS: Final = Constant(
     "words that each further region adds", 102.0, "words", "the same, with 9.0 regions: (32,218 / 20 - 794) / 8.0"
 )
 VERIFY_BYTES: Final = Constant(
-    "points of a picture that verification reads", 30_070.0, "bytes", "`d2r info` of 103 photos; at most 1,000 points"
+    "points of a picture, on disk",
+    50_070.0,
+    "bytes",
+    "`d2r info` of 103 photos, at most 1,000 points: 30,070, and 20 of each for expansion",
 )
 CATALOGUE_BYTES: Final = Constant("catalogue of a picture", 135.0, "bytes", _MILLION)
 FACTOR_BYTES: Final = Constant("normalisation of a picture, in memory", 4.0, "bytes", "one float32 a picture")
@@ -59,26 +62,31 @@ READ_S: Final = Constant(
     "reading and decoding a picture", 1 / 432, "core s", "docs/performance.md, building: 432 a second, 640 pixels"
 )
 REGION_S: Final = Constant(
-    "describing and aggregating a region",
+    "describing and aggregating a region with RootSIFT",
     (1 / 3.9 + 1 / 2.3) / 9,
     "core s",
     "docs/performance.md, building: 3.9 and 2.3 pictures a second, nine regions each, 65,536 words",
 )
 QUERY_S: Final = Constant(
-    "describing a query and finding its words", 0.122, "core s", "benchmarks/cluster_overhead.py: 691 features"
+    "describing a query with RootSIFT and finding its words",
+    0.122,
+    "core s",
+    "benchmarks/cluster_overhead.py: 691 features",
 )
-VERIFY_S: Final = Constant("verifying a picture", 0.00085, "core s", "benchmarks/cluster_overhead.py: 84.5 ms of 100")
+VERIFY_S: Final = Constant(
+    "verifying a picture", 0.00085, "core s", "benchmarks/cluster_overhead.py, of 100; 0.81 ms since"
+)
 HOP_S: Final = Constant(
     "asking shards twice, in place of oneself",
     0.0213,
     "s",
-    "benchmarks/cluster_overhead.py: all of them on two cores",
+    "benchmarks/cluster_overhead.py: all of them on two cores; 16.8 ms since",
 )
 QUERY_BYTES: Final = Constant(
     "sent to each shard for a query",
-    552_000.0,
+    218_000.0,
     "bytes",
-    "1,000 features of 128 float32 and their places, and its codes",
+    "benchmarks/cluster_overhead.py: 691 features, its words and codes, and what is verified against",
 )
 
 MEASURED: Final = (

@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from d2r.boxes import iou
 from d2r.describe import describe_query
-from d2r.evaluate.ablation import VARIANTS, describe_queries
+from d2r.evaluate.ablation import GLOBAL_VARIANTS, VARIANTS, describe_queries
 from d2r.evaluate.benchmark import Benchmark, QueryPicture, load_benchmark
 from d2r.evaluate.reproduce import EXPERIMENTS, reproduce
 from d2r.evaluate.run import Setup, evaluate
 from d2r.features import RootSIFT
 from d2r.images import read_image
 from d2r.ingest import Recipe
+from local_features import write_features
 
 RECIPE = Recipe("detector:threshold=0.1", "rootsift:top=200", 1024, 200)
 IN_PROCESS = {"workers": 0, "max_pixels": 10**9, "progress": lambda *_: None}
@@ -38,6 +41,34 @@ def test_there_is_a_row_for_each_variant_and_the_first_is_what_evaluate_measures
     assert by_name["64 bits"].bytes_per_picture < rows[0].bytes_per_picture < by_name["256 bits"].bytes_per_picture
     assert by_name["database augmentation, 5"].bytes_per_picture > rows[0].bytes_per_picture
     assert all(row.milliseconds > 0 for row in rows)
+
+
+def test_features_with_a_map_have_rows_of_global_descriptors_too(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2r.evaluate.ablation.VARIANTS", VARIANTS[:2])
+    model = write_features(tmp_path / "toy.onnx", backbone=24)
+    recipe = replace(RECIPE, features=f"delf:model={model},top=200")
+    rows = reproduce(benchmark, EXPERIMENTS["ablation"], recipe, tmp_path, words=(64,), codebook=None, **IN_PROCESS)
+    assert [row.method for row in rows] == [variant.name for variant in (*VARIANTS[:2], *GLOBAL_VARIANTS)]
+    by_name = {row.method: row for row in rows}
+    for name in ("GeM", "GeM, not verified", "R-MAC"):  # nine other pictures and the query itself
+        row = by_name[name]
+        assert (row.bytes_per_picture, row.descriptors_per_picture, row.regions) == (4 * 10, 1.0, "whole")
+        assert (row.regions_per_picture, row.milliseconds > 0) == (1.0, True)
+    regions = by_name["GeM of each region"]
+    assert regions.descriptors_per_picture == regions.regions_per_picture == rows[0].regions_per_picture > 1
+    every = round(10 * regions.regions_per_picture)  # and no more dimensions are learned from them
+    assert regions.bytes_per_picture == pytest.approx(4 * min(24, every) * every / 10)
+    for name in ("hybrid: sum with GeM", "late fusion with GeM"):
+        assert by_name[name].bytes_per_picture == rows[0].bytes_per_picture + by_name["GeM"].bytes_per_picture
+        assert by_name[name].descriptors_per_picture == 2.0
+
+
+def test_the_command_says_which_rows_are_left_out(d2r, photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2r.evaluate.ablation.VARIANTS", VARIANTS[:1])
+    run = ["reproduce", "ablation", "--dataset", photo_folder, "--words", "16", "--workers", "0", "--out", tmp_path]
+    status, out, _ = d2r(*run, "--cache", tmp_path / "cache", "--features", "rootsift:top=50")
+    assert status == 0
+    assert "left out, the rows of global descriptors: rootsift:top=50 has no network whose map could be pooled" in out
 
 
 def test_queries_are_described_with_their_regions_once(photo_folder, tmp_path, monkeypatch):

@@ -2,14 +2,12 @@ import numpy as np
 import pytest
 
 from d2r.aggregate import KERNELS, Assigned, aggregate, unpack_signs
-from d2r.describe import Description
 from d2r.evaluate.methods import invert, scores
 from d2r.evaluate.variants import (
     Pooling,
     alpha_expansion,
     as_regions,
     augment,
-    back_projected,
     float_scores,
     hamming_expansion,
     learned_thresholds,
@@ -21,7 +19,6 @@ from d2r.evaluate.variants import (
     weighed_scores,
 )
 from d2r.expand import join, similarities
-from d2r.features.base import Features
 
 WORDS, DIM = 10, 64
 KERNEL = KERNELS["r-asmk*"]
@@ -140,15 +137,6 @@ def test_alpha_expansion_with_alpha_zero_is_the_average(rng):
     expected = join(parts[0], parts[1:], least=1)
     np.testing.assert_array_equal(found.words, expected.words)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
-
-
-def test_features_in_the_query_box_are_found_by_the_inverse_map():
-    positions = np.array([[10, 10], [30, 50], [210, 110]], np.float32)
-    features = Features(positions, np.ones(3, np.float32), np.zeros((3, 4), np.float32), np.ones(3, np.float32))
-    boxes = np.array([[0, 0, 300, 300]], np.float32)
-    description = Description(300, 300, boxes, np.ones(1, np.float32), features, np.zeros(3, np.int32))
-    transform = np.array([[2.0, 0, 10], [0, 2.0, 10]])  # the query's (10, 20) is at (30, 50)
-    assert back_projected(description, transform, (5, 5, 50, 50)).tolist() == [False, True, False]
 
 
 def test_verified_features_are_one_more_region_each(rng):

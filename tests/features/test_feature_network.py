@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from d2r import onnx_files
 from d2r.features.network import FeatureError, load_feature_network
+from d2r.onnx_files import find_file
 from detectors import write_detector
 from local_features import FIELD, METADATA, STRIDE, write_features
 
@@ -25,6 +26,40 @@ def test_a_network_describes_each_cell_of_each_picture(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(descriptors, axis=-1), 1.0, rtol=1e-5)
     alone = network.run(NOISE[1:2, :, :24])
     np.testing.assert_allclose(alone[0][0, :, :2], descriptors[1, :, :2], atol=1e-5)
+
+
+def test_the_map_of_the_backbone_is_there_for_those_who_ask(tmp_path):
+    network = load_feature_network(write_features(tmp_path / "toy.onnx", dim=20, backbone=20))
+    assert network.channels == 20
+    features = network.maps(NOISE)
+    assert (features.shape, features.dtype) == ((3, 20, 4, 6), np.float32)
+    descriptors, _ = network.run(NOISE)
+    np.testing.assert_array_equal(features > 0, descriptors.transpose(0, 3, 1, 2) > 0)
+
+
+def test_a_file_without_the_map_describes_and_says_how_to_get_it(tmp_path):
+    network = load_feature_network(write_features(tmp_path / "toy.onnx"))
+    assert network.channels is None
+    assert network.run(NOISE)[0].any()
+    with pytest.raises(FeatureError, match=r"toy\.onnx: it does not give the backbone's features: export it again"):
+        network.maps(NOISE)
+
+
+def test_the_shipped_network_gives_its_map():
+    network = load_feature_network(find_file("delf-efficientnet-lite0", FeatureError))
+    assert network.maps(NOISE[:1]).shape == (1, network.channels, 2, 3)
+    assert network.channels == 672
+
+
+def test_maps_that_the_format_does_not_allow_are_refused(tmp_path):
+    for written, problem in (
+        ({"lift": -1.0}, "features that are negative or not finite"),
+        ({"lift": float("nan")}, "features that are negative or not finite"),
+        ({"step": 4}, r"features .* for pictures \(3, 32, 48, 3\); expected \(3, 24, 4, 6\)"),
+    ):
+        network = load_feature_network(write_features(tmp_path / "toy.onnx", backbone=24, **written))
+        with pytest.raises(FeatureError, match=rf"toy\.onnx: it gives {problem}"):
+            network.maps(NOISE)
 
 
 def test_a_cell_that_sees_nothing_is_described_by_zeros(tmp_path):
@@ -75,6 +110,7 @@ def test_a_process_that_describes_pictures_does_not_import_torch(tmp_path):
         ({"sides": ("N", 64, 64)}, "N, H and W of its input must be free"),
         ({"sides": (1, "H", "W")}, "N, H and W of its input must be free"),
         ({"named": False}, "the shape of its descriptors must name their dimensions"),
+        ({"backbone": "C"}, "the shape of its features must name their channels"),
     ],
 )
 def test_a_file_that_is_not_of_the_format_is_refused(tmp_path, written, problem):

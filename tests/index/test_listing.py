@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2r.aggregate import Aggregated
+from d2r.aggregate import Aggregated, LocalCodes
 from d2r.codebook import Codebook
 from d2r.index import Entry, Index, Job, PictureState
 from d2r.points import Points
@@ -18,6 +18,7 @@ NOTHING = Entry(
     np.array([[0, 0, 9, 9]], np.float32),
     np.ones(1, np.float32),
     Points.empty(128),
+    LocalCodes.empty(128),
 )
 
 

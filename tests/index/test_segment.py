@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from d2r.aggregate import Aggregated, pack_signs
+from d2r.aggregate import Aggregated, LocalCodes, pack_signs
 from d2r.index import segment as module
 from d2r.index.segment import Entry, Segment, check_segment, merge_segments, write_segment
 from d2r.points import Points
@@ -31,12 +32,17 @@ def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = N
     regions = int(rng.integers(1, 6))
     boxes = (rng.random((regions, 4)) * 500).astype(np.float32)
     aggregated = Aggregated(words, pack_signs(rng.standard_normal((len(words), dim))), dim)
-    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), points)
+    local = LocalCodes(
+        rng.integers(0, WORDS, number).astype(np.int32), pack_signs(rng.standard_normal((number, dim))), dim
+    )
+    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), points, local)
 
 
 def empty_entry(dim: int = 128) -> Entry:
     nothing = Aggregated(np.zeros(0, np.int32), pack_signs(np.zeros((0, dim))), dim)
-    return Entry(nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Points.empty(dim))
+    return Entry(
+        nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Points.empty(dim), LocalCodes.empty(dim)
+    )
 
 
 def some_entries(dim: int = 128) -> list[Entry]:
@@ -65,6 +71,9 @@ def test_what_was_written_comes_back(tmp_path: Path, dim: int) -> None:
         for name in ("positions", "scales", "words", "codes", "rows"):
             np.testing.assert_array_equal(getattr(points, name), getattr(entry.points, name))
             assert getattr(points, name).dtype == getattr(entry.points, name).dtype
+        local = found.local(slot, dim)
+        np.testing.assert_array_equal(local.words, entry.local.words)
+        np.testing.assert_array_equal(local.codes, entry.local.codes)
         words = len(entry.aggregated)
         assert found.g[slot] == (np.float32(1 / np.sqrt(words)) if words else 0)
 
@@ -76,6 +85,7 @@ def test_arrays_have_the_types_they_are_documented_to_have(tmp_path: Path) -> No
         "words": np.int32, "word_starts": np.int64, "posting_slots": np.uint16, "posting_codes": np.uint64,
         "g": np.float32, "point_starts": np.int64, "positions": np.float32, "scales": np.float32,
         "angles": np.uint8, "point_words": np.uint8, "point_codes": np.uint64,
+        "local_words": np.int32, "local_codes": np.uint64,
         "region_starts": np.int64, "boxes": np.float32, "box_scores": np.float32,
     }  # fmt: skip
     assert {name: getattr(found, name).dtype for name in types} == types
@@ -102,7 +112,7 @@ def test_postings_lie_by_word_and_within_a_word_by_slot(tmp_path: Path) -> None:
 def test_the_first_and_the_last_word_have_postings_too(tmp_path: Path) -> None:
     entry = empty_entry()
     ends = Aggregated(np.array([0, WORDS - 1], np.int32), pack_signs(np.eye(2, 128)), 128)
-    write_segment(tmp_path / "1", [Entry(ends, entry.boxes, entry.box_scores, entry.points)])
+    write_segment(tmp_path / "1", [replace(entry, aggregated=ends)])
     found = Segment.load(tmp_path / "1")
     assert found.words.tolist() == [0, WORDS - 1]
     assert found.word_starts.tolist() == [0, 1, 2]
@@ -257,7 +267,7 @@ def test_a_missing_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     assert str(caught.value.filename).endswith("scales.npy")
 
 
-@pytest.mark.parametrize("name", ["word_starts", "posting_codes", "point_codes", "boxes"])
+@pytest.mark.parametrize("name", ["word_starts", "posting_codes", "point_codes", "local_codes", "boxes"])
 def test_a_damaged_file_is_a_value_error(tmp_path: Path, name: str) -> None:
     write_segment(tmp_path / "1", some_entries())
     file = tmp_path / "1" / f"{name}.npy"

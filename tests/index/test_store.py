@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2r.aggregate import KERNELS, Aggregated, pack_signs, similarity
+from d2r.aggregate import KERNELS, Aggregated, LocalCodes, pack_signs, similarity
 from d2r.codebook import Codebook
 from d2r.index import Entry, Index, Job, PictureState, RemovedError, StoreError
 from d2r.index.catalogue import FORMAT
@@ -33,7 +33,9 @@ def entry(seed, words=20):
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
         chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
     )  # fmt: skip
-    return Entry(Aggregated(chosen, codes, DIM), np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), points)
+    local = LocalCodes(chosen[:3], codes[:3], DIM)
+    box, score = np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32)
+    return Entry(Aggregated(chosen, codes, DIM), box, score, points, local)
 
 
 def state(name):
@@ -125,6 +127,7 @@ def test_an_empty_descriptor_is_kept_and_never_found(index):
         np.array([[0, 0, 9, 9]], np.float32),
         np.ones(1, np.float32),
         Points.empty(DIM),
+        LocalCodes.empty(DIM),
     )
     with index.writing() as writer:
         writer.put([(state("blank"), empty), (state(1), entry(1))])

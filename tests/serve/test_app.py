@@ -39,7 +39,7 @@ def test_a_search_by_upload_finds_what_the_engine_finds(client, index, pagoda, p
         assert told["inliers"] == known.inliers == len(told["points"]) == len(told["query_points"])
         assert len(told["regions"]) == len(known.boxes)
     assert answer["query"]["box"] == [40, 30, 300, 200]
-    assert set(answer["seconds"]) == {"describe", "search", "verify"}
+    assert set(answer["seconds"]) == {"describe", "search", "verify", "expand"}
 
 
 def test_a_query_may_be_described_by_its_regions_too(client, index, photo_folder):
@@ -69,7 +69,7 @@ def test_a_search_may_be_expanded(client, pagoda):
     answer = client.post("/v1/search?expand=5&diffuse=true&top=3", content=pagoda).json()
     assert set(answer["seconds"]) == {"describe", "search", "verify", "expand"}
     assert {one["picture"]["name"].split("/")[-1][:6] for one in answer["results"]} == {"pagoda"}
-    for options in ("verify=0&expand=5", "diffuse=true"):  # nothing is confirmed, or nothing is to join
+    for options in ("verify=0&expand=5", "expand=0&diffuse=true"):  # nothing is confirmed, or nothing is to join
         plain = client.post(f"/v1/search?top=3&{options.split('&')[0]}", content=pagoda).json()["results"]
         assert client.post(f"/v1/search?top=3&{options}", content=pagoda).json()["results"] == plain
     number = answer["results"][0]["picture"]["id"]

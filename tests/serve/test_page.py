@@ -154,14 +154,15 @@ def test_the_slider_says_how_many_are_checked(browser, url):
         expect(window.locator(".facts").first).to_contain_text("not checked")
 
 
-def test_a_search_is_expanded_when_that_is_ticked(browser, url):
+def test_a_search_is_expanded_as_long_as_that_is_ticked(browser, url):
     with page_of(browser, url) as window:
         window.get_by_role("button", name="Search with fountain/").first.click()
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
-        with window.expect_response(lambda response: "/search?" in response.url) as found:
-            window.get_by_label("Search again with the five surest results").check()
-        assert "expand=5" in found.value.url
-        assert "expand" in found.value.json()["seconds"]
+        for change, expand in (("uncheck", 0), ("check", 5)):
+            with window.expect_response(lambda response: "/search?" in response.url) as found:
+                getattr(window.get_by_label("Search again with the surest results"), change)()
+            assert f"expand={expand}" in found.value.url
+            assert ("expand" in found.value.json()["seconds"]) == (expand > 0)
         expect(first_result(window)).to_contain_text("fountain/")
 
 
@@ -219,6 +220,7 @@ def detected_url(scenes, tmp_path_factory):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_another_threshold_shows_other_regions_and_another_score(browser, detected_url, scenes, width):
     with page_of(browser, detected_url, **WIDTHS[width]) as window:
+        window.get_by_label("Search again with the surest results").uncheck()  # scores are then of the query alone
         drop(window, scenes[1])
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
         score = window.locator(".facts").first.text_content().split()[1][:5]

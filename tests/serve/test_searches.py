@@ -24,7 +24,10 @@ class Busy:
 
 
 def search(searches):
-    return searches.answer(b"", None, top=1, verify=1, named=str, timed=lambda stage, seconds: None)
+    return searches.answer(
+        b"", None, top=1, verify=1, expand=0, diffuse=False, query_regions=False, named=str,
+        timed=lambda stage, seconds: None,
+    )  # fmt: skip
 
 
 def test_a_search_for_which_there_is_no_room_is_not_described_and_there_is_room_after_one_that_fails(built_index):

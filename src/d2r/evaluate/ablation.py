@@ -13,12 +13,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, Assigned, assign, first_regions
+from d2r.aggregate import KERNELS, Aggregated, Assigned, LocalCodes, assign, first_regions, local_codes, pool_codes
 from d2r.build import Progress
 from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.extraction import Extraction, extract, map_queries
+from d2r.evaluate.global_descriptors import (
+    GlobalDescriptors,
+    GlobalSearch,
+    Look,
+    mixed,
+    pool_benchmark,
+    without_map,
+)
 from d2r.evaluate.methods import Inverted, invert, sums_by_distance
 from d2r.evaluate.revisited import mean_average_precision
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
@@ -29,7 +37,6 @@ from d2r.evaluate.variants import (
     alpha_expansion,
     as_regions,
     augment,
-    back_projected,
     float_scores,
     hamming_expansion,
     learned_thresholds,
@@ -40,7 +47,7 @@ from d2r.evaluate.variants import (
     unpacked_signs,
     weighed_scores,
 )
-from d2r.expand import DIFFUSED, LEAST, RESULTS, SHARE, SURE, by_both, join, sign_sums, similarities, spread
+from d2r.expand import DIFFUSED, LEAST, RESULTS, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
 from d2r.features import make_extractor, pinned_spec
 from d2r.files import display_path, read_bytes
 from d2r.images import decode_image
@@ -48,7 +55,7 @@ from d2r.ingest import (
     Recipe,
     prepare_worker,
     read_description,
-    verification_features,
+    verified_rows,
     write_description,
 )
 from d2r.points import Points, make_points
@@ -83,6 +90,7 @@ class Variant:
         whole: diffusion is on the graph of the whole database, made beforehand, in place of the best.
         share: see :data:`d2r.expand.SHARE`.
         both: the order is that of :func:`d2r.expand.by_both` in place of (inliers, score).
+        look: pictures are compared by global descriptors, in place of R-ASMK* or together with it.
     """
 
     name: str
@@ -93,12 +101,13 @@ class Variant:
     deviations: float | None = None
     between: float = 0.0
     verified: bool = True
-    expansion: Literal["average", "join", "alpha", "hamming", "regions"] | None = None
+    expansion: Literal["average", "alpha", "whole", "hamming", "regions", "join"] | None = None
     augmented: int = 0
     diffused: int = 0
     whole: bool = False
     share: float = SHARE
     both: bool = False
+    look: Look | None = None
 
 
 _CUBE = power(_KERNEL.alpha)
@@ -127,7 +136,8 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("alpha query expansion, 0.5", expansion="alpha"),
     Variant("Hamming query expansion", expansion="hamming"),
     Variant("verified features as regions", expansion="regions"),
-    Variant("join: words that two have", expansion="join"),
+    Variant("join of whole results", expansion="whole"),
+    Variant("join", expansion="join"),
     Variant("database augmentation, 5", augmented=5),
     Variant("diffusion, best 300", diffused=DIFFUSED),
     Variant("diffusion, whole graph", diffused=_EVERY, whole=True),
@@ -140,14 +150,29 @@ VARIANTS: tuple[Variant, ...] = (
 )
 """The rows: the paper's configuration, what was tried, each alone, and the winners together."""
 
+GLOBAL_VARIANTS: tuple[Variant, ...] = (
+    Variant("GeM, not verified", look=Look("gem"), verified=False),
+    Variant("GeM", look=Look("gem")),
+    Variant("R-MAC, not verified", look=Look("rmac"), verified=False),
+    Variant("R-MAC", look=Look("rmac")),
+    Variant("GeM of each region, not verified", look=Look("gem", regions=True), verified=False),
+    Variant("GeM of each region", look=Look("gem", regions=True)),
+    Variant("hybrid: sum with GeM", look=Look("gem", mix="sum")),
+    Variant("hybrid: sum with GeM of each region", look=Look("gem", regions=True, mix="sum")),
+    Variant("late fusion with GeM", look=Look("gem", mix="ranks")),
+    Variant("late fusion with GeM of each region", look=Look("gem", regions=True, mix="ranks")),
+)
+"""Rows of global descriptors, of features whose network gives its map."""
+
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of one picture: for each pooling its signs; and how many regions, what is verified, and its size."""
+    """Of one picture: its signs by pooling, how many regions, what is verified, what joins a query, its longer side."""
 
     signs: dict[Pooling, Aggregated]
     regions: int
     points: Points
+    local: LocalCodes
     side: int
 
 
@@ -163,6 +188,8 @@ def ablate(
     progress: Progress,
 ) -> list[Row]:
     """Return a row for each of :data:`VARIANTS`; its milliseconds are of search, verification and expansion together.
+
+    Those of :data:`GLOBAL_VARIANTS` follow unless :func:`d2r.evaluate.global_descriptors.without_map` has a reason.
 
     Args:
         benchmark: the data set.
@@ -191,11 +218,18 @@ def ablate(
             raise BenchmarkError("a process died while aggregating: memory ran out")
         kept.append(one)
         progress("aggregate", len(kept), len(extraction.files))
-    table = _Ablation(benchmark, recipe, extraction, queries, Codebook.load(file), kept)
+    variants, pooled = VARIANTS, None
+    if without_map(recipe.features) is None:
+        variants += GLOBAL_VARIANTS
+        pooled = pool_benchmark(
+            benchmark, pinned, extraction.files, queries, known.parent / "pooled", workers=workers,
+            max_pixels=max_pixels, progress=progress,
+        )  # fmt: skip
+    table = _Ablation(benchmark, recipe, extraction, queries, Codebook.load(file), kept, pooled)
     rows = []
-    for done, variant in enumerate(VARIANTS, start=1):
+    for done, variant in enumerate(variants, start=1):
         rows.append(table.row(variant))
-        progress("compare", done, len(VARIANTS))
+        progress("compare", done, len(variants))
     return rows
 
 
@@ -204,13 +238,17 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         one = np.ones(1, np.float32)
-        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), 1)
+        local = LocalCodes.empty(book.bits)
+        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), local, 1)
     description = read_description(file)
     assigned = _assigned(book, description)
+    rows = verified_rows(description, verify_features)
+    points = make_points(description.features.take(rows), book)
     return _Kept(
         {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
         len(description.boxes),
-        make_points(verification_features(description, verify_features), book),
+        points,
+        local_codes(assigned, rows[points.rows]),
         max(description.width, description.height),
     )
 
@@ -230,15 +268,17 @@ class _Ablation:
         queries: Sequence[Description],
         book: Codebook,
         kept: Sequence[_Kept],
+        pooled: tuple[list[GlobalDescriptors], list[GlobalDescriptors]] | None,
     ) -> None:
         self._benchmark, self._recipe, self._extraction, self._book = benchmark, recipe, extraction, book
-        self._queries, self._kept = queries, kept
+        self._queries, self._kept, self._pooled = queries, kept, pooled
         self._assigned = [_assigned(book, query) for query in queries]
         self._points = [
             make_points(query.features.take(query.regions == 0), book, nearest=NEAREST) for query in queries
         ]
         self._verified: dict[tuple[int, int], tuple[Verification, float]] = {}
         self._similarity: NDArray[np.float32] | None = None
+        self._searches: dict[tuple[str, bool], GlobalSearch] = {}
 
     def row(self, variant: Variant) -> Row:
         """Rank every query's answers by a variant, and judge them."""
@@ -246,6 +286,14 @@ class _Ablation:
         if variant.augmented:
             pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
         search = _Search(variant, invert([[one] for one in pictures], _KERNEL, self._book.words))
+        look = variant.look
+        local = (len(pictures), search.database.descriptor_bytes)
+        if look is None:
+            stored, regional = [local], True
+        else:
+            seen = self._global(look)  # made here, so that no query waits for it
+            stored = [(seen.descriptors, seen.descriptor_bytes), *([] if look.alone else [local])]
+            regional = look.regions or not look.alone
         rankings, times = [], []
         for query in range(len(self._queries)):
             ranking, seconds = self._rank(variant, query, search, pictures)
@@ -257,13 +305,13 @@ class _Ablation:
         }
         return Row(
             method=variant.name,
-            regions=self._recipe.regions,
+            regions=self._recipe.regions if regional else "whole",
             words=self._book.words,
             verified=variant.verified,
             scores=scores,
-            regions_per_picture=float(np.mean([one.regions for one in self._kept])),
-            descriptors_per_picture=1.0,
-            bytes_per_picture=search.database.descriptor_bytes / len(pictures),
+            regions_per_picture=float(np.mean([one.regions for one in self._kept])) if regional else 1.0,
+            descriptors_per_picture=sum(count for count, _ in stored) / len(pictures),
+            bytes_per_picture=sum(size for _, size in stored) / len(pictures),
             milliseconds=1000 * float(np.median(times)),
         )
 
@@ -276,7 +324,7 @@ class _Ablation:
         pooled = pool(assigned, description.box_scores[: assigned.region_count], variant.pooling)
         own = signs(pooled)
         started = time.perf_counter()
-        scores: NDArray[np.floating] = search.scores(own, pooled if variant.floats else None)
+        scores = self._scores(variant, query, search, own, pooled if variant.floats else None)
         looked: set[int] = set()
         waited = 0.0  # verified here for the first time: counted as what it took, whichever variant needed it first
         if variant.expansion is not None or variant.diffused:
@@ -301,6 +349,25 @@ class _Ablation:
             ranking = np.concatenate([head[np.argsort(-key, kind="stable")], ranking[VERIFY:]])
             looked |= set(head.tolist())
         return ranking, spent + sum(self._verified[query, picture][1] for picture in looked)
+
+    def _scores(
+        self, variant: Variant, query: int, search: _Search, own: Aggregated, floats: Pooled | None
+    ) -> NDArray[np.floating]:
+        """Return the similarity of a query to every picture, before anything is expanded."""
+        if variant.look is None:
+            return search.scores(own, floats)
+        seen = self._global(variant.look).scores(query)
+        if variant.look.alone:
+            return seen
+        local = search.scores(own, floats) * np.float32(max(len(own), 1) ** -0.5)
+        return mixed(local, seen, variant.look)
+
+    def _global(self, look: Look) -> GlobalSearch:
+        assert self._pooled is not None
+        key = look.pooling, look.regions
+        if key not in self._searches:
+            self._searches[key] = GlobalSearch(look, *self._pooled)
+        return self._searches[key]
 
     def _judged(self, query: int, scores: NDArray[np.floating]) -> NDArray[np.int64]:
         order = np.argsort(-scores, kind="stable")
@@ -330,27 +397,37 @@ class _Ablation:
         results = [pictures[picture] for picture in sure]
         if variant.expansion == "average":
             return join(own, results, least=1), None
-        if variant.expansion == "join":
-            floats = sign_sums([own, *results], [1.0] * (1 + len(results)), LEAST) if variant.floats else None
-            return join(own, results), floats
+        if variant.expansion == "whole":
+            return join(own, results), None
         if variant.expansion == "alpha":
             joined = alpha_expansion(own, results, scores[sure].tolist(), 0.5)
             return signs(joined), joined
-        found = [self._inside(query, picture) for picture in sure.tolist()]
+        if variant.expansion == "join":
+            parts = []
+            for picture in sure.tolist():
+                kept = self._kept[picture]
+                parts.append(pool_codes(kept.local.take(self._inside(query, picture, kept.points.positions))))
+            floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), LEAST) if variant.floats else None
+            return join(own, parts), floats
+        found = [self._features_inside(query, picture) for picture in sure.tolist()]
         if variant.expansion == "hamming":
             return hamming_expansion(assigned, found), None
         every = as_regions(assigned, found)
         return signs(pool(every, np.ones(every.region_count, np.float32), variant.pooling)), None
 
-    def _inside(self, query: int, picture: int) -> Assigned:
-        """Return the features of a confirmed picture that lie where the query box is."""
-        file, verification = self._extraction.files[picture], self._verified[query, picture][0]
-        assert file is not None
-        assert verification.transform is not None
-        description = read_description(file)
+    def _inside(self, query: int, picture: int, positions: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say which places in a confirmed picture, float32 (N, 2), lie where the query box is."""
+        transform = self._verified[query, picture][0].transform
+        assert transform is not None
         x1, y1, x2, y2 = self._queries[query].boxes[0].tolist()
-        inside = back_projected(description, verification.transform, (x1, y1, x2, y2))
-        return assign(self._book, description.features.descriptors[inside])
+        return inside(positions, transform, (x1, y1, x2, y2))
+
+    def _features_inside(self, query: int, picture: int) -> Assigned:
+        """Return the features of a confirmed picture, with those of its regions, that lie where the query box is."""
+        file = self._extraction.files[picture]
+        assert file is not None
+        features = read_description(file).features
+        return assign(self._book, features.descriptors[self._inside(query, picture, features.positions)])
 
     def _diffused(
         self,

@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.aggregate import Aggregated, Assigned, inner_products, pack_signs, unpack_signs
-from d2r.boxes import Box
 from d2r.codebook import random_rotation
-from d2r.describe import Description
 from d2r.evaluate.methods import Inverted
 from d2r.expand import sign_sums
 
@@ -143,14 +141,6 @@ def float_scores(query: Pooled, database: Inverted, unpacked: NDArray[np.float32
         rows = slice(database.starts[word], database.starts[word + 1])
         sums[database.entries[rows]] += weigh(unpacked[rows] @ vector, word)
     return sums * database.g
-
-
-def back_projected(picture: Description, transform: NDArray[np.float64], box: Box) -> NDArray[np.bool_]:
-    """Say which features of a verified picture lie where the query box is, by the inverse of the map, bool (N,)."""
-    inverse = np.linalg.inv(transform[:, :2])
-    x, y = (inverse @ (picture.features.positions.T - transform[:, 2:])).astype(np.float32)
-    x1, y1, x2, y2 = box
-    return np.asarray((x >= x1) & (x < x2) & (y >= y1) & (y < y2))
 
 
 def as_regions(query: Assigned, found: Sequence[Assigned]) -> Assigned:

@@ -12,6 +12,9 @@ The file, as ``d2r train`` exports it:
   in the graph.
 - output ``descriptors``: float32 (N, H/S, W/S, D), of unit length; what reduces them to D, which the shape names, is in
   the graph. Output ``attention``: float32 (N, H/S, W/S), at least 0.
+- output ``features``, which may be missing: float32 (N, C, H/S, W/S), at least 0, the map that the backbone ends with;
+  the shape names C. Global descriptors are pooled from it (:mod:`d2r.features.pooled`). Its channels come first because
+  ONNX Runtime has them so: another order would cost a copy in every run, also of those who do not ask for it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from d2r.onnx_files import PICTURES, Format, ModelError, OnnxFile, load
 
 FORMAT: Final = "local-features-1"
 OUTPUTS: Final = ("descriptors", "attention")
+MAP: Final = "features"
+"""The output that may be missing."""
 
 _LENGTH_TOLERANCE: Final = 0.01  # weights may be stored in 16 bits
 
@@ -51,6 +56,7 @@ class FeatureNetwork:
         scales: of the pyramid that it was made for.
         threshold: least attention of a feature worth keeping.
         dim: D, of a descriptor.
+        channels: C, of the backbone's map; None where the file does not give it.
         licence: of the weights; empty where the file names none.
         provider: what it runs on, in ONNX Runtime's words.
         on_gpu: whether that is a graphics card.
@@ -66,6 +72,7 @@ class FeatureNetwork:
     scales: tuple[float, ...]
     threshold: float
     dim: int
+    channels: int | None
     licence: str
     provider: str
     on_gpu: bool
@@ -102,6 +109,28 @@ class FeatureNetwork:
             raise self._file.error(f"it gives a descriptor of length {lengths[wrong][0]:.3g}; expected 1")
         return descriptors, attention
 
+    def maps(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the map that the backbone ends with, float32 (N, C, H/S, W/S), at least 0, of some pictures.
+
+        Args:
+            pictures: uint8 (N, H, W, 3), H and W multiples of S.
+
+        Raises:
+            FeatureError: the file does not give it; or the network fails, or gives what the format does not allow.
+        """
+        if self.channels is None:
+            raise self._file.error(f"it does not give the backbone's {MAP}: export it again (`d2r train export`)")
+        (features,) = self._file.run((MAP,), pictures)
+        count, height, width = pictures.shape[:3]
+        expected = (count, self.channels, height // self.stride, width // self.stride)
+        if features.shape != expected:
+            raise self._file.error(
+                f"it gives features {features.shape} for pictures {pictures.shape}; expected {expected}"
+            )
+        if not (np.isfinite(features).all() and features.min(initial=0.0) >= 0.0):
+            raise self._file.error("it gives features that are negative or not finite")
+        return features
+
 
 def load_feature_network(path: Path) -> FeatureNetwork:
     """Return the network of a file, loaded once in a process, and again when the file changes.
@@ -132,12 +161,16 @@ def _read(file: OnnxFile) -> FeatureNetwork:
             "descriptors": ("tensor(float)", (None, None, None, None)),
             "attention": ("tensor(float)", (None, None, None)),
         },
+        optional={MAP: ("tensor(float)", (None, None, None, None))},
     )
     if any(side is not None for side in file.shape(PICTURES)[:3]):
         raise file.error("it takes pictures of one size or number only; N, H and W of its input must be free")
     dim = file.shape("descriptors")[3]
     if dim is None:
         raise file.error("the shape of its descriptors must name their dimensions; the last one is free")
+    channels = file.shape(MAP)[1] if file.gives(MAP) else None
+    if file.gives(MAP) and channels is None:
+        raise file.error(f"the shape of its {MAP} must name their channels; the second side is free")
     return FeatureNetwork(
         path=file.path,
         sha256=file.sha256,
@@ -149,6 +182,7 @@ def _read(file: OnnxFile) -> FeatureNetwork:
         scales=scales,
         threshold=threshold,
         dim=dim,
+        channels=channels,
         licence=file.metadata.get("licence", ""),
         provider=file.provider,
         on_gpu=file.on_gpu,

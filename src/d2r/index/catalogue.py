@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from d2r.files import sync
 
-FORMAT = 4
+FORMAT = 5
 """Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""
 
 _APPLICATION_ID = 0x44325249  # "D2RI"

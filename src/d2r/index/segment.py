@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated
+from d2r.aggregate import Aggregated, LocalCodes
 from d2r.boxes import Boxes
 from d2r.files import sync
 from d2r.index.kernels import copy_live, count_live, postings_of, sort_postings
@@ -33,7 +33,7 @@ MAX_SLOTS = 65536
 
 _SEARCH = ("words", "word_starts", "posting_slots", "posting_codes", "g")
 _ROWS = {
-    "point_starts": ("positions", "scales", "angles", "point_words", "point_codes"),
+    "point_starts": ("positions", "scales", "angles", "point_words", "point_codes", "local_words", "local_codes"),
     "region_starts": ("boxes", "box_scores"),
 }  # of each picture a range of rows of these arrays, from its start to the next picture's
 _VERIFY = (*_ROWS, *(name for names in _ROWS.values() for name in names))
@@ -50,12 +50,14 @@ class Entry:
         boxes: float32 (R, 4), its regions; row 0 is the whole picture.
         box_scores: float32 (R,).
         points: what verification matches.
+        local: of the features that are the points, in their order: what of them can join a query.
     """
 
     aggregated: Aggregated
     boxes: Boxes
     box_scores: NDArray[np.float32]
     points: Points
+    local: LocalCodes
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Segment:
         angles: uint8 (F,), 256 steps in a turn.
         point_words: uint8 (F,), ascending within a picture.
         point_codes: uint64 (F, B).
+        local_words: int32 (F,), the visual words of the points' features, and not the coarse ones.
+        local_codes: uint64 (F, B).
         region_starts: int64 (S + 1,).
         boxes: float32 (R, 4).
         box_scores: float32 (R,).
@@ -109,6 +113,8 @@ class Segment:
     angles: NDArray[np.uint8]
     point_words: NDArray[np.uint8]
     point_codes: NDArray[np.uint64]
+    local_words: NDArray[np.int32]
+    local_codes: NDArray[np.uint64]
     region_starts: NDArray[np.int64]
     boxes: NDArray[np.float32]
     box_scores: NDArray[np.float32]
@@ -165,6 +171,11 @@ class Segment:
             self.point_codes[rows],
             np.arange(stop - start, dtype=np.int32),
         )
+
+    def local(self, slot: int, bits: int) -> LocalCodes:
+        """Return the binarised residuals of a picture's points, views of the files; ``bits`` is of a code."""
+        rows = slice(self.point_starts[slot], self.point_starts[slot + 1])
+        return LocalCodes(self.local_words[rows], self.local_codes[rows], bits)
 
     def regions(self, slot: int) -> tuple[Boxes, NDArray[np.float32]]:
         """Return the boxes (R, 4) of a picture, the whole of it first, and their scores (R,)."""
@@ -303,6 +314,8 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
         "angles": np.concatenate([(np.rint(one.angles * _TURN) % 256).astype(np.uint8) for one in points]),
         "point_words": np.concatenate([one.words for one in points]),
         "point_codes": np.concatenate([one.codes for one in points]),
+        "local_words": np.concatenate([entry.local.words for entry in entries]),
+        "local_codes": np.concatenate([entry.local.codes for entry in entries]),
         "region_starts": _starts([len(entry.boxes) for entry in entries]),
         "boxes": np.concatenate([entry.boxes for entry in entries]),
         "box_scores": np.concatenate([entry.box_scores for entry in entries]),

@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated
+from d2r.aggregate import Aggregated, LocalCodes
 from d2r.boxes import Boxes
 from d2r.codebook import Codebook
 from d2r.index import compaction
@@ -236,6 +236,13 @@ class Index:
         """Return what the index keeps of a picture for verification."""
         segment, slot = self._placed(picture)
         return segment.points(slot)
+
+    def local(self, picture: PictureRow) -> LocalCodes:
+        """Return the binarised residuals of the features that are a picture's points, in their order."""
+        codebook = self.codebook
+        assert codebook is not None  # no picture comes before the words
+        segment, slot = self._placed(picture)
+        return segment.local(slot, codebook.bits)
 
     def regions(self, picture: PictureRow) -> tuple[Boxes, NDArray[np.float32]]:
         """Return the boxes (R, 4) that were described, the whole picture first, and their scores (R,)."""

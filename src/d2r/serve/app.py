@@ -22,7 +22,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 
 from d2r.boxes import BoxError, PixelBox, parse_box
-from d2r.engine import VERIFY, Engine
+from d2r.engine import EXPAND, VERIFY, Engine
 from d2r.files import printable_path
 from d2r.images import ImageError
 from d2r.index import PictureRow, RemovedError
@@ -98,10 +98,10 @@ ExpandQuery = Annotated[
     Query(
         ge=0,
         le=MOST_RESULTS,
-        description="search again, with this many verified results joined to the query; 5 is a good number",
+        description="search again, with what this many confirmed results show of it joined to the query; 0 does not",
     ),
 ]
-DiffuseQuery = Annotated[bool, Query(description="with expand: put first also what is like the confirmed results")]
+DiffuseQuery = Annotated[bool, Query(description="put first also what is like the confirmed results")]
 RegionsQuery = Annotated[
     bool, Query(description="describe the query by the regions that are found in it too, as the pictures are")
 ]
@@ -448,7 +448,7 @@ class _Service:
             query_regions: bool, without: int | None = None,
         ) -> Response:  # fmt: skip
             searching = self.searches.answer(
-                source, _box(box), top=top, verify=verify, expand=expand if verify else 0, diffuse=diffuse,
+                source, _box(box), top=top, verify=verify, expand=expand, diffuse=diffuse,
                 query_regions=query_regions, named=self.name, without=without,
                 timed=lambda stage, seconds: self.metrics.stage_seconds.labels(stage).observe(seconds),
             )  # fmt: skip
@@ -460,7 +460,7 @@ class _Service:
         )  # fmt: skip
         async def search_upload(
             request: Request, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
-            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
+            expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
             _box(box)  # before the picture is received
             return await answer(request, await self.upload(request), box, top, verify, expand, diffuse, query_regions)
@@ -472,7 +472,7 @@ class _Service:
         )  # fmt: skip
         async def search_picture(
             request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
-            expand: ExpandQuery = 0, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
+            expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
             source = self.row(id).path
             return await answer(request, source, box, top, verify, expand, diffuse, query_regions, without=id)

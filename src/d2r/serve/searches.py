@@ -105,9 +105,9 @@ class Searches:
         *,
         top: int,
         verify: int,
-        expand: int = 0,
-        diffuse: bool = False,
-        query_regions: bool = False,
+        expand: int,
+        diffuse: bool,
+        query_regions: bool,
         named: Callable[[str], str],
         without: int | None = None,
         timed: Callable[[str, float], None],
@@ -120,7 +120,7 @@ class Searches:
             top: at most this many results.
             verify: how many are verified.
             expand: see :meth:`d2r.engine.Engine.search`.
-            diffuse: the same; without ``expand`` it does nothing.
+            diffuse: the same; without ``verify`` and ``expand`` it does nothing.
             query_regions: see :meth:`d2r.engine.Engine.search`.
             named: makes of the path of a picture what it is called.
             without: leave this picture out of the results.
@@ -138,7 +138,7 @@ class Searches:
                     top=top + more,
                     verify=verify + (more and verify > 0),
                     expand=expand + (more and expand > 0),  # it is the first to be confirmed
-                    diffuse=diffuse and expand > 0,
+                    diffuse=diffuse and expand > 0 and verify > 0,
                     stopped=stopped,
                 )
                 seconds = {"describe": described, **answer.seconds}

@@ -20,10 +20,10 @@ from delf_runs import RECIPES
 PHOTO = read_image(bundled_photos().instances[0].photos[0])
 
 
-def run_onnx(path: Path, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_onnx(path: Path, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
-    descriptors, attention = session.run(["descriptors", "attention"], {"pictures": pictures})
-    return descriptors, attention
+    descriptors, attention, features = session.run(["descriptors", "attention", "features"], {"pictures": pictures})
+    return descriptors, attention, features
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -46,24 +46,33 @@ def test_what_is_exported_keeps_the_contract_and_agrees_with_torch(runs, tmp_pat
     network, _ = load_features(runs[recipe][0])
     for count, height, width in ((1, 64, 96), (2, 112, 80), (1, 16, 16)):
         pictures = np.stack([PHOTO[:height, 50 * k : 50 * k + width] for k in range(count)])
-        descriptors, attention = run_onnx(path, pictures)
+        descriptors, attention, features = run_onnx(path, pictures)
         assert descriptors.shape == (count, height // 16, width // 16, 32)
         assert attention.shape == descriptors.shape[:3]
-        assert descriptors.dtype == attention.dtype == np.float32
+        assert features.shape == (count, 672, height // 16, width // 16)
+        assert descriptors.dtype == attention.dtype == features.dtype == np.float32
+        assert (features >= 0).all()
         assert np.linalg.norm(descriptors, axis=3) == pytest.approx(1.0, abs=1e-5)
         assert (attention >= 0).all()
         with torch.no_grad():
-            projected, expected = network(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+            planes = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+            projected, expected = network(planes)
+            backbone = network.features(planes)
         values = projected / projected.norm(dim=1, keepdim=True)
         assert np.abs(descriptors - values.permute(0, 2, 3, 1).numpy()).max() < 1e-4
         assert attention == pytest.approx(expected.numpy(), rel=1e-4)
+        assert np.abs(features - backbone.numpy()).max() < 1e-4
 
 
-def test_the_shape_of_a_descriptor_stands_in_the_file(runs, tmp_path) -> None:
+def test_the_shapes_of_a_descriptor_and_of_the_map_stand_in_the_file(runs, tmp_path) -> None:
     export_features(runs["self"][0], tmp_path / "model.onnx", PHOTO)
     session = onnxruntime.InferenceSession(os.fspath(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["N", "H", "W", 3]
-    assert [node.shape for node in session.get_outputs()] == [["N", "h", "w", 32], ["N", "h", "w"]]
+    assert [node.shape for node in session.get_outputs()] == [
+        ["N", "h", "w", 32],
+        ["N", "h", "w"],
+        ["N", 672, "h", "w"],
+    ]
 
 
 def test_weights_in_half_precision_halve_the_file_and_hardly_turn_a_descriptor(runs, tmp_path) -> None:

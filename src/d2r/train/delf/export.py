@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from d2r.features.network import FORMAT, OUTPUTS
+from d2r.features.network import FORMAT, MAP, OUTPUTS
 from d2r.files import display_path, replacing
 from d2r.images import Picture, shrink
 from d2r.onnx_files import PICTURES
@@ -29,7 +29,7 @@ from d2r.train.weights import ExportError, read_run
 SCALES: Final = tuple(round(2 ** (k / 2), 4) for k in range(-4, 3))
 """The paper's pyramid: 0.25 to 2 by the square root of 2."""
 
-_TOLERANCE: Final = 1e-4  # of a descriptor's values; of attention, as a share of its largest
+_TOLERANCE: Final = 1e-4  # of a descriptor's values; of attention and of the map, as a share of the largest
 _LONGEST: Final = 320  # pixels of the photo that is compared on
 
 
@@ -43,8 +43,8 @@ class ExportedFeatures:
         dim: values of a descriptor.
         bytes: its size.
         threshold: least attention that is worth keeping.
-        difference: largest difference between its values and torch's on the checked picture; of attention as a share of
-            its largest.
+        difference: largest difference between its values and torch's on the checked picture; of attention and of the
+            backbone's map as a share of the largest.
     """
 
     path: Path
@@ -129,10 +129,11 @@ def write_features(
         _Graph(network).eval(),  # the exporter puts it back to the mode it was in, and all that is in it
         torch.zeros(1, 4 * field.stride, 3 * field.stride, 3, dtype=torch.uint8),
         [PICTURES],
-        OUTPUTS,
-        {name: {0: "N", 1: rows, 2: columns} for name, rows, columns in _AXES},
+        _OUTPUTS,
+        _AXES,
     )
-    _name_shapes(graph, network.dim)
+    _name_shape(graph.graph.output[0], 3, network.dim)
+    _name_shape(graph.graph.output[2], 1, network.projection.in_channels)
     about = {
         "d2r": FORMAT,
         "arch": network.arch if arch is None else arch,
@@ -159,26 +160,33 @@ def write_features(
     return ExportedFeatures(path, about["arch"], network.dim, path.stat().st_size, threshold, difference)
 
 
-_AXES: Final = ((PICTURES, "H", "W"), ("descriptors", "h", "w"), ("attention", "h", "w"))
+_OUTPUTS: Final = (*OUTPUTS, MAP)
+_AXES: Final = {
+    PICTURES: {0: "N", 1: "H", 2: "W"},
+    "descriptors": {0: "N", 1: "h", 2: "w"},
+    "attention": {0: "N", 1: "h", 2: "w"},
+    MAP: {0: "N", 2: "h", 3: "w"},
+}
 
 
 class _Graph(nn.Module):
-    """A network from pictures to descriptors of unit length and attention."""
+    """A network from pictures to descriptors of unit length, attention, and the backbone's map."""
 
     def __init__(self, network: LocalNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        projected, attention = self.network(pictures.permute(0, 3, 1, 2))
-        return unit(projected).permute(0, 2, 3, 1), attention
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.network.features(pictures.permute(0, 3, 1, 2))
+        projected, attention = self.network.describe(features)
+        return unit(projected).permute(0, 2, 3, 1), attention, features
 
 
-def _name_shapes(graph: onnx.ModelProto, dim: int) -> None:
-    """Say that the last axis of descriptors has a fixed length: the tracer only knows that it has one."""
-    axis = graph.graph.output[0].type.tensor_type.shape.dim[3]
-    axis.ClearField("dim_param")
-    axis.dim_value = dim
+def _name_shape(output: onnx.ValueInfoProto, axis: int, length: int) -> None:
+    """Say that an axis of an output has a fixed length: the tracer only knows that it has one."""
+    side = output.type.tensor_type.shape.dim[axis]
+    side.ClearField("dim_param")
+    side.dim_value = length
 
 
 def _fitted(picture: Picture, stride: int) -> NDArray[np.uint8]:
@@ -194,9 +202,10 @@ def _difference(network: LocalNetwork, pixels: NDArray[np.uint8], graph: bytes) 
     with torch.no_grad():
         expected = _Graph(network)(torch.from_numpy(np.array(pixels)))
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    descriptors, attention = session.run(list(OUTPUTS), {PICTURES: pixels})
-    if descriptors.shape != tuple(expected[0].shape) or attention.shape != tuple(expected[1].shape):
+    found = session.run(list(_OUTPUTS), {PICTURES: pixels})
+    if any(have.shape != tuple(want.shape) for have, want in zip(found, expected, strict=True)):
         return math.inf
-    apart = np.abs(descriptors - expected[0].numpy()).max()
-    missed = np.abs(attention - expected[1].numpy()).max() / max(1.0, float(expected[1].max()))
-    return float(max(apart, missed))
+    apart = [np.abs(have - want.numpy()).max() for have, want in zip(found, expected, strict=True)]
+    return float(
+        max(apart[0], *(gap / max(1.0, float(want.max())) for gap, want in zip(apart[1:], expected[1:], strict=True)))
+    )

@@ -112,7 +112,8 @@ class LocalNetwork(nn.Module):
         # On a processor 16 bits are slower for these networks.
         with autocast(self, processor=False):
             features: Tensor = self.body((pictures.float() - self.mean) / self.std)
-        return features.float()
+        # A conversion that changes nothing would be a copy in an exported graph, which gives the features out.
+        return features if features.dtype == torch.float32 else features.float()
 
     def to_project(self, features: Tensor) -> Tensor:
         """Return what the projection is applied to: features of unit length (delf), or averaged ones (how)."""
@@ -128,7 +129,10 @@ class LocalNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return projected features, not yet of unit length, (N, D, h, w), and attention (N, h, w)."""
-        features = self.features(pictures)
+        return self.describe(self.features(pictures))
+
+    def describe(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`forward` does of a map that was made already."""
         return self.projection(self.to_project(features)), self.attend(features)
 
 
