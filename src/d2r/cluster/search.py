@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -296,7 +296,12 @@ class ClusterEngine(Engine):
         started = time.perf_counter()
         compared = Sought(points, self._codebook().dim) if points is not None else None
         found = self._shards.search(sought, compared, top=top, verify=verify, stopped=stopped)
-        results = [make_result(query, hit, *look) for hit, look in zip(found.hits, found.looks, strict=True)]
+        results = [  # what was verified before stays so, also where this ranking has it beyond what is verified
+            replace(known[hit.picture.id], score=hit.score)
+            if hit.picture.id in known
+            else make_result(query, hit, *look)
+            for hit, look in zip(found.hits, found.looks, strict=True)
+        ]
         return Looked(results, found.missing, found.ranked_s, time.perf_counter() - started - found.ranked_s)
 
 
