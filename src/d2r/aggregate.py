@@ -12,7 +12,7 @@ names the choices. Regions may be on either side: with several on both it is the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +51,15 @@ class Assigned:
     origins: NDArray[np.float32] | None
     regions: NDArray[np.int32]
     region_count: int
+
+    @property
+    def residuals(self) -> NDArray[np.float32]:
+        """The residual of each row, float32 (N, D)."""
+        return self.points if self.origins is None else self.points - self.origins[self.words]
+
+    def take(self, rows: NDArray[Any]) -> Assigned:
+        """Return some of the descriptors, by row or by a bool (N,), of the same regions."""
+        return Assigned(self.words[rows], self.points[rows], self.origins, self.regions[rows], self.region_count)
 
 
 @dataclass(frozen=True)
@@ -183,15 +192,13 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
 
 def first_regions(assigned: Assigned, count: int) -> Assigned:
     """Return the descriptors of the first ``count`` regions, as if the picture had no others."""
-    rows = assigned.regions < count
-    return Assigned(assigned.words[rows], assigned.points[rows], assigned.origins, assigned.regions[rows], count)
+    return replace(assigned.take(assigned.regions < count), region_count=count)
 
 
-def local_codes(assigned: Assigned, rows: NDArray[np.intp]) -> LocalCodes:
-    """Return the binarised residuals of some of a picture's descriptors, in the order of ``rows``."""
-    words, points = assigned.words[rows], assigned.points[rows]
-    residuals = points if assigned.origins is None else points - assigned.origins[words]
-    return LocalCodes(words, pack_signs(residuals), points.shape[1])
+def local_codes(assigned: Assigned, rows: NDArray[Any]) -> LocalCodes:
+    """Return the binarised residuals of some of a picture's descriptors, by row, in that order, or by a bool (N,)."""
+    some = assigned.take(rows)
+    return LocalCodes(some.words, pack_signs(some.residuals), some.points.shape[1])
 
 
 def pool_codes(local: LocalCodes) -> Aggregated:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated, Assigned, inner_products, pack_signs, unpack_signs
+from d2r.aggregate import Aggregated, Assigned, inner_products, local_codes, pack_signs, pool_codes, unpack_signs
 from d2r.codebook import random_rotation
 from d2r.evaluate.methods import Inverted
 from d2r.expand import sign_sums
@@ -53,7 +53,7 @@ def pool(assigned: Assigned, scores: NDArray[np.float32], pooling: Pooling) -> P
         scores: float32 (R,), the detector's.
         pooling: which weights and projection.
     """
-    points = assigned.points if assigned.origins is None else assigned.points - assigned.origins[assigned.words]
+    points = assigned.residuals
     dim = points.shape[1]
     key = assigned.words.astype(np.int64) * assigned.region_count + assigned.regions
     order = np.argsort(key, kind="stable")
@@ -161,13 +161,10 @@ def hamming_expansion(query: Assigned, found: Sequence[Assigned], least: int = 2
     Words of the query stay; others join when at least ``least`` of the pictures have them.
     """
     every = as_regions(query, found)
-    points = every.points if every.origins is None else every.points - every.origins[every.words]
     words, rows = np.unique(every.words, return_inverse=True)
-    sums = np.zeros((len(words), points.shape[1]), np.float32)
-    np.add.at(sums, rows, np.where(points > 0, np.float32(1), np.float32(-1)))
     pairs = np.unique(np.stack([rows, every.regions]), axis=1)
     kept = (np.bincount(pairs[0], minlength=len(words)) >= least) | np.isin(words, query.words)
-    return signs((words[kept].astype(np.int32), sums[kept]))
+    return pool_codes(local_codes(every, kept[rows]))
 
 
 def alpha_expansion(
