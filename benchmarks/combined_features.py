@@ -25,7 +25,7 @@ from d2r.evaluate.benchmark import Benchmark, load_benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, count_inliers, extract
 from d2r.evaluate.methods import invert, scores
 from d2r.evaluate.revisited import mean_average_precision
-from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
+from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged, verified_first
 from d2r.images import MAX_PIXELS
 from d2r.ingest import Recipe
 from d2r.report.tables import accuracy_table, as_text
@@ -114,11 +114,9 @@ def row(benchmark: Benchmark, name: str, similarity: NDArray[np.float32], parts:
         pairs = [
             (query, int(picture)) for query, ranking in enumerate(rankings) for picture in sorted(ranking[:verify])
         ]
-        inliers = [count_inliers(one.extraction, one.stored, one.book, pairs, progress=_quiet) for one in parts]
-        for query, ranking in enumerate(rankings):
-            head = ranking[:verify]
-            counts = np.array([sum(one[query, int(picture)] for one in inliers) for picture in head], np.int64)
-            rankings[query] = np.concatenate([head[np.argsort(-counts, kind="stable")], ranking[verify:]])
+        found = [count_inliers(one.extraction, one.stored, one.book, pairs, progress=_quiet) for one in parts]
+        inliers = {pair: sum(one[pair] for one in found) for pair in pairs}
+        rankings = [verified_first(query, ranking, inliers, verify) for query, ranking in enumerate(rankings)]
     return Row(
         name,
         REGIONS,

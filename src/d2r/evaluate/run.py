@@ -185,7 +185,7 @@ def compare(
         inliers |= count_inliers(extraction, stored, book, sorted(wanted - inliers.keys()), progress=progress)
         for name in setup.methods:
             verified = [
-                _verified(query, judged(benchmark, query, ranking), inliers, setup.verify)
+                verified_first(query, judged(benchmark, query, ranking), inliers, setup.verify)
                 for query, ranking in enumerate(rankings[name])
             ]
             rows.append(_row(benchmark, name, used, book.words, True, verified, stored, facts[name]))
@@ -220,9 +220,10 @@ def judged(benchmark: Benchmark, query: int, ranking: NDArray[np.int64]) -> NDAr
     return ranking[~np.isin(ranking, sorted(set.intersection(*ignored)))]
 
 
-def _verified(
+def verified_first(
     query: int, ranking: NDArray[np.int64], inliers: dict[tuple[int, int], int], most: int
 ) -> NDArray[np.int64]:
+    """Return a ranking whose first ``most`` are sorted by their inliers with the query, which are known."""
     head, tail = ranking[:most], ranking[most:]
     counts = np.array([inliers[query, int(picture)] for picture in head], np.int64)
     return np.concatenate([head[np.argsort(-counts, kind="stable")], tail])
