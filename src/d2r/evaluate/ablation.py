@@ -18,7 +18,7 @@ from d2r.build import Progress
 from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
-from d2r.evaluate.extraction import Extraction, extract, map_queries
+from d2r.evaluate.extraction import Extraction, extract, map_pictures
 from d2r.evaluate.global_descriptors import (
     GlobalDescriptors,
     GlobalSearch,
@@ -500,7 +500,7 @@ def describe_queries(
     """
     folder.mkdir(parents=True, exist_ok=True)
     ask = partial(_describe_query, recipe, max_pixels, folder)
-    return map_queries(ask, benchmark.queries, workers=workers, progress=progress)
+    return map_pictures(ask, benchmark.queries, lambda query: query.path, "queries", workers=workers, progress=progress)
 
 
 def _describe_query(recipe: Recipe, max_pixels: int, folder: Path, query: QueryPicture) -> Description:

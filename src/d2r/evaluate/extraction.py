@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ from d2r.regions.rmac import rmac_boxes
 from d2r.verify import NEAREST, threshold_for, verify
 from d2r.walk import picture_job
 from d2r.workers import WorkerDied, map_in_processes
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 _VERSION = 2  # of what a description holds, since there are angles in it
 
@@ -85,35 +89,41 @@ def extract(
     if all(file is None for file in files):
         raise BenchmarkError(f"{benchmark.name}: no picture can be used: {skipped[0][0]}: {skipped[0][1]}")
     ask = partial(_describe_query, pinned, max_pixels)
-    queries = map_queries(ask, benchmark.queries, workers=workers, progress=progress)
+    queries = map_pictures(
+        ask, benchmark.queries, lambda query: query.path, "queries", workers=workers, progress=progress
+    )
     return Extraction(recipe, tuple(files), tuple(skipped), tuple(queries))
 
 
-def map_queries(
-    describe: Callable[[QueryPicture], Description],
-    queries: Sequence[QueryPicture],
+def map_pictures(
+    function: Callable[[Item], Made],
+    items: Sequence[Item],
+    path_of: Callable[[Item], Path],
+    stage: str,
     *,
     workers: int,
     progress: Progress,
-) -> list[Description]:
-    """Describe queries in processes.
+) -> list[Made]:
+    """Read pictures in processes.
 
     Args:
-        describe: describes one; it can be pickled.
-        queries: what to describe.
+        function: what is made of one; it can be pickled.
+        items: the pictures, and what else the function needs.
+        path_of: says which file an item is of.
+        stage: what ``progress`` is told.
         workers: processes.
-        progress: told how far it is: "queries".
+        progress: told how far it is.
 
     Raises:
-        BenchmarkError: the process that read a query died.
+        BenchmarkError: the process that read a picture died.
     """
     found = []
-    outcomes = map_in_processes(describe, queries, workers=workers, prepare=prepare_worker)
-    for done, (query, answer) in enumerate(outcomes, start=1):
-        if isinstance(answer, WorkerDied):
-            raise BenchmarkError(f"{display_path(query.path)}: the process that read it died")
-        found.append(answer)
-        progress("queries", done, len(queries))
+    outcomes = map_in_processes(function, items, workers=workers, prepare=prepare_worker)
+    for done, (item, made) in enumerate(outcomes, start=1):
+        if isinstance(made, WorkerDied):
+            raise BenchmarkError(f"{display_path(path_of(item))}: the process that read it died")
+        found.append(made)
+        progress(stage, done, len(items))
     return found
 
 

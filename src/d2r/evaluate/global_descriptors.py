@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save
 from d2r.boxes import Boxes, pixel_slices
 from d2r.build import Progress
 from d2r.describe import Description
-from d2r.evaluate.benchmark import Benchmark, BenchmarkError
+from d2r.evaluate.benchmark import Benchmark
+from d2r.evaluate.extraction import map_pictures
 from d2r.features import Delf, make_extractor
 from d2r.features.pooled import gem, learn_whitening, pool_pictures, rmac
 from d2r.files import display_path, read_bytes, replacing
 from d2r.images import decode_image, shrink
-from d2r.ingest import Recipe, prepare_worker, read_description
-from d2r.workers import WorkerDied, map_in_processes
+from d2r.ingest import Recipe, read_description
 
 DIM: Final = 256
 """Values of a whitened descriptor."""
@@ -177,13 +177,8 @@ def pool_benchmark(
     usable = [(path, file) for path, file in zip(benchmark.database, files, strict=True) if file is not None]
     jobs = [(path, read_description(file).boxes) for path, file in usable]
     jobs += [(query.path, found.boxes[:1]) for query, found in zip(benchmark.queries, queries, strict=True)]
-    found = []
     pool = partial(_pool, recipe, max_pixels, folder)
-    for done, (job, one) in enumerate(map_in_processes(pool, jobs, workers=workers, prepare=prepare_worker), start=1):
-        if isinstance(one, WorkerDied):
-            raise BenchmarkError(f"{display_path(job[0])}: the process that read it died")
-        found.append(one)
-        progress("pool", done, len(jobs))
+    found = map_pictures(pool, jobs, lambda job: job[0], "pool", workers=workers, progress=progress)
     nothing = GlobalDescriptors(np.zeros_like(found[0].gem[:1]), np.zeros_like(found[0].rmac))
     rest = iter(found)
     pictures = [nothing if file is None else next(rest) for file in files]
