@@ -328,7 +328,7 @@ def _add_sizes(table: Table, size: IndexSize) -> None:
     each = max(1, size.pictures + size.dead)
     table.add_row(
         "bytes a picture",
-        f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify"
+        f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify and expand"
         f"  ({size.postings / each:,.0f} words a picture)",
     )
 
