@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _SAMPLES_PER_WORD = 40  # descriptors that k-means sees
 _BATCH_BYTES = 64 << 20  # commit after so much ...
 _BATCH_SECONDS = 60.0  # ... or after so long, whichever comes first: what is committed survives anything
 _STAGING = "staging"
+_STAGED = re.compile(r"[0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.part")  # what we put there
 
 
 @dataclass
@@ -38,7 +40,10 @@ class Report:
     Attributes:
         added: pictures that are new in it.
         changed: pictures that were described again because their content changed.
-        removed: pictures that were dropped.
+        missing: pictures whose files are gone: they are kept, and not searched.
+        returned: pictures that had been missing, and whose files are there again as they were.
+        removed: pictures that were dropped because their files are gone.
+        vanished: how many of the missing or removed pictures were in which folder.
         unchanged: pictures that were left alone.
         skipped: path and reason of each file that could not be used.
         empty: paths of new or changed pictures that have no features and so cannot be found.
@@ -51,7 +56,10 @@ class Report:
 
     added: int = 0
     changed: int = 0
+    missing: int = 0
+    returned: int = 0
     removed: int = 0
+    vanished: Counter[str] = field(default_factory=Counter)
     unchanged: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -103,7 +111,8 @@ def fill(
     started = time.perf_counter()
     report = Report()
     staging = index.folder / _STAGING
-    report.unchanged = listing.files - listing.pending
+    report.returned = writer.put_back(listing)
+    report.unchanged = listing.files - listing.pending - report.returned
     if listing.pending and index.codebook is None:
         wanted = choose_words(listing.pending) if words is None else words
         sample = listing.sample(sample_size(wanted), seed=0)
@@ -117,18 +126,33 @@ def fill(
     outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.jobs())
     for done, (job, result) in enumerate(outcomes, start=1):
         outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
+        old = index.picture(job.path)
         if outcome.unchanged:
             batch.touched.append(job)
-            report.unchanged += 1
+            if old is not None and old.missing_since is not None:
+                report.returned += 1
+            else:
+                report.unchanged += 1
         else:
-            _count(report, outcome, index.picture(job.path))
-            batch.put(outcome.state, outcome.entry)
+            _count(report, outcome, old)
+            # Of a file that could not be read nobody knows that it has changed: what there is of it stays.
+            if outcome.state.digest is not None or old is None or old.segment is None:
+                batch.put(outcome.state, outcome.entry)
         batch.commit(force=False)
         progress("index", done, listing.pending)
     batch.commit(force=True)
-    shutil.rmtree(staging, ignore_errors=True)
+    _discard(staging)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _discard(staging: Path) -> None:
+    """Delete the descriptions that were staged, and their folder when nothing else is in it."""
+    with suppress(OSError):
+        for file in staging.iterdir():
+            if _STAGED.fullmatch(file.name):
+                file.unlink()
+        staging.rmdir()
 
 
 def _died(job: Job) -> PictureState:

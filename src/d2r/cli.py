@@ -8,6 +8,7 @@ import os
 import sqlite3
 import sys
 import webbrowser
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -92,8 +93,9 @@ def _explain(error: Exception) -> None:
     from d2r.onnx_files import ModelError
     from d2r.registry import SpecError
     from d2r.serve.settings import ServeError
+    from d2r.walk import SourceError
 
-    if isinstance(error, BoxError | SpecError | NotADirectoryError):
+    if isinstance(error, BoxError | SpecError | NotADirectoryError | SourceError):
         _fail(str(error), status=2)
     failures = (
         AnnotateError,
@@ -144,8 +146,8 @@ def index_photos(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of pictures, searched to any depth; the URL of one in object storage (s3://..., gs://...); or"
-            " a text file with a path or a URL a line, which are added to what the index has.",
+            help="Folder of pictures, searched to any depth; the URL of one in object storage (s3://..., gs://...);"
+            " a picture; or a text file with a path or a URL a line. Pictures are added to what the index has.",
         ),
     ],
     index: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Folder of the index; made when it is new.")],
@@ -187,6 +189,9 @@ def index_photos(
             show_default="one a dimension of the features, 128 for what is shipped",
         ),
     ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop pictures from the index whose files are gone from SOURCE.")
+    ] = False,
     workers: Workers = None,
     ray: Ray = False,
     ray_address: RayAddress = None,
@@ -194,21 +199,20 @@ def index_photos(
 ) -> None:
     """Index photos, or bring their index up to date.
 
-    New pictures are added, changed ones described again, and those that are gone dropped; the rest is not touched.
-    It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster
-    describe the pictures; all of them must see these under the same paths.
+    New pictures are added, changed ones described again, and the rest is not touched. Those whose files are gone, as
+    when a drive is not mounted, are kept and not searched until the files are there again, which then costs nothing;
+    they are dropped with --prune, or when you say so on a terminal.
+
+    It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster describe
+    the pictures; all of them must see these under the same paths.
     """
     from d2r.engine import FEATURES, REGIONS, Engine, codebook_from
     from d2r.features import pinned_spec as pinned_features
-    from d2r.files import is_url
-    from d2r.images import SUFFIXES
     from d2r.index import Index
     from d2r.regions import pinned_spec
-    from d2r.walk import listed_paths
+    from d2r.walk import kind_of, listed_paths
 
-    listed = Path(source).is_file() and Path(source).suffix.lower() not in SUFFIXES
-    if not (listed or is_url(source) or Path(source).is_dir()):
-        raise NotADirectoryError(f"{source}: not a folder, a URL or a list of pictures")
+    kind = kind_of(source)
     ray = ray or ray_address is not None
     if workers is not None and ray:
         raise typer.BadParameter("--workers: with --ray there are as many as the cluster has processors")
@@ -235,13 +239,24 @@ def index_photos(
             )
             stack.enter_context(engine)
         progress = stack.enter_context(progress_bars())
-        if listed:
-            paths = listed_paths(Path(source))
-            report = engine.add(paths, workers=describers, max_pixels=max_pixels, progress=progress)
+        paths = listed_paths(Path(source)) if kind == "list" else [source]
+        if kind in ("folder", "url"):
+            report = engine.sync(source, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
         else:
-            report = engine.sync(source, workers=describers, max_pixels=max_pixels, progress=progress)
+            report = engine.add(paths, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
     with Engine.open(index) as engine:
         _print_report(engine, report)
+        if report.missing and sys.stdin.isatty() and sys.stdout.isatty() and _confirmed("Drop them from the index?"):
+            pruned = engine.prune(listed_paths(Path(source)) if kind == "list" else [source])
+            out.print(f"{pruned:,} dropped", highlight=False)
+
+
+def _confirmed(question: str) -> bool:
+    """Ask on the terminal; whoever does not answer has said no."""
+    try:
+        return typer.confirm(question, default=False)
+    except typer.Abort:
+        return False
 
 
 @contextmanager
@@ -289,7 +304,9 @@ def _print_report(engine: Engine, report: Report) -> None:
         for count, what in (
             (report.added, "added"),
             (report.changed, "changed"),
-            (report.removed, "removed"),
+            (report.returned, "there again"),
+            (report.missing, "missing"),
+            (report.removed, "dropped"),
             (report.unchanged, "unchanged"),
             (len(report.skipped), "skipped"),
         )
@@ -303,6 +320,11 @@ def _print_report(engine: Engine, report: Report) -> None:
     _add_sizes(table, size)
     table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
     out.print(table)
+    if report.missing:
+        out.print(f"\n[bold]{report.missing:,} missing[/]: they are kept and not searched; `--prune` drops them")
+    if report.removed:
+        out.print(f"\n[bold]{report.removed:,} dropped[/], whose files are gone")
+    _print_vanished(report.vanished)
     for title, rows in (
         ("skipped", report.skipped),
         ("without features, so they cannot be found", [(path, "") for path in report.empty]),
@@ -312,6 +334,18 @@ def _print_report(engine: Engine, report: Report) -> None:
         for path, reason in rows:
             shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
             say(shown)
+
+
+def _print_vanished(folders: Counter[str]) -> None:
+    """Say from which folders how many pictures are gone, those with the most first."""
+    for folder, count in folders.most_common(_FOLDERS):
+        say(f"  {count:,} from {display_path(folder)}")
+    if len(folders) > _FOLDERS:
+        rest = folders.total() - sum(count for _, count in folders.most_common(_FOLDERS))
+        say(f"  {rest:,} from {len(folders) - _FOLDERS:,} other folders")
+
+
+_FOLDERS = 10  # that are told of one by one
 
 
 def _speeds(report: Report) -> str:
@@ -325,7 +359,7 @@ def _speeds(report: Report) -> str:
 
 
 def _add_sizes(table: Table, size: IndexSize) -> None:
-    each = max(1, size.pictures + size.dead)
+    each = max(1, size.pictures + size.missing + size.dead)
     table.add_row(
         "bytes a picture",
         f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify and expand"
@@ -444,9 +478,16 @@ def info(index: IndexArgument) -> None:
     with Engine.open(index) as engine:
         size = engine.index.size()
         recipe = engine.recipe
-        skipped = [row for row in engine.index.pictures() if row.segment is None]
+        skipped, missing = [], Counter[str]()
+        for row in engine.index.pictures():
+            if row.segment is None:
+                skipped.append(row)
+            elif row.missing_since is not None:
+                missing[os.path.dirname(row.path)] += 1
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("pictures", f"{size.pictures:,}")
+    if size.missing:
+        table.add_row("missing", f"{size.missing:,}, kept and not searched until their files are there again")
     table.add_row("skipped", f"{size.skipped:,}")
     table.add_row("visual words", f"{size.words:,}" if size.words else "none yet")
     table.add_row("regions", recipe.regions)
@@ -457,6 +498,11 @@ def info(index: IndexArgument) -> None:
     if size.dead:
         table.add_row("dead", f"{size.dead:,} descriptors of removed or replaced pictures")
     out.print(table)
+    if missing:
+        out.print(f"\n[bold]{size.missing:,} missing[/]")
+        _print_vanished(missing)
+    if skipped:
+        out.print(f"\n[bold]{size.skipped:,} skipped[/]")
     for row in skipped:
         say(f"  {display_path(row.path)}: {row.problem}")
 

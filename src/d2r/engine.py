@@ -9,6 +9,7 @@ for result in engine.search("query.jpg", box=(40, 60, 320, 400)).results:
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from d2r.localise import bounding_box, found_box
 from d2r.points import Points, make_points
 from d2r.regions import make_selector, pinned_spec
 from d2r.verify import NEAREST, Verification, threshold_for, verify
-from d2r.walk import find_objects, find_pictures, job_at
+from d2r.walk import find_objects, find_pictures, is_gone, job_at
 from d2r.workers import default_workers
 
 REGIONS = "detector"
@@ -255,18 +256,21 @@ class Engine:
         self,
         folder: PathLike,
         *,
+        prune: bool = False,
         workers: int | Describers | None = None,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> Report:
-        """Make the index hold exactly the pictures under a folder, as they are now.
+        """Have the index find exactly the pictures under a folder, as they are now.
 
-        New ones are added, gone ones are dropped, changed ones are described again, and the rest is left alone, as
-        is all that the index holds from outside the folder. What is committed on the way stays when this is stopped;
-        the next call goes on from there.
+        New ones are added, changed ones are described again, and the rest is left alone, as is all that the index holds
+        from outside the folder. Those whose files are gone are marked as missing: they are kept, so that an unmounted
+        drive costs nothing, and not searched, until their files are there again or they are pruned. What is committed
+        on the way stays when this is stopped; the next call goes on from there.
 
         Args:
             folder: walked to any depth; or the URL of one in object storage, such as ``s3://photos/2024``.
+            prune: remove pictures whose files are gone from the index.
             workers: worker processes; None is one a processor, 0 does everything in this process. Or what else
                 describes pictures, such as a :class:`d2r.cluster.describe.ClusterWorkers`.
             max_pixels: larger pictures are skipped.
@@ -274,7 +278,7 @@ class Engine:
 
         Raises:
             NotADirectoryError: there is no such folder.
-            StoreError: the folder holds no picture (nothing is dropped then), or another process is writing.
+            StoreError: the folder holds no picture (all is left as it is then), or another process is writing.
         """
         root = _absolute(folder)
         hidden: list[OSError] = []
@@ -284,20 +288,24 @@ class Engine:
         elif Path(root).is_dir():
             found = find_pictures(Path(root), on_error=hidden.append)
         else:
-            raise NotADirectoryError(f"{display_path(root)}: not a folder")
+            raise NotADirectoryError(f"{display_path(root)}: not a folder{self._left(root)}")
         with self.index.writing() as writer:
             listing = writer.listing(found)
             if not listing.files:
                 endings = ", ".join(sorted(SUFFIXES))
                 why = f"{hidden[0].strerror}" if hidden else endings
-                raise StoreError(f"{display_path(root)}: no pictures there ({why}); the index is as it was")
+                raise StoreError(f"{display_path(root)}: no pictures there ({why}){self._left(root)}")
             # What could not be read, or lies under it, may still be there.
             unread = {str(error.filename) for error in hidden if not isinstance(error, FileNotFoundError)}
             under = tuple(os.path.join(path, "") for path in unread)
-            gone = [row for row in listing.gone(root) if row.path not in unread and not row.path.startswith(under)]
-            writer.remove(gone)
+            gone = [
+                row
+                for row in listing.gone(root)
+                if row.path not in unread and not row.path.startswith(under) and _is_gone(row)
+            ]
+            _let_go(writer, gone, prune)
             report = self._fill(writer, listing, workers, max_pixels, progress)
-        report.removed = sum(row.segment is not None for row in gone)
+        _tell_of(report, gone, prune)
         report.skipped += [_unreadable(error) for error in hidden]
         return report
 
@@ -305,19 +313,46 @@ class Engine:
         self,
         pictures: Iterable[PathLike],
         *,
+        prune: bool = False,
         workers: int | Describers | None = None,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> Report:
         """Add picture files, or describe those again that changed; see :meth:`sync` for the arguments.
 
-        The paths, or URLs, are read a few at a time, and may be more than the memory holds.
+        The paths, or URLs, are read a few at a time, and may be more than the memory holds. A path without a file is
+        reported as skipped; where the index has a picture of it, that is missing from then on, or removed with
+        ``prune``.
         """
-        missing: list[tuple[str, str]] = []
+        hidden: list[OSError] = []
         with self.index.writing() as writer:
-            report = self._fill(writer, writer.listing(_jobs(pictures, missing)), workers, max_pixels, progress)
-        report.skipped += missing
+            listing = writer.listing(_jobs(pictures, hidden))
+            found = {row.id: row for row in map(self._without_file, hidden) if row is not None}
+            gone = list(found.values())
+            _let_go(writer, gone, prune)
+            report = self._fill(writer, listing, workers, max_pixels, progress)
+        _tell_of(report, gone, prune)
+        report.skipped += [_unreadable(error) for error in hidden]
         return report
+
+    def prune(self, paths: Iterable[PathLike]) -> int:
+        """Remove pictures that are marked as missing and whose files are still gone, and return how many there were.
+
+        Args:
+            paths: of such pictures, or of folders for all from under them.
+
+        Raises:
+            StoreError: another process is writing.
+        """
+        with self.index.writing() as writer:
+            gone = {
+                row.id: row
+                for path in paths
+                for row in self._held(_absolute(path))
+                if row.missing_since is not None and _is_gone(row)
+            }
+            writer.remove(list(gone.values()))
+        return len(gone)
 
     def compact(self, progress: Progress | None = None) -> None:
         """Merge the segments of the index, and give back the disk space of removed pictures; searches go on.
@@ -347,7 +382,7 @@ class Engine:
         found: dict[int, PictureRow] = {}
         for path in paths:
             wanted = _absolute(path)
-            named = {row.id: row for row in self.index.pictures(wanted)}
+            named = {row.id: row for row in self._held(wanted)}
             if not named:
                 raise StoreError(f"{display_path(wanted)}: not in the index; nothing was removed")
             found |= named
@@ -505,6 +540,28 @@ class Engine:
             came.add(picture.id)
             found = self._threads.map(lambda hit, own=picture: self._link(own, hit), new)
             yield picture, [link for link in found if link is not None]
+
+    def _held(self, path: str) -> Iterator[PictureRow]:
+        """Yield the pictures that the index has at a path or from under it."""
+        with suppress(UnicodeEncodeError):  # no file has such a name
+            yield from self.index.pictures(path)
+
+    def _left(self, root: str) -> str:
+        """Say that a folder without pictures changes nothing, and how to have what the index holds from there removed.
+
+        It begins with a semicolon; it is empty where the index holds nothing from there.
+        """
+        if next(self._held(root), None) is None:
+            return ""
+        command = shlex.join(["d2r", "remove", display_path(self.index.folder), display_path(root)])
+        return f"; the index is as it was, and `{command}` drops what it has from there"
+
+    def _without_file(self, error: OSError) -> PictureRow | None:
+        """Return the picture that the index has at the path of an error, if that says that the file is gone."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            return None
+        row = self.index.picture(os.fsdecode(error.filename))
+        return row if row is not None and row.segment is not None else None
 
     def _link(self, picture: PictureRow, hit: Hit) -> Link | None:
         first, second = sorted((picture, hit.picture), key=lambda row: row.id)
@@ -761,13 +818,37 @@ def _absolute(path: PathLike) -> str:
     return name if is_url(name) else os.path.abspath(name)
 
 
-def _jobs(pictures: Iterable[PathLike], missing: list[tuple[str, str]]) -> Iterator[Job]:
-    """Yield the jobs of files, and note those that are missing."""
+def _jobs(pictures: Iterable[PathLike], hidden: list[OSError]) -> Iterator[Job]:
+    """Yield the jobs of files, and note why others have none."""
     for picture in pictures:
         try:
             yield job_at(_absolute(picture))
         except OSError as error:
-            missing.append(_unreadable(error))
+            hidden.append(error)
+
+
+def _is_gone(row: PictureRow) -> bool:
+    """Say whether a picture that was not listed has no file: not every file that is there is listed.
+
+    A storage is believed: it would have to be asked for each.
+    """
+    return is_url(row.path) or is_gone(row.path)
+
+
+def _let_go(writer: Writer, gone: Sequence[PictureRow], prune: bool) -> None:
+    """Mark pictures without files as missing, or remove them; of a file that was skipped there is nothing to keep."""
+    writer.remove(gone if prune else [row for row in gone if row.segment is None])
+    if not prune:
+        writer.mark_missing([row for row in gone if row.segment is not None])
+
+
+def _tell_of(report: Report, gone: Sequence[PictureRow], pruned: bool) -> None:
+    pictures = [row for row in gone if row.segment is not None]
+    report.vanished.update(os.path.dirname(row.path) for row in pictures)
+    if pruned:
+        report.removed = len(pictures)
+    else:
+        report.missing = len(pictures)
 
 
 def _describers(workers: int | Describers | None) -> Describers:

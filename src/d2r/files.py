@@ -16,7 +16,11 @@ PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 def display_path(path: PathLike) -> str:
     r"""Return a path as printable text; bytes that are not UTF-8 appear as ``\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    name = os.fsdecode(path)
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no file has such a name, and a message about it must be possible all the same
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def printable_path(path: PathLike) -> str:

@@ -31,7 +31,7 @@ def write_pairs(
     Raises:
         StoreError: a picture lies outside ``root``, or a name has white space, which the format cannot hold.
     """
-    paths = [row.path for row in engine.index.pictures() if row.segment is not None]
+    paths = [row.path for row in engine.index.pictures() if row.findable]
     if not paths:
         raise StoreError(f"{engine.index.folder}: it holds no pictures to pair")
     folder = os.path.abspath(root) if root is not None else os.path.commonpath(map(os.path.dirname, paths))

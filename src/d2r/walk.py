@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
-from d2r.files import is_url
+from d2r.files import display_path, is_url
+from d2r.filetypes import is_picture, seems_to_be
 from d2r.images import SUFFIXES
-from d2r.index import Job
+from d2r.index import Index, Job
+
+_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class SourceError(ValueError):
+    """What pictures should come from, and cannot; the message names it and says what it seems to be."""
+
+
+def kind_of(source: str) -> Literal["folder", "url", "picture", "list"]:
+    """Return what pictures come from: a folder, or the URL of one; a picture; or a list of paths.
+
+    Raises:
+        SourceError: it is none of these, or a list of which a line cannot be a path.
+    """
+    if is_url(source):
+        return "url"
+    path, shown = Path(source), display_path(source)
+    if path.is_dir():
+        if Index.exists(path):
+            raise SourceError(f"{shown}: it is an index; give the folder of its pictures")
+        return "folder"
+    if not path.exists():
+        raise SourceError(f"{shown}: there is no such folder or file")
+    if not path.is_file():
+        raise SourceError(f"{shown}: it is neither a folder nor a file")
+    try:
+        if is_picture(path):
+            return "picture"
+        kind = seems_to_be(path)
+        if kind is not None:
+            raise SourceError(
+                f"{shown}: it seems to be {kind}; give a folder of pictures, a URL, a picture, or a text file of paths"
+            )
+        for _ in listed_paths(path):  # all of it, before anything is made of the first lines
+            pass
+    except OSError as error:
+        raise SourceError(f"{shown}: cannot be read ({error.strerror or error})") from error
+    return "list"
 
 
 def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:
@@ -45,10 +86,17 @@ def find_objects(url: str, *, on_error: Callable[[OSError], None] = lambda error
 
 
 def listed_paths(file: Path) -> Iterator[str]:
-    """Yield the paths and URLs of a list, one a line; empty lines and lines that begin with ``#`` are passed over."""
+    """Yield the paths and URLs of a list, one a line; empty lines and lines that begin with ``#`` are passed over.
+
+    Raises:
+        SourceError: a line cannot be a path.
+    """
     with file.open("rb") as lines:
-        for line in lines:
-            path = line.strip()
+        for number, line in enumerate(lines, start=1):
+            if b"\0" in line or (number == 1 and line.startswith(_BOMS)):
+                encoded = "save it as UTF-8" if number == 1 and line.startswith(_BOMS) else "is it a list of paths?"
+                raise SourceError(f"{display_path(file)}, line {number}: it has a zero byte, as no path has; {encoded}")
+            path = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             if path and not path.startswith(b"#"):
                 yield os.fsdecode(path)
 
@@ -62,10 +110,22 @@ def job_at(path: str) -> Job:
     return picture_job(Path(path))
 
 
+def is_gone(path: str) -> bool:
+    """Say whether there is surely no file at a path; one that cannot be looked at may be there."""
+    try:
+        job_at(path)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
+
+
 def picture_job(path: Path) -> Job:
     """Return the job of one file; ``OSError`` when there is none, or it is a pipe or the like, which may never end."""
     path = path.absolute()
-    status = path.stat()
+    try:
+        status = path.stat()
+    except ValueError as error:  # a zero byte, or what the file system's encoding lacks
+        raise OSError(errno.EINVAL, "no file can have such a name", os.fspath(path)) from error
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
     return Job(os.fspath(path), status.st_size, status.st_mtime_ns)

@@ -250,16 +250,17 @@ class Shards:
             if old is not None and old.version == version:
                 return old
             layout = self._index.layout()
+            hidden = layout.hidden
             count = len(self._handles)
             shard_of = assign_segments(layout, count, old.shard_of if old is not None else {})
             pictures = [0] * count
             for row in layout.segments:
-                pictures[shard_of[row.id]] += row.slots - len(layout.dead.get(row.id, ()))
+                pictures[shard_of[row.id]] += row.slots - len(hidden.get(row.id, ()))
             shares = []
             for shard in range(count):
                 own = tuple(number for number in shard_of if shard_of[number] == shard)
-                dead = {number: layout.dead[number] for number in own if number in layout.dead}
-                shares.append((version, ray.put(Share(version, own, dead))))
+                unsought = {number: hidden[number] for number in own if number in hidden}
+                shares.append((version, ray.put(Share(version, own, unsought))))
             self._placement = Placement(version, shard_of, pictures, shares)
             return self._placement
 

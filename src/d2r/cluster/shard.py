@@ -40,12 +40,12 @@ class Share:
     Attributes:
         version: of the commit.
         segments: their numbers.
-        dead: slots of pictures that were removed or replaced, by segment.
+        hidden: slots of pictures that were removed or replaced, or are missing, by segment.
     """
 
     version: int
     segments: tuple[int, ...]
-    dead: Mapping[int, NDArray[np.int64]]
+    hidden: Mapping[int, NDArray[np.int64]]
 
 
 class Wanted(NamedTuple):
@@ -185,7 +185,7 @@ class Shard:
     def _load(self, share: Share) -> Snapshot:
         known = {number: segment for one in self._snapshots.values() for number, segment in one.segments.items()}
         segments = {number: known.get(number) or load_segment(self._folder, number) for number in share.segments}
-        return make_snapshot(share.version, segments, share.dead)
+        return make_snapshot(share.version, segments, share.hidden)
 
 
 def _listen_on_own_address() -> None:

@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -23,11 +23,12 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.files import sync
+from d2r.files import display_path, replacing
 
-FORMAT = 5
+FORMAT = 6
 """Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""
 
+_BEFORE = 5  # is read as it is, with nothing missing, and becomes FORMAT when it is opened for writing
 _APPLICATION_ID = 0x44325249  # "D2RI"
 _FILE = "catalogue.sqlite"
 _ENCODING = sys.getfilesystemencoding()  # os.fsdecode asks for it each time, which a thousand rows feel
@@ -43,11 +44,17 @@ CREATE TABLE pictures (
     id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB,
     width INTEGER, height INTEGER, words INTEGER, problem TEXT, crc INTEGER NOT NULL,
-    segment INTEGER, slot INTEGER
+    segment INTEGER, slot INTEGER, missing_since INTEGER
 );
 CREATE INDEX picture_places ON pictures (segment, slot);
+CREATE INDEX missing_places ON pictures (segment, slot) WHERE missing_since IS NOT NULL;
 CREATE TABLE dead (segment INTEGER NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY (segment, slot)) WITHOUT ROWID;
 """
+_UPGRADE = (
+    "ALTER TABLE pictures ADD COLUMN missing_since INTEGER",
+    "CREATE INDEX missing_places ON pictures (segment, slot) WHERE missing_since IS NOT NULL",
+    f"PRAGMA user_version = {FORMAT}",
+)
 
 
 class StoreError(Exception):
@@ -73,6 +80,8 @@ class PictureRow(NamedTuple):
         segment: where its descriptor is; None when it was skipped.
         slot: its place in the segment.
         problem: why it was skipped, or that it has no features; None when all is well.
+        missing_since: when its file was first not found, in seconds since 1970; it is kept, and not searched. None when
+            the file was there.
     """
 
     id: int
@@ -86,6 +95,12 @@ class PictureRow(NamedTuple):
     segment: int | None
     slot: int | None
     problem: str | None
+    missing_since: int | None = None
+
+    @property
+    def findable(self) -> bool:
+        """Whether a search can find it: it has a descriptor, and its file is not missing."""
+        return self.segment is not None and self.missing_since is None
 
 
 @dataclass(frozen=True)
@@ -102,10 +117,25 @@ class SegmentRow:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which segments are live, and which of their slots are dead, at one moment."""
+    """Which segments are live, and which of their slots are not searched, at one moment.
+
+    Attributes:
+        segments: the live ones.
+        dead: slots of pictures that were removed or replaced, int64 ascending, by the number of their segment.
+        missing: slots of pictures whose files are missing; nobody else may use these.
+    """
 
     segments: tuple[SegmentRow, ...]
     dead: Mapping[int, NDArray[np.int64]]
+    missing: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def hidden(self) -> dict[int, NDArray[np.int64]]:
+        """The slots that are not searched, dead or missing, int64 ascending, by the number of their segment."""
+        hidden = dict(self.dead)
+        for number, slots in self.missing.items():
+            hidden[number] = np.union1d(hidden[number], slots) if number in hidden else slots
+        return hidden
 
 
 class Catalogue:
@@ -122,8 +152,13 @@ class Catalogue:
             raise StoreError(f"{folder}: not an index; make one with `d2r index PHOTOS --out {folder}`")
         self._lock = threading.RLock()
         self.connection = _connect(file, write=write)
+        self._tells_missing = False
         try:
             self._check_format()
+            if write and self._value("PRAGMA user_version") == _BEFORE:
+                with self.transaction():
+                    for change in _UPGRADE:
+                        self.connection.execute(change)
         except BaseException:
             self.close()
             raise
@@ -140,26 +175,34 @@ class Catalogue:
         Raises:
             StoreError: the folder holds something else, or cannot be made.
         """
+        Catalogue.make_room(folder)
+        with replacing(folder / _FILE) as part:
+            connection = sqlite3.connect(part, isolation_level=None)
+            try:
+                connection.executescript(_SCHEMA)
+                connection.executemany(_PUT_SETTING, [_setting(key, value) for key, value in settings.items()])
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+                connection.execute("PRAGMA journal_mode = WAL")
+            finally:
+                connection.close()
+
+    @staticmethod
+    def make_room(folder: Path) -> None:
+        """Make the folder of a new index, or see that it is empty but for names that begin with a dot.
+
+        Raises:
+            StoreError: it holds something, an index perhaps, or cannot be made.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if Catalogue.exists(folder):
+                raise StoreError(f"{folder}: it is an index already; open it (Engine.open), or choose another folder")
             if any(not file.name.startswith(".") for file in folder.iterdir()):
                 raise StoreError(f"{folder}: it exists and is not an index; choose an empty or a new folder")
-        except OSError as error:
-            raise StoreError(f"{folder}: an index cannot be made there ({error.strerror or error})") from error
-        part = folder / ".catalogue.part"
-        part.unlink(missing_ok=True)
-        connection = sqlite3.connect(part, isolation_level=None)
-        try:
-            connection.executescript(_SCHEMA)
-            connection.executemany(_PUT_SETTING, [_setting(key, value) for key, value in settings.items()])
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-            connection.execute("PRAGMA journal_mode = WAL")
-        finally:
-            connection.close()
-        sync(part)
-        part.replace(folder / _FILE)
-        sync(folder)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            why = getattr(error, "strerror", None) or error
+            raise StoreError(f"{display_path(folder)}: an index cannot be made there ({why})") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -170,10 +213,21 @@ class Catalogue:
         version = self._value("PRAGMA user_version")
         if application != _APPLICATION_ID:
             raise StoreError(f"{self.folder}: not an index; {_FILE} belongs to another program")
-        if version != FORMAT:
+        if version not in (_BEFORE, FORMAT):
             age = "a newer" if version > FORMAT else "an older"
             todo = "upgrade d2r to read it" if version > FORMAT else "index the photos again into a new folder"
             raise StoreError(f"{self.folder}: written by {age} d2r (format {version}, this one is {FORMAT}); {todo}")
+
+    @property
+    def _since(self) -> str:
+        """The column ``missing_since``, or what stands for it in the format before, which a writer may change now."""
+        self._tells_missing = self._tells_missing or self._value("PRAGMA user_version") != _BEFORE
+        return "missing_since" if self._tells_missing else "NULL"
+
+    @property
+    def _columns(self) -> str:
+        """The columns of :class:`PictureRow`."""
+        return f"{_COLUMNS}, {self._since}"
 
     def _value(self, sql: str) -> Any:
         return self._all(sql)[0][0]
@@ -205,18 +259,21 @@ class Catalogue:
         return {key: json.loads(value) for key, value in self._sound("settings", "key, value")}
 
     def layout(self) -> Layout:
-        """Return the live segments and their dead slots, of one moment."""
+        """Return the live segments and those of their slots that are not searched, of one moment."""
         with self.transaction(write=False):
             segments = self._sound("segments", _SEGMENT_COLUMNS)
-            rows = np.array(self._all("SELECT segment, slot FROM dead ORDER BY segment, slot"), np.int64).reshape(-1, 2)
-        numbers, starts = np.unique(rows[:, 0], return_index=True)
-        dead = dict(zip(numbers.tolist(), np.split(rows[:, 1], starts[1:]), strict=False))
-        return Layout(tuple(_segment(segment) for segment in segments), dead)
+            dead = self._all("SELECT segment, slot FROM dead ORDER BY segment, slot")
+            missing = self._all(
+                f"SELECT segment, slot FROM pictures WHERE {self._since} IS NOT NULL ORDER BY segment, slot"
+            )
+        return Layout(tuple(_segment(segment) for segment in segments), _by_segment(dead), _by_segment(missing))
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many pictures have a descriptor, and how many files were skipped."""
-        rows = self._all("SELECT count(segment), count(*) FROM pictures")
-        return rows[0][0], rows[0][1] - rows[0][0]
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many pictures can be found, how many files were skipped, and how many pictures are missing."""
+        with self.transaction(write=False):
+            described, every = self._all("SELECT count(segment), count(*) FROM pictures")[0]
+            missing = self._value(f"SELECT count(*) FROM pictures WHERE {self._since} IS NOT NULL")
+        return described - missing, every - described, missing
 
     def pictures(self, under: str | None = None) -> Iterator[PictureRow]:
         """Yield pictures by path, skipped ones too: all, or those at the path ``under`` or in that folder.
@@ -234,7 +291,8 @@ class Catalogue:
         last = first
         while True:
             rows = self._all(
-                f"SELECT {_COLUMNS} FROM pictures WHERE path > ? AND path < ? ORDER BY path LIMIT 1000", [last, end]
+                f"SELECT {self._columns} FROM pictures WHERE path > ? AND path < ? ORDER BY path LIMIT 1000",
+                [last, end],
             )
             if not rows:
                 return
@@ -243,22 +301,25 @@ class Catalogue:
 
     def at_path(self, path: str) -> PictureRow | None:
         """Return the picture of a path."""
-        rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE path = ?", [os.fsencode(path)])
+        rows = self._all(f"SELECT {self._columns} FROM pictures WHERE path = ?", [os.fsencode(path)])
         return _picture(rows[0]) if rows else None
 
     def at_id(self, number: int) -> PictureRow | None:
         """Return the picture of a number."""
-        rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE id = ?", [number])
+        rows = self._all(f"SELECT {self._columns} FROM pictures WHERE id = ?", [number])
         return _picture(rows[0]) if rows else None
 
     def after(self, number: int, most: int) -> list[PictureRow]:
-        """Return the first pictures of a higher number that have a descriptor, at most so many, by number."""
-        sql = f"SELECT {_COLUMNS} FROM pictures WHERE id > ? AND segment IS NOT NULL ORDER BY id LIMIT ?"
+        """Return the first pictures of a higher number that can be found, at most so many, by number."""
+        sql = (
+            f"SELECT {self._columns} FROM pictures WHERE id > ? AND segment IS NOT NULL AND {self._since} IS NULL"
+            " ORDER BY id LIMIT ?"
+        )
         return [_picture(row) for row in self._all(sql, [number, most])]
 
     def in_segment(self, segment: int) -> dict[int, PictureRow]:
-        """Return the live pictures of a segment by slot; none when it was merged or removed meanwhile."""
-        rows = self._all(f"SELECT {_COLUMNS} FROM pictures WHERE segment = ?", [segment])
+        """Return the pictures of a segment that can be found, by slot; none when it was merged or removed meanwhile."""
+        rows = self._all(f"SELECT {self._columns} FROM pictures WHERE segment = ? AND {self._since} IS NULL", [segment])
         return {row[9]: _picture(row) for row in rows}
 
     def at_places(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], PictureRow]:
@@ -268,7 +329,7 @@ class Catalogue:
             values = ", ".join(["(?, ?)"] * len(chunk))
             sql = (
                 f"WITH places (a, b) AS (VALUES {values})"
-                f" SELECT {_COLUMNS} FROM places JOIN pictures ON segment = a AND slot = b"
+                f" SELECT {self._columns} FROM places JOIN pictures ON segment = a AND slot = b"
             )
             for row in self._all(sql, [number for place in chunk for number in place]):
                 found[row[8], row[9]] = _picture(row)
@@ -321,14 +382,23 @@ class Catalogue:
             if old is not None and old[0] is not None and old != place:
                 dead.append(old)
             places[picture.path] = place
-            values = (
-                os.fsencode(picture.path), picture.size, picture.mtime_ns, picture.digest,
-                picture.width, picture.height, picture.words, picture.problem,
-            )  # fmt: skip
-            rows.append((*values, _crc(values), *place))
+            values = _values(picture)
+            rows.append((*values, _crc(_told(values)), *place))
         with self._lock:
             self.connection.executemany(_PUT_PICTURE, rows)
             self._bury(dead)
+
+    def mark_missing(self, pictures: Iterable[PictureRow], since: int | None) -> None:
+        """Say since when the files of pictures are missing; None says that they are there again.
+
+        The pictures keep their descriptors.
+        """
+        rows = [(picture.id, _values(picture._replace(missing_since=since))) for picture in pictures]
+        with self._lock:
+            self.connection.executemany(
+                "UPDATE pictures SET missing_since = ?, crc = ? WHERE id = ?",
+                [(since, _crc(_told(values)), number) for number, values in rows],
+            )
 
     def move_pictures(self, moves: Sequence[tuple[int, int, int, int]]) -> None:
         """Say that descriptors are elsewhere: new segment, new slot, old segment, old slot; the old ones are dead."""
@@ -369,13 +439,13 @@ class Catalogue:
         for table, columns in (
             ("settings", "key, value"),
             ("segments", _SEGMENT_COLUMNS),
-            ("pictures", "path, size, mtime_ns, digest, width, height, words, problem"),
+            ("pictures", f"path, size, mtime_ns, digest, width, height, words, problem, {self._since}"),
         ):
             rows = self.connection.execute(f"SELECT {columns}, crc FROM {table}")
             problems += [
                 f"{_FILE}: a row of {table} is not what was written ({row[0]!r})"
                 for row in rows
-                if _crc(row[:-1]) != row[-1]
+                if _crc(row[:-1] if table != "pictures" else _told(row[:-1])) != row[-1]
             ]
         # Every slot of a segment is one picture's, or dead; nothing else is.
         for segment, slots, used, different in self._all(
@@ -410,11 +480,11 @@ _COLUMNS = "id, path, size, mtime_ns, digest, width, height, words, segment, slo
 _SEGMENT_COLUMNS = "id, slots, postings, search_bytes, verify_bytes, digests"
 _PUT_SETTING = "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)"
 _PUT_PICTURE = """
-INSERT INTO pictures (path, size, mtime_ns, digest, width, height, words, problem, crc, segment, slot)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO pictures (path, size, mtime_ns, digest, width, height, words, problem, missing_since, crc, segment, slot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
     width = excluded.width, height = excluded.height, words = excluded.words, problem = excluded.problem,
-    crc = excluded.crc, segment = excluded.segment, slot = excluded.slot
+    missing_since = excluded.missing_since, crc = excluded.crc, segment = excluded.segment, slot = excluded.slot
 """
 
 
@@ -424,6 +494,26 @@ def _batched(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 def _picture(row: Sequence[Any]) -> PictureRow:
     return PictureRow._make((row[0], row[1].decode(_ENCODING, "surrogateescape"), *row[2:]))
+
+
+def _values(picture: PictureRow) -> tuple[Any, ...]:
+    """Return what the catalogue says of a picture, but for its number and where its descriptor is."""
+    return (
+        os.fsencode(picture.path), picture.size, picture.mtime_ns, picture.digest,
+        picture.width, picture.height, picture.words, picture.problem, picture.missing_since,
+    )  # fmt: skip
+
+
+def _told(values: Sequence[Any]) -> Sequence[Any]:
+    """Return what the checksum of a picture is of: a picture that is there has the one that it had in format 5."""
+    return values if values[-1] is not None else values[:-1]
+
+
+def _by_segment(places: Sequence[tuple[int, int]]) -> dict[int, NDArray[np.int64]]:
+    """Return the slots of sorted (segment, slot) places by the number of their segment."""
+    rows = np.array(places, np.int64).reshape(-1, 2)
+    numbers, starts = np.unique(rows[:, 0], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(rows[:, 1], starts[1:]), strict=False))
 
 
 def _segment(row: Sequence[Any]) -> SegmentRow:

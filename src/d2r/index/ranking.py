@@ -26,7 +26,7 @@ _BEST = np.dtype([("score", np.float32), ("place", np.int64)])
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Segments of one commit, and for each picture g, or 0 when it is dead, float32 (S,).
+    """Segments of one commit, and for each picture g, or 0 when it is not to be found, float32 (S,).
 
     ``cold``: they do not all fit the memory, so that what a search needs must come from the disk.
     """
@@ -41,16 +41,16 @@ NO_SNAPSHOT = Snapshot(-1, {}, {}, False)
 """The state of an index of which nothing was read yet."""
 
 
-def make_snapshot(version: int, segments: Mapping[int, Segment], dead: Mapping[int, NDArray[np.int64]]) -> Snapshot:
+def make_snapshot(version: int, segments: Mapping[int, Segment], hidden: Mapping[int, NDArray[np.int64]]) -> Snapshot:
     """Return segments ready to be searched.
 
     Args:
         version: of the commit.
         segments: by number.
-        dead: slots of pictures that were removed or replaced, by the number of their segment.
+        hidden: slots of pictures that were removed or replaced, or are missing, by the number of their segment.
     """
     factors = {number: np.array(segment.g) for number, segment in segments.items()}
-    for number, slots in dead.items():
+    for number, slots in hidden.items():
         factors[number][slots] = 0.0
     cold = sum(segment.search_bytes for segment in segments.values()) > usable_memory()
     if cold:

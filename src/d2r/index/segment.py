@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +37,7 @@ _ROWS = {
     "region_starts": ("boxes", "box_scores"),
 }  # of each picture a range of rows of these arrays, from its start to the next picture's
 _VERIFY = (*_ROWS, *(name for names in _ROWS.values() for name in names))
+_NAME = re.compile(r"\d{6,}|\.\d{6,}\.part")  # of a segment's folder, and of one that is being written
 _CHUNK = 4 << 20  # postings that a merge holds in memory at once
 _TURN = 128.0 / np.pi  # steps of an angle on the disk in a radian: 256 in a turn
 
@@ -247,6 +248,20 @@ def check_segment(folder: Path, digests: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def discard_segment(folder: Path) -> None:
+    """Delete the files of a segment, whole or half written, and the folder when nothing else is in it.
+
+    What is not called as a segment is, or as a file in it, is not ours and stays.
+    """
+    if not _NAME.fullmatch(folder.name) or folder.is_symlink():
+        return
+    for name in (*_SEARCH, *_VERIFY):
+        with suppress(OSError):
+            _file(folder, name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def digest(file: Path) -> str:
     """Return the SHA-256 of a file's content, 64 hexadecimal digits; processors have instructions for it."""
     with file.open("rb") as content:
@@ -256,8 +271,8 @@ def digest(file: Path) -> str:
 def _appear(folder: Path, write: Callable[[Path], None]) -> Written:
     """Have a segment written beside its place; move it there when every file is on the disk."""
     part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    discard_segment(part)
+    part.mkdir(exist_ok=True)
     try:
         write(part)
         files = {name: _file(part, name) for name in (*_SEARCH, *_VERIFY)}
@@ -270,7 +285,7 @@ def _appear(folder: Path, write: Callable[[Path], None]) -> Written:
         part.rename(folder)
         sync(folder.parent)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        discard_segment(part)
         raise
     search, verify = (sum(sizes[name] for name in names) for names in (_SEARCH, _VERIFY))
     return Written(slots, postings, search, verify, digests)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shutil
 import sqlite3
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,17 @@ from d2r.index import compaction
 from d2r.index.catalogue import Catalogue, Layout, PictureRow, RemovedError, SegmentRow, StoreError
 from d2r.index.listing import Job, Listing
 from d2r.index.ranking import NO_SNAPSHOT, Best, Ranker, Snapshot, make_snapshot, segment_and_slot
-from d2r.index.segment import MAX_SLOTS, Entry, Segment, Written, check_segment, digest, merge_segments, write_segment
+from d2r.index.segment import (
+    MAX_SLOTS,
+    Entry,
+    Segment,
+    Written,
+    check_segment,
+    digest,
+    discard_segment,
+    merge_segments,
+    write_segment,
+)
 from d2r.points import Points
 
 _DIGEST = "codebook"  # setting: digest of the file of visual words
@@ -67,6 +78,7 @@ class IndexSize:
     Attributes:
         pictures: that can be found.
         skipped: files that could not be used.
+        missing: pictures whose files are missing: kept, and not searched.
         dead: descriptors on disk of pictures that were removed or replaced.
         segments: number of segments.
         words: of the codebook; 0 before there is one.
@@ -77,6 +89,7 @@ class IndexSize:
 
     pictures: int
     skipped: int
+    missing: int
     dead: int
     segments: int
     words: int
@@ -111,7 +124,9 @@ class Index:
     @staticmethod
     def create(folder: Path, settings: dict[str, Any]) -> Index:
         """Make an empty index in a new or empty folder and open it; :class:`StoreError` when that cannot be."""
-        Catalogue.create(folder, settings)
+        Catalogue.make_room(folder)  # before a lock is left there
+        with _locked(folder):  # two that make one at once must not both: the later would have the place of the first
+            Catalogue.create(folder, settings)
         return Index(folder)
 
     @staticmethod
@@ -136,11 +151,10 @@ class Index:
     @property
     def codebook(self) -> Codebook | None:
         """The visual words; None until a writer has set them."""
-        if self._codebook is None:
-            if self.codebook_file.is_file():
-                self._codebook = Codebook.load(self.codebook_file)
-            elif _DIGEST in self._catalogue.settings():
+        if self._codebook is None and _DIGEST in self._catalogue.settings():
+            if not self.codebook_file.is_file():
                 raise StoreError(f"{self.codebook_file}: missing; restore it, or index the photos again elsewhere")
+            self._codebook = Codebook.load(self.codebook_file)
         return self._codebook
 
     @property
@@ -167,10 +181,11 @@ class Index:
     def size(self) -> IndexSize:
         """Return counts and bytes."""
         layout = self._catalogue.layout()
-        pictures, skipped = self._catalogue.counts()
+        pictures, skipped, missing = self._catalogue.counts()
         return IndexSize(
             pictures=pictures,
             skipped=skipped,
+            missing=missing,
             dead=sum(len(slots) for slots in layout.dead.values()),
             segments=len(layout.segments),
             words=self.codebook.words if self.codebook else 0,
@@ -311,7 +326,7 @@ class Index:
                     if self._catalogue.layout().segments == layout.segments:
                         break  # not removed by a commit since: it is really gone
                     continue
-                self._snapshot = make_snapshot(version, segments, layout.dead)
+                self._snapshot = make_snapshot(version, segments, layout.hidden)
                 return self._snapshot
             raise StoreError(f"{self.folder}: a file is missing ({missing.filename}); restore it or index again")
 
@@ -355,22 +370,13 @@ class Index:
             BusyError: another process or thread is writing.
             StoreError: the folder cannot be written.
         """
-        lock = FileLock(self.folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BusyError(f"{self.folder}: another process is changing it; try again when that has ended") from error
-        except OSError as error:
-            raise StoreError(f"{self.folder}: it cannot be written ({error.strerror or error})") from error
-        try:
+        with _locked(self.folder):
             catalogue = Catalogue(self.folder, write=True)
             try:
                 yield Writer(self, catalogue)
             finally:
                 catalogue.shrink_log()  # while there is room: on a full disk it could not be any more
                 catalogue.close()
-        finally:
-            lock.release()
 
 
 class Writer:
@@ -380,14 +386,15 @@ class Writer:
         self._index = index
         self._catalogue = catalogue
         self._sweep()
-        if _DIGEST not in catalogue.settings():
-            index.codebook_file.unlink(missing_ok=True)  # left by a process that died before its commit
 
     def set_codebook(self, codebook: Codebook) -> None:
         """Set the visual words of an index that has none yet."""
         if self._index.codebook is not None:
             raise StoreError(f"{self._index.folder}: its visual words are set and cannot change")
-        codebook.save(self._index.codebook_file)
+        file = self._index.codebook_file
+        if file.exists():  # left by a process that died before its commit, or somebody's own: no commit names it
+            file.rename(file.with_name(f"{file.stem}-{uuid.uuid4().hex}{file.suffix}"))
+        codebook.save(file)
         with self._catalogue.transaction():
             self._catalogue.put_setting(_DIGEST, digest(self._index.codebook_file))
 
@@ -407,10 +414,10 @@ class Writer:
 
     def _put(self, pictures: Sequence[tuple[PictureState, Entry | None]]) -> None:
         entries = [entry for _, entry in pictures if entry is not None]
-        number = self._catalogue.next_segment()
+        number = self._free_number()
         if self._index.codebook is None and entries:
             raise StoreError(f"{self._index.folder}: set its visual words before adding pictures")
-        written = write_segment(self._place(number), entries) if entries else None
+        written = write_segment(_segment_folder(self._index.folder, number), entries) if entries else None
         self._leave_room()
         rows = []
         slot = 0
@@ -448,12 +455,35 @@ class Writer:
         progress(len(groups), len(groups))
 
     def touch(self, files: Sequence[Job]) -> None:
-        """Record new size and time of files whose content is what it was."""
+        """Record new size and time of files whose content is what it was; none of them is missing any more."""
         with self._catalogue.transaction():
             rows = [(self._catalogue.at_path(file.path), file) for file in files]
             self._catalogue.put_pictures(
-                [row._replace(size=file.size, mtime_ns=file.mtime_ns) for row, file in rows if row is not None]
+                [
+                    row._replace(size=file.size, mtime_ns=file.mtime_ns, missing_since=None)
+                    for row, file in rows
+                    if row is not None
+                ]
             )
+
+    def mark_missing(self, pictures: Sequence[PictureRow]) -> None:
+        """Record that the files of pictures are missing: they are kept, and not searched from then on.
+
+        Args:
+            pictures: as this writer's index has them; those that were missing before stay so since then.
+        """
+        new = [picture for picture in pictures if picture.missing_since is None]
+        with self._catalogue.transaction():
+            self._catalogue.mark_missing(new, int(time.time()))
+
+    def put_back(self, listing: Listing) -> int:
+        """Search missing pictures again whose files are listed as they were, and return how many these are."""
+        back = 0
+        while rows := listing.returned(1000):
+            with self._catalogue.transaction():
+                self._catalogue.mark_missing(rows, None)
+            back += len(rows)
+        return back
 
     def put_setting(self, key: str, value: Any) -> None:
         """Change a setting."""
@@ -510,8 +540,8 @@ class Writer:
             if problems := check_segment(folder, digests[number]):  # else damage would get a checksum of its own
                 raise StoreError(f"{problems[0]}; restore it or index again")
             sources.append((Segment.load(folder), slots))
-        number = self._catalogue.next_segment()
-        written = merge_segments(self._place(number), sources)
+        number = self._free_number()
+        written = merge_segments(_segment_folder(self._index.folder, number), sources)
         old = [(source, int(slot)) for source, slots in group for slot in slots]
         with self._catalogue.transaction():
             self._catalogue.put_segment(_segment_row(number, written))
@@ -519,19 +549,37 @@ class Writer:
             self._catalogue.drop_dead_segments()
         self._sweep()
 
-    def _place(self, number: int) -> Path:
-        """Return the folder of a segment to be written, which is not there."""
-        folder = _segment_folder(self._index.folder, number)
+    def _free_number(self) -> int:
+        """Return a segment number that was never used, and of which no folder is there."""
+        number = self._catalogue.next_segment()
+        while os.path.lexists(folder := _segment_folder(self._index.folder, number)):
+            discard_segment(folder)  # written by a process that died before its commit
+            number += os.path.lexists(folder)  # somebody keeps something of their own in it
         folder.parent.mkdir(exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # written by a process that died before its commit
-        return folder
+        return number
 
     def _sweep(self) -> None:
-        """Delete the folders of segments that no commit names: removed, or left by a process that died."""
+        """Delete the segments that no commit names: removed, or left by a process that died; nothing else."""
         live = {_segment_folder(self._index.folder, row.id).name for row in self._catalogue.layout().segments}
         for folder in (self._index.folder / _SEGMENTS).glob("*"):
             if folder.name not in live:
-                shutil.rmtree(folder, ignore_errors=True)
+                discard_segment(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be the only one to change the index in a folder, in a block."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(f"{folder}: another process is changing it; try again when that has ended") from error
+    except OSError as error:
+        raise StoreError(f"{folder}: it cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _allow_files() -> None:

@@ -59,6 +59,7 @@ _KEPT_BYTES: Final = 64 << 20  # of pictures that are kept encoded
 _MOST_READING: Final = 32  # uploads that are received at the same time, each of which takes memory
 _LAST_ID: Final = 2**53 - 1  # that JavaScript can tell from the next
 _GRACE_S: Final = 20.0
+_GONE: Final = "Picture {} is in the index, but its file is gone or broken."
 
 _PAGE: Final = {
     "index.html": "text/html; charset=utf-8",
@@ -208,8 +209,7 @@ class _Service:
         except WorkerDied as error:
             raise ProblemError(422, "The picture cannot be used: it makes the decoder crash.") from error
         except FileGoneError as error:
-            problem = f"Picture {error.picture} is in the index, but its file is gone or broken."
-            raise ProblemError(404, problem) from error
+            raise ProblemError(404, _GONE.format(error.picture)) from error
         except RemovedError as error:
             raise ProblemError(404, "The picture was removed meanwhile.") from error
         except DetectorError as error:
@@ -251,11 +251,13 @@ class _Service:
             raise ProblemError(422, "The body is empty; send a picture: curl --data-binary @FILE")
         return bytes(data)
 
-    def row(self, number: int) -> PictureRow:
-        """Return a picture that can be found."""
+    def row(self, number: int, *, missing: bool = False) -> PictureRow:
+        """Return a picture that can be found, or with ``missing`` one whose file is missing too."""
         row = self.engine.index.picture_at(number)
         if row is None or row.segment is None:
             raise ProblemError(404, f"There is no picture {number}.")
+        if not (row.findable or missing):
+            raise ProblemError(404, _GONE.format(number))
         return row
 
     def info(self, row: PictureRow) -> PictureInfo:
@@ -550,7 +552,7 @@ class _Service:
             responses=documented(401, 403, 404, 422), summary="Remove a picture from the index",
         )  # fmt: skip
         async def remove_picture(id: PictureId, response: Response) -> JobInfo:
-            row = self.row(id)
+            row = self.row(id, missing=True)
             job = await asyncio.to_thread(self.changing().remove, row, self.name(row.path))
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return _job(job)

@@ -315,11 +315,11 @@ class Jobs:
         for job in batch:
             path = paths[job.file]
             row = self._engine.index.picture(str(path))
-            usable = row is not None and row.segment is not None
+            usable = row is not None and row.findable
             self.journal.finish(
                 job,
                 picture=row.id if row is not None and usable else None,
-                problem=row.problem if row is not None else "its file is gone",
+                problem=row.problem if row is not None and row.missing_since is None else "its file is gone",
                 failed=not usable,
             )
 
