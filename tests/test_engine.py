@@ -17,6 +17,7 @@ from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from
 from d2r.expand import inside, join
 from d2r.features import RootSIFT, make_extractor
+from d2r.files import display_path
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.regions import Whole, make_selector
@@ -166,14 +167,14 @@ def test_syncing_again_touches_nothing(engine, collection, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_syncing_adds_what_is_new_drops_what_is_gone_and_describes_what_changed_again(engine, collection):
+def test_syncing_adds_what_is_new_hides_what_is_gone_and_describes_what_changed_again(engine, collection):
     (collection / "pagoda-0.jpg").unlink()
     shutil.copy(collection / "pagoda-1.jpg", collection / "new.JPEG")
     Image.open(collection / "pagoda-1.jpg").rotate(180).save(collection / "pagoda-2.jpg")
     touch_later(collection / "pagoda-2.jpg")
     kept = {row.path: row for row in engine.index.pictures() if "other" in row.path}
     report = engine.sync(collection, workers=0)
-    assert (report.added, report.changed, report.removed, report.unchanged) == (1, 1, 1, 8)
+    assert (report.added, report.changed, report.missing, report.unchanged) == (1, 1, 1, 8)
     assert {Path(path).name for path in paths(engine)} >= {"new.JPEG", "pagoda-1.jpg", "pagoda-2.jpg"}
     assert {row.path: row for row in engine.index.pictures() if "other" in row.path} == kept
     answer = engine.search(collection / "pagoda-1.jpg", top=10)
@@ -264,9 +265,9 @@ def test_syncing_one_folder_leaves_pictures_of_another_alone(engine, collection,
     other.mkdir()
     shutil.copy(collection / "pagoda-0.jpg", other / "copy.jpg")
     report = engine.sync(other, workers=0)
-    assert (report.added, report.removed) == (1, 0)
+    assert (report.added, report.missing) == (1, 0)
     report = engine.sync(collection, workers=0)
-    assert (report.removed, engine.index.size().pictures) == (0, 11)
+    assert (report.missing, engine.index.size().pictures) == (0, 11)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read every folder")
@@ -276,7 +277,7 @@ def test_pictures_under_a_folder_that_cannot_be_read_are_not_dropped(engine, col
         report = engine.sync(collection, workers=0)
     finally:
         (collection / "deep").chmod(0o755)
-    assert report.removed == 0
+    assert report.missing == 0
     assert engine.index.size().pictures == 10
 
 
@@ -290,7 +291,7 @@ def test_pictures_whose_folder_the_walk_could_not_list_are_kept(engine, collecti
 
     monkeypatch.setattr(os, "scandir", refuse)
     report = engine.sync(collection, workers=0)
-    assert report.removed == 0
+    assert report.missing == 0
     assert report.skipped == [(str(collection / "deep"), "cannot be read: Permission denied")]
     assert engine.index.size().pictures == 10
 
@@ -362,8 +363,47 @@ def test_an_unknown_part_is_refused_before_anything_is_made(tmp_path, option):
 def test_a_folder_with_something_else_is_not_made_an_index(collection):
     with pytest.raises(StoreError, match="not an index"):
         Engine.create(collection)
+    assert not (collection / ".writer.lock").exists()
     with pytest.raises(StoreError, match="not an index"):
         Engine.open(collection)
+
+
+def test_an_index_that_is_there_is_said_to_be_one_and_to_be_opened(engine):
+    with pytest.raises(StoreError, match=r"it is an index already; open it \(Engine\.open\)"):
+        Engine.create(engine.index.folder, words=64, regions="whole", features="rootsift")
+    assert engine.index.size().pictures == 10
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", b"a\0b.jpg", "\ud800.jpg", "x" * 300 + ".jpg", "pipe.jpg", ""])
+def test_a_path_that_no_picture_can_have_stops_no_others(engine, collection, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.jpg")
+    good = Path(shutil.copy(collection / "pagoda-0.jpg", tmp_path / "good.jpg"))
+    report = engine.add([name, good], workers=0)
+    assert (report.added, len(report.skipped)) == (1, 1)
+    path, reason = report.skipped[0]
+    assert display_path(path).isprintable() or "\0" in path
+    assert reason.startswith("cannot be read: ")
+    with pytest.raises(ImageError, match="cannot be read"):
+        engine.search(name, max_pixels=1)
+    with pytest.raises(StoreError, match="not in the index; nothing was removed"):
+        engine.remove([good, name])
+    assert engine.prune([name]) == 0
+    with pytest.raises(NotADirectoryError) if name else pytest.raises(StoreError):
+        engine.sync(name, workers=0)
+    assert engine.index.picture(str(good)).findable
+
+
+def test_only_what_was_staged_is_deleted_from_the_folder_of_an_index(engine, collection):
+    staging = engine.index.folder / "staging"
+    staging.mkdir()
+    ours = [staging / f"{'0a' * 16}.safetensors", staging / f".{'0b' * 16}.part"]
+    theirs = [staging / "holiday.jpg", staging / "words.safetensors", engine.index.folder / "mine.txt"]
+    for file in (*ours, *theirs):
+        file.write_text("x")
+    engine.sync(collection, workers=0)
+    assert [file.exists() for file in ours] == [False, False]
+    assert [file.exists() for file in theirs] == [True, True, True]
 
 
 def test_a_collection_of_blank_pictures_cannot_teach_words(tmp_path):
@@ -447,7 +487,7 @@ def test_a_file_that_cannot_be_looked_at_keeps_its_descriptor(engine, collection
 
     monkeypatch.setattr("d2r.walk.picture_job", job)
     report = engine.sync(collection, workers=0)
-    assert report.removed == 0
+    assert report.missing == 0
     assert report.skipped == [(os.fspath(bad), "cannot be read: Input/output error")]
     assert engine.index.picture(os.fspath(bad)).segment is not None
 
@@ -461,7 +501,7 @@ def test_only_the_time_of_a_file_changed_while_others_were_added(engine, collect
     os.utime(pictures[1], (5, 5))
     (collection / "new.jpg").write_bytes(pictures[0].read_bytes())
     report = engine.sync(collection, workers=0)
-    assert (report.added, report.changed, report.removed) == (1, 0, 0)
+    assert (report.added, report.changed, report.missing) == (1, 0, 0)
     assert engine.check() == []
     assert engine.search(pictures[1], verify=0).results[0].path == os.fspath(pictures[1])
     again = engine.sync(collection, workers=0)

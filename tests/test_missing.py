@@ -2,8 +2,12 @@
 
 import errno
 import os
+import pty
+import select
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -281,3 +285,53 @@ def test_an_index_of_the_format_before_is_brought_up_to_date_when_it_is_written(
         mount(away, nas)
         assert writer.sync(collection, workers=NobodyDescribes()).returned == 7
         assert everything(reader) == before
+
+
+def test_the_command_line_says_what_is_missing_and_how_to_drop_it(d2r, engine, collection, nas):
+    index = engine.index.folder
+    away = unmount(nas)
+    status, out, _ = d2r("index", collection, "--out", index, "--workers", "0")
+    assert status == 0
+    assert "3  (7 missing, 3 unchanged)" in out
+    assert "7 missing: they are kept and not searched; `--prune` drops them" in out
+    assert f"  4 from {nas}\n  3 from {nas / 'deeper'}\n" in out
+    _, out, _ = d2r("info", index)
+    assert "missing          7, kept and not searched" in out
+    assert f"  4 from {nas}\n" in out
+    mount(away, nas)
+    _, out, _ = d2r("index", collection, "--out", index, "--workers", "0")
+    assert "10  (7 there again, 3 unchanged)" in out
+    unmount(nas)
+    _, out, _ = d2r("index", collection, "--out", index, "--workers", "0", "--prune")
+    assert "3  (7 dropped, 3 unchanged)" in out
+    assert f"7 dropped, whose files are gone\n  4 from {nas}\n" in out
+    assert engine.index.size().missing == 0
+
+
+@pytest.mark.parametrize(("answer", "left"), [("\n", 7), ("n\n", 7), ("\x04", 7), ("y\n", 0)])
+def test_on_a_terminal_it_is_asked_whether_to_drop_them_and_only_yes_does(engine, collection, nas, answer, left):
+    unmount(nas)
+    terminal, end = pty.openpty()
+    arguments = ["index", collection, "--out", engine.index.folder, "--workers", "0"]
+    command = [sys.executable, "-c", "from d2r.cli import main; main()", *map(os.fspath, arguments)]
+    process = subprocess.Popen(command, stdin=end, stdout=end, stderr=subprocess.DEVNULL)
+    os.close(end)
+    try:
+        said = told_until(terminal, "Drop them from the index? [y/N]")
+        assert "7 missing" in said
+        os.write(terminal, answer.encode())
+        assert process.wait(timeout=100) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+    assert engine.index.size().missing == left
+
+
+def told_until(terminal, question):
+    """Read what a process writes to its terminal until it asks."""
+    said = ""
+    while question not in said:
+        assert select.select([terminal], [], [], 100)[0], said
+        said += os.read(terminal, 4096).decode()
+    return said

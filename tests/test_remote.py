@@ -54,7 +54,9 @@ def test_an_index_follows_a_storage(bucket, tmp_path):
         assert best.path == "memory://photos/c%23d/8%25%3F.jpg"
         bucket.rm("/photos/c#d/8%?.jpg")
         report = engine.sync("memory://photos", workers=0)
-        assert (report.removed, report.unchanged) == (1, 9)
+        assert (report.missing, report.unchanged) == (1, 9)
+        assert "memory://photos/c%23d/8%25%3F.jpg" not in {row.path for row in engine.index.pictures() if row.findable}
+        assert engine.sync("memory://photos", prune=True, workers=0).removed == 1
         bucket.rm("/photos", recursive=True)
         with pytest.raises(StoreError, match="no pictures there"):
             engine.sync("memory://photos", workers=0)

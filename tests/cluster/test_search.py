@@ -152,6 +152,20 @@ def test_a_new_segment_and_a_removed_picture_count_from_the_next_search(served, 
     engine.add([pictures / "a-pagoda-0.jpg"], workers=0)
 
 
+def test_no_shard_finds_a_picture_whose_file_is_missing(served, queries, pictures):
+    engine, cluster = served
+    picture = pictures / "a-pagoda-0.jpg"
+    away = picture.rename(picture.with_suffix(".away"))
+    engine.add([picture], workers=0)
+    for query in queries:
+        answer = cluster.search_described(query, top=20)
+        assert "a-pagoda-0.jpg" not in {Path(result.path).name for result in answer.results}
+        assert results(answer) == results(engine.search_described(query, top=20))
+    away.rename(picture)
+    engine.add([picture], workers=0)
+    assert "a-pagoda-0.jpg" in {Path(result.path).name for result in cluster.search_described(queries[0]).results}
+
+
 def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
     engine, cluster = served
     for path in list(engine.index.pictures())[:8]:  # so that there are segments for both

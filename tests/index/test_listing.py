@@ -70,6 +70,22 @@ def test_jobs_are_those_of_the_start_even_while_pictures_are_put(index: Index) -
         assert seen == [f"/photos/new-{number:04d}.jpg" for number in range(1203)]
 
 
+def test_returned_are_the_missing_pictures_that_were_listed_as_they_were(index: Index) -> None:
+    with index.writing() as writer:
+        writer.mark_missing([row for row in index.pictures() if row.segment is not None])
+        listing = writer.listing(
+            [Job(f"/photos/{name}.jpg", 1, time) for name, time in (("a", 1), ("b", 2), ("d", 1), ("z", 1))]
+        )
+        assert [row.path for row in listing.returned(9)] == ["/photos/a.jpg"]
+        assert [Path(job.path).stem for job in listing.jobs()] == ["b", "d", "z"]
+        assert writer.put_back(listing) == 1
+        assert listing.returned(9) == []
+        assert [Path(row.path).stem for row in index.pictures() if row.findable] == ["a"]
+        writer.touch(list(listing.jobs()))
+        assert [Path(row.path).stem for row in index.pictures() if row.findable] == ["a", "b"]
+    assert index.check() == []
+
+
 def test_gone_are_the_pictures_of_a_folder_that_were_not_listed(index: Index) -> None:
     with index.writing() as writer:
         writer.put(

@@ -17,8 +17,8 @@ import pytest
 
 from d2r.aggregate import KERNELS, Aggregated, LocalCodes, pack_signs, similarity
 from d2r.codebook import Codebook
-from d2r.index import Entry, Index, Job, PictureState, RemovedError, StoreError
-from d2r.index.catalogue import FORMAT
+from d2r.index import BusyError, Entry, Index, Job, PictureState, RemovedError, StoreError
+from d2r.index.catalogue import FORMAT, Catalogue
 from d2r.index.segment import Segment
 from d2r.points import Points
 
@@ -183,7 +183,7 @@ def test_an_error_in_the_middle_of_a_commit_leaves_the_last_good_state(index, mo
     assert len(list((index.folder / "segments").iterdir())) == 2
 
 
-@pytest.mark.parametrize(("version", "word"), [(FORMAT + 1, "newer"), (FORMAT - 1, "older")])
+@pytest.mark.parametrize(("version", "word"), [(FORMAT + 1, "newer"), (FORMAT - 2, "older")])
 def test_an_index_of_another_format_is_refused_with_what_to_do(index, version, word):
     with sqlite3.connect(index.folder / "catalogue.sqlite") as connection:
         connection.execute(f"PRAGMA user_version = {version}")
@@ -467,6 +467,7 @@ def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):
         "DELETE FROM pictures WHERE id = 2",
         "INSERT INTO dead VALUES (1, 1)",
         "INSERT INTO dead VALUES (2, 0)",
+        "UPDATE pictures SET missing_since = 5 WHERE id = 2",
     ):
         with Index(index.folder) as reader:
             assert reader.check() == []
@@ -567,6 +568,71 @@ def test_a_codebook_of_a_writer_that_died_before_its_commit_is_forgotten(tmp_pat
             writer.set_codebook(codebook)
         assert index.codebook is not None
         assert index.check() == []
+
+
+def test_a_file_that_no_commit_names_is_not_taken_for_the_visual_words_nor_lost(tmp_path):
+    with Index.create(tmp_path / "x.index", {}) as index:
+        index.codebook_file.write_bytes(b"somebody's own")
+        assert index.codebook is None
+        with index.writing() as writer:
+            writer.set_codebook(Codebook(np.random.default_rng(0).normal(size=(WORDS, DIM)).astype(np.float32)))
+        (aside,) = index.folder.glob("codebook-*.safetensors")
+        assert aside.read_bytes() == b"somebody's own"
+        assert index.check() == []
+
+
+def test_what_somebody_keeps_in_the_folder_of_an_index_is_never_deleted(index):
+    """Names that no index gives; and in folders that are called as its own are, files that are not."""
+    put(index, [1])
+    segments = index.folder / "segments"
+    (index.folder.parent / "elsewhere").mkdir()
+    (segments / "000077").symlink_to(index.folder.parent / "elsewhere")
+    kept = [
+        segments / "holiday" / "words.npy",
+        segments / "notes.txt",
+        segments / "000001" / "mine.jpg",  # whose segment will go
+        segments / "000002" / "mine.jpg",  # whose number is the next
+        segments / ".000003.part" / "mine.jpg",
+        segments / ".000004.part.old" / "g.npy",
+        segments / "12" / "g.npy",
+        segments / "000077" / "g.npy",
+        index.folder / "photos" / "a.jpg",
+    ]
+    for file in kept:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    for seed in range(2, 12):
+        put(index, [seed])
+    with index.writing() as writer:
+        writer.remove([index.picture("/photos/1.jpg"), index.picture("/photos/2.jpg")])
+        writer.compact()
+    assert [file for file in kept if not file.exists() or file.read_text() != "mine"] == []
+    assert found(index) == {str(seed) for seed in range(3, 12)}
+    assert index.check() == []
+    ours = {path.name for path in (segments / "000001").iterdir()}
+    assert ours == {"mine.jpg"}  # what was ours in there is gone
+
+
+def test_an_index_that_is_there_says_so_when_it_is_made_again(index, tmp_path):
+    put(index, [1])
+    with pytest.raises(StoreError, match=r"it is an index already; open it \(Engine\.open\)"):
+        Index.create(index.folder, {})
+    assert found(index) == {"1"}
+    with pytest.raises(StoreError, match=r"a\\x00b|cannot be made there"):
+        Index.create(tmp_path / "a\0b", {})
+
+
+def test_of_two_that_make_an_index_at_once_one_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "x.index"
+    create = Catalogue.create
+
+    def late(folder, settings):
+        with pytest.raises(BusyError):
+            Index.create(folder, {"made": "second"})
+        create(folder, settings)
+
+    monkeypatch.setattr(Catalogue, "create", staticmethod(late))
+    assert Index.create(folder, {"made": "first"}).settings == {"made": "first"}
 
 
 def test_queries_that_do_not_fit_are_refused(index):

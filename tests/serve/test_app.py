@@ -290,3 +290,25 @@ def test_a_token_comes_from_a_file_or_the_environment_and_is_no_short_one(tmp_pa
             token_from(None, "D2R_TOKEN", {"D2R_TOKEN": short})
     with pytest.raises(ServeError, match="cannot be read"):
         token_from(tmp_path / "nowhere", "D2R_TOKEN", {})
+
+
+def test_a_picture_whose_file_is_missing_is_not_listed_nor_shown_and_can_be_removed(
+    client, index, tmp_path, photo_folder
+):
+    picture = tmp_path / "soon-gone.jpg"
+    picture.write_bytes((photo_folder / "pagoda-2.jpg").read_bytes())
+    with Engine.open(index) as engine:
+        engine.add([picture], workers=0)
+        number = engine.index.picture(str(picture)).id
+        before = client.get("/v1/info").json()["pictures"]
+        assert client.get(f"/v1/pictures/{number}").status_code == 200
+        picture.unlink()
+        engine.add([picture], workers=0)
+    assert client.get("/v1/info").json()["pictures"] == before - 1
+    assert "soon-gone.jpg" not in ids(client)
+    for path in ("", "/image", "/thumbnail", "/search"):
+        detail = is_problem(client.get(f"/v1/pictures/{number}{path}"), 404)
+        assert detail == f"Picture {number} is in the index, but its file is gone or broken."
+    job = client.delete(f"/v1/pictures/{number}", headers=AUTHORIZED).json()
+    assert ended(client, job)["state"] == "done"
+    assert "no picture" in is_problem(client.get(f"/v1/pictures/{number}"), 404)
