@@ -207,7 +207,7 @@ def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
     """Write entries as the segment ``folder``, which appears whole and synced or not at all.
 
     Args:
-        folder: must not exist; its parent must.
+        folder: must not exist, nor :func:`part_of` it; its parent must.
         entries: at least one, and at most :data:`MAX_SLOTS`.
     """
 
@@ -222,7 +222,7 @@ def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.int
     """Write some slots of segments as the segment ``folder``, in their order; nothing large is held in memory.
 
     Args:
-        folder: must not exist; its parent must.
+        folder: must not exist, nor :func:`part_of` it; its parent must.
         sources: segments, each with the slots to take, int64 ascending; at most :data:`MAX_SLOTS` in all.
     """
 
@@ -262,6 +262,11 @@ def discard_segment(folder: Path) -> None:
         folder.rmdir()
 
 
+def part_of(folder: Path) -> Path:
+    """Return where a segment is written before it is whole."""
+    return folder.with_name(f".{folder.name}.part")
+
+
 def digest(file: Path) -> str:
     """Return the SHA-256 of a file's content, 64 hexadecimal digits; processors have instructions for it."""
     with file.open("rb") as content:
@@ -270,9 +275,8 @@ def digest(file: Path) -> str:
 
 def _appear(folder: Path, write: Callable[[Path], None]) -> Written:
     """Have a segment written beside its place; move it there when every file is on the disk."""
-    part = folder.with_name(f".{folder.name}.part")
-    discard_segment(part)
-    part.mkdir(exist_ok=True)
+    part = part_of(folder)
+    part.mkdir()
     try:
         write(part)
         files = {name: _file(part, name) for name in (*_SEARCH, *_VERIFY)}

@@ -36,6 +36,7 @@ from d2r.index.segment import (
     digest,
     discard_segment,
     merge_segments,
+    part_of,
     write_segment,
 )
 from d2r.points import Points
@@ -550,13 +551,17 @@ class Writer:
         self._sweep()
 
     def _free_number(self) -> int:
-        """Return a segment number that was never used, and of which no folder is there."""
+        """Return a segment number that was never used, and whose folders are not there."""
+        (self._index.folder / _SEGMENTS).mkdir(exist_ok=True)
         number = self._catalogue.next_segment()
-        while os.path.lexists(folder := _segment_folder(self._index.folder, number)):
-            discard_segment(folder)  # written by a process that died before its commit
-            number += os.path.lexists(folder)  # somebody keeps something of their own in it
-        folder.parent.mkdir(exist_ok=True)
-        return number
+        while True:
+            folder = _segment_folder(self._index.folder, number)
+            folders = folder, part_of(folder)
+            for one in folders:
+                discard_segment(one)  # written by a process that died before its commit
+            if not any(map(os.path.lexists, folders)):
+                return number
+            number += 1  # somebody keeps something of their own in one
 
     def _sweep(self) -> None:
         """Delete the segments that no commit names: removed, or left by a process that died; nothing else."""
