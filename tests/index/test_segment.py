@@ -12,7 +12,7 @@ import pytest
 
 from d2r.aggregate import Aggregated, LocalCodes, pack_signs
 from d2r.index import segment as module
-from d2r.index.segment import Entry, Segment, check_segment, merge_segments, write_segment
+from d2r.index.segment import Entry, Segment, check_segment, discard_segment, merge_segments, write_segment
 from d2r.points import Points
 
 WORDS = 30
@@ -242,11 +242,21 @@ def test_a_segment_whose_data_does_not_reach_the_disk_does_not_appear(
 
 def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".1.part").mkdir()
-    (tmp_path / ".1.part" / "left.npy").write_bytes(b"half")
+    (tmp_path / ".1.part" / "words.npy").write_bytes(b"half")
     write_segment(tmp_path / "1", some_entries())
     assert names(tmp_path) == ["1"]
-    assert "left.npy" not in names(tmp_path / "1")
     assert len(Segment.load(tmp_path / "1")) == len(some_entries())
+
+
+def test_what_no_segment_has_is_not_deleted_with_its_files(tmp_path: Path) -> None:
+    write_segment(tmp_path / "1", some_entries())
+    (tmp_path / "1" / "mine.jpg").write_bytes(b"mine")
+    (tmp_path / "linked").symlink_to(tmp_path / "1")
+    discard_segment(tmp_path / "linked")
+    assert len(Segment.load(tmp_path / "1")) == len(some_entries())
+    discard_segment(tmp_path / "1")
+    assert names(tmp_path / "1") == ["mine.jpg"]
+    discard_segment(tmp_path / "nothing")
 
 
 def test_a_segment_that_is_there_is_not_written_over(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ _ROWS = {
     "region_starts": ("boxes", "box_scores"),
 }  # of each picture a range of rows of these arrays, from its start to the next picture's
 _VERIFY = (*_ROWS, *(name for names in _ROWS.values() for name in names))
-_NAME = re.compile(r"\d{6,}|\.\d{6,}\.part")  # of a segment's folder, and of one that is being written
 _CHUNK = 4 << 20  # postings that a merge holds in memory at once
 _TURN = 128.0 / np.pi  # steps of an angle on the disk in a radian: 256 in a turn
 
@@ -207,7 +205,7 @@ def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
     """Write entries as the segment ``folder``, which appears whole and synced or not at all.
 
     Args:
-        folder: must not exist, nor :func:`part_of` it; its parent must.
+        folder: must not exist; its parent must.
         entries: at least one, and at most :data:`MAX_SLOTS`.
     """
 
@@ -222,7 +220,7 @@ def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.int
     """Write some slots of segments as the segment ``folder``, in their order; nothing large is held in memory.
 
     Args:
-        folder: must not exist, nor :func:`part_of` it; its parent must.
+        folder: must not exist; its parent must.
         sources: segments, each with the slots to take, int64 ascending; at most :data:`MAX_SLOTS` in all.
     """
 
@@ -251,9 +249,9 @@ def check_segment(folder: Path, digests: Mapping[str, str]) -> list[str]:
 def discard_segment(folder: Path) -> None:
     """Delete the files of a segment, whole or half written, and the folder when nothing else is in it.
 
-    What is not called as a segment is, or as a file in it, is not ours and stays.
+    A file that no segment has is not ours and stays.
     """
-    if not _NAME.fullmatch(folder.name) or folder.is_symlink():
+    if folder.is_symlink():
         return
     for name in (*_SEARCH, *_VERIFY):
         with suppress(OSError):
@@ -263,7 +261,7 @@ def discard_segment(folder: Path) -> None:
 
 
 def part_of(folder: Path) -> Path:
-    """Return where a segment is written before it is whole."""
+    """Return the folder where a segment is written before it is whole; what a killed writer left there is deleted."""
     return folder.with_name(f".{folder.name}.part")
 
 
@@ -276,6 +274,7 @@ def digest(file: Path) -> str:
 def _appear(folder: Path, write: Callable[[Path], None]) -> Written:
     """Have a segment written beside its place; move it there when every file is on the disk."""
     part = part_of(folder)
+    discard_segment(part)
     part.mkdir()
     try:
         write(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import sqlite3
 import threading
@@ -45,6 +46,7 @@ _DIGEST = "codebook"  # setting: digest of the file of visual words
 _SEGMENTS = "segments"
 _CODEBOOK = "codebook.safetensors"
 _LOCK = ".writer.lock"
+_OURS = re.compile(r"\d{6,}|\.\d{6,}\.part")  # folders of segments, and of those that are being written
 _RESERVE = 256 << 10  # bytes that adding pictures leaves on the disk
 
 
@@ -567,7 +569,7 @@ class Writer:
         """Delete the segments that no commit names: removed, or left by a process that died; nothing else."""
         live = {_segment_folder(self._index.folder, row.id).name for row in self._catalogue.layout().segments}
         for folder in (self._index.folder / _SEGMENTS).glob("*"):
-            if folder.name not in live:
+            if folder.name not in live and _OURS.fullmatch(folder.name):
                 discard_segment(folder)
 
 
