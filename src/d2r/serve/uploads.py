@@ -142,11 +142,11 @@ class Uploads:
 
     def _check_strangers(self) -> None:
         """Raise :class:`ServeError` when the folder holds anything that no service put there."""
-        known = {_LOCK, f"{JOURNAL}-wal", f"{JOURNAL}-shm"}
         for path in sorted(self.folder.iterdir()):
+            known = path.name == _LOCK or path.name.startswith(f"{JOURNAL}-")
             # The sub-folder is there without a tag when a process died that had just made it.
             untagged = path == self._own and path.is_dir() and all(map(_is_part, path.iterdir()))
-            if path.name not in known and not untagged and not self.holds(path.name):
+            if not known and not untagged and not self.holds(path.name):
                 raise ServeError(
                     f"{display_path(self.folder)}: it holds something that is not of d2r serve"
                     f" ({display_path(path.name)}); give a new or an empty folder with --uploads"
