@@ -445,7 +445,8 @@ def _read(file: Path) -> sqlite3.Connection:
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-    return Job(*row[:-1], os.fsdecode(row[-1]) if row[-1] is not None else None)
+    values: tuple[Any, ...] = (*row[:-1], os.fsdecode(row[-1]) if row[-1] is not None else None)
+    return Job(*values)
 
 
 def _reason(error: BaseException) -> str:
