@@ -123,6 +123,8 @@ def fill(
         writer.set_codebook(codebook)
         report.words_learned = codebook.words
     batch = _Batch(writer, report)
+    if listing.pending:
+        progress("index", 0, listing.pending)
     outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.jobs())
     for done, (job, result) in enumerate(outcomes, start=1):
         outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result

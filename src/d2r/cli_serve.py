@@ -42,7 +42,11 @@ def serve(
     read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody add or remove pictures.")] = False,
     uploads: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where added pictures are kept.", show_default="INDEX with .uploads added"),
+        typer.Option(
+            metavar="FOLDER",
+            help="Where added pictures are kept: new, empty, or given before.",
+            show_default="INDEX with .uploads added",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that read pictures.", show_default="one a processor")
@@ -77,7 +81,8 @@ def serve(
     from d2r.webserver import WebServer
     from d2r.workers import default_workers
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("d2r.serve.access").setLevel(logging.INFO)
     names = allow_host or (["127.0.0.1", "localhost", "[::1]"] if _is_loopback(host) else [])
     settings = Settings(
         uploads=uploads or index.absolute().with_name(index.absolute().name + ".uploads"),

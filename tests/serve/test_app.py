@@ -1,6 +1,7 @@
 """The API over HTTP: what it finds, what it refuses and in what form, and what no client can do."""
 
 import io
+import shutil
 import socket
 import threading
 
@@ -199,6 +200,49 @@ def test_a_picture_is_added_found_and_removed(client, photo_folder):
     removal = client.delete(f"/v1/pictures/{job['picture']}", headers=AUTHORIZED)
     assert ended(client, removal.json())["state"] == "done"
     is_problem(client.get(f"/v1/pictures/{job['picture']}"), 404)
+
+
+def test_a_log_names_who_added_and_removed_and_no_line_of_it_can_be_forged(client, photo_folder, caplog):
+    caplog.set_level("INFO", logger="d2r.serve.access")
+    buffer = io.BytesIO()
+    Image.open(photo_folder / "pagoda-2.jpg").rotate(-4).save(buffer, "PNG")
+    forged = {"name": 'a" job=x\nINFO d2r.serve.access: remove \u2028\u202e.jpg'}
+    headers = {**AUTHORIZED, "X-Forwarded-For": '192.0.2.7" token=none'}
+    added = client.post("/v1/pictures", params=forged, content=buffer.getvalue(), headers=headers).json()
+    number = ended(client, added)["picture"]
+    removed = client.delete(f"/v1/pictures/{number}", headers=AUTHORIZED).json()
+    ended(client, removed)
+
+    def lines():
+        return {record.getMessage() for record in caplog.records if record.name == "d2r.serve.access"}
+
+    wait_until(lambda: len(lines()) == 4)
+    name = r'"a\" job=x\\nINFO d2r.serve.access: remove \\u2028\\u202e.jpg"'
+    forwarded = r'forwarded="192.0.2.7\" token=none"'
+    assert lines() == {
+        f"add job={added['id']} client=127.0.0.1 token=write {forwarded} name={name}",
+        f"done job={added['id']} kind=add picture={number}",
+        f"done job={removed['id']} kind=remove picture={number}",
+        f"remove job={removed['id']} client=127.0.0.1 token=write picture={number} name={name}",
+    }
+    assert all(line.isprintable() for line in lines())
+
+
+def test_a_picture_whose_file_is_gone_is_not_there_whatever_is_asked_of_it(built_index, tmp_path, photo_folder):
+    buffer = io.BytesIO()
+    Image.open(photo_folder / "pagoda-2.jpg").rotate(8).save(buffer, "PNG")
+    index = shutil.copytree(built_index, tmp_path / "photos.index")
+    with serving(index, tmp_path / "uploads") as client:
+        number = ended(client, client.post("/v1/pictures", content=buffer.getvalue(), headers=AUTHORIZED).json())[
+            "picture"
+        ]
+        other = ids(client)["pagoda-1.jpg"]
+        next((tmp_path / "uploads").glob("*.png")).unlink()
+        for path in (
+            f"{number}/image", f"{number}/search", f"{number}/match?query={other}", f"{other}/match?query={number}",
+            f"{other}/thresholds?query={number}", f"{number}/thresholds?query={other}",
+        ):  # fmt: skip
+            assert f"Picture {number} is in the index" in is_problem(client.get(f"/v1/pictures/{path}"), 404)
 
 
 def test_nobody_adds_or_removes_without_the_token(client, pagoda):

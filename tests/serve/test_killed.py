@@ -19,7 +19,7 @@ from synthetic import texture, write
 
 
 @contextmanager
-def running(index, *options):
+def running(index, *options, errors=None):
     """Run ``d2r serve`` as a process of its own."""
     command = [
         sys.executable,
@@ -33,7 +33,9 @@ def running(index, *options):
         "1",
     ]
     environment = {**os.environ, "D2R_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([*map(str, command), *options], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+    )
     try:
         url = re.search(r"http://\S+", process.stdout.readline()).group()
         with httpx.Client(base_url=url, timeout=120, headers=AUTHORIZED) as client:
@@ -74,7 +76,8 @@ def test_what_was_accepted_before_it_is_ended_is_answered(index, pagoda):
 @pytest.mark.timeout(900)
 def test_what_was_acknowledged_survives_a_kill_during_the_add(index, tmp_path):
     sent = [write(tmp_path / f"{k}.jpg", texture(k, 300, 200)) for k in range(6)]
-    with running(index) as (process, client):
+    log = tmp_path / "log"
+    with log.open("w") as errors, running(index, errors=errors) as (process, client):
         ready(client)
         jobs = [
             client.post(f"/v1/pictures?name={k}.jpg", content=path.read_bytes()).json() for k, path in enumerate(sent)
@@ -82,6 +85,10 @@ def test_what_was_acknowledged_survives_a_kill_during_the_add(index, tmp_path):
         assert {job["state"] for job in jobs} <= {"queued", "running", "done"}
         process.send_signal(signal.SIGKILL)
         process.wait()
+    for number, job in enumerate(jobs):  # it says on its error output who added what
+        line = f'INFO d2r.serve.access: add job={job["id"]} client=127.0.0.1 token=write name="{number}.jpg"'
+        assert line in log.read_text()
+    assert TOKEN not in log.read_text()
     with running(index) as (process, client):
         ready(client)
         outcomes = [ended(client, job) for job in jobs]

@@ -41,6 +41,6 @@ def test_no_request_makes_it_fail_or_answer_what_it_did_not_promise(client):
         @FEW
         @given(case=operation.as_strategy())
         def holds(case):
-            case.validate_response(case.call(headers=AUTHORIZED), checks=CHECKS)
+            case.validate_response(case.call(headers=AUTHORIZED, timeout=120), checks=CHECKS)
 
         holds()

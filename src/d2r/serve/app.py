@@ -29,7 +29,7 @@ from d2r.index import PictureRow, RemovedError
 from d2r.regions import Detector, DetectorError, make_selector
 from d2r.serve import work
 from d2r.serve.guard import Guard
-from d2r.serve.jobs import Job, Jobs, Journal, uploaded_file
+from d2r.serve.jobs import Job, Jobs, Journal, access, quoted
 from d2r.serve.metrics import CONTENT_TYPE, Metrics
 from d2r.serve.models import (
     Info,
@@ -45,8 +45,9 @@ from d2r.serve.models import (
 )
 from d2r.serve.problems import Problem, ProblemError, documented, handle_problems
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
-from d2r.serve.searches import FileGoneError, Searches, Threads, of_index, ten_thousandths, tenths, until_gone
+from d2r.serve.searches import FileGoneError, Searches, Sought, Threads, of_index, ten_thousandths, tenths, until_gone
 from d2r.serve.settings import ServeError, Settings
+from d2r.serve.uploads import uploaded_file
 from d2r.webserver import base_style, fixed
 from d2r.workers import WorkerDied
 
@@ -446,12 +447,12 @@ class _Service:
         reading = [Depends(HTTPBearer(auto_error=False)), Depends(self.readable)]
 
         async def answer(
-            request: Request, source: work.Source, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
-            query_regions: bool, without: int | None = None,
+            request: Request, query: Sought, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
+            query_regions: bool,
         ) -> Response:  # fmt: skip
             searching = self.searches.answer(
-                source, _box(box), top=top, verify=verify, expand=expand, diffuse=diffuse,
-                query_regions=query_regions, named=self.name, without=without,
+                query, _box(box), top=top, verify=verify, expand=expand, diffuse=diffuse,
+                query_regions=query_regions, named=self.name,
                 timed=lambda stage, seconds: self.metrics.stage_seconds.labels(stage).observe(seconds),
             )  # fmt: skip
             return Response(await self.work(request, searching), media_type="application/json")
@@ -476,10 +477,9 @@ class _Service:
             request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
             expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
-            source = self.row(id).path
-            return await answer(request, source, box, top, verify, expand, diffuse, query_regions, without=id)
+            return await answer(request, self.row(id), box, top, verify, expand, diffuse, query_regions)
 
-        async def match(request: Request, query: work.Source, box: str | None, other: PictureRow) -> Response:
+        async def match(request: Request, query: Sought, box: str | None, other: PictureRow) -> Response:
             matching = self.searches.match(query, _box(box), other)
             return Response(await self.work(request, matching), media_type="image/jpeg")
 
@@ -499,7 +499,7 @@ class _Service:
             summary="A picture of the matched points, beside another picture of the collection",
         )  # fmt: skip
         async def match_pictures(request: Request, id: PictureId, query: QueryId, box: BoxQuery = None) -> Response:
-            return await match(request, self.row(query).path, box, self.row(id))
+            return await match(request, self.row(query), box, self.row(id))
 
         def chosen() -> Detector:
             if self.detector is None:
@@ -524,7 +524,7 @@ class _Service:
         async def thresholds_pictures(
             request: Request, id: PictureId, query: QueryId, box: BoxQuery = None
         ) -> ThresholdAnswer:
-            asking = self.searches.thresholds(self.row(query).path, _box(box), self.row(id), chosen())
+            asking = self.searches.thresholds(self.row(query), _box(box), self.row(id), chosen())
             return await self.work(request, asking)
 
     def _change_routes(self, app: FastAPI) -> None:
@@ -543,7 +543,12 @@ class _Service:
             data = await self.upload(request)
             checked = await self.work(request, self.processes.run(work.check, self.limits.pixels, data))
             called = printable_path(name.encode("utf-8", "replace").decode()).strip() or "added picture"
-            job = await asyncio.to_thread(self.changing().add, data, checked.ending, called)
+            try:
+                job = await asyncio.to_thread(self.changing().add, data, checked.ending, called)
+            except FileExistsError as error:
+                log.warning("%s: it has the name of a picture that is sent and is not that picture", error.filename)
+                raise ProblemError(500, "Another file has the picture's name; the log says which.") from error
+            access.info("add job=%s %s name=%s", job.id, _client(request), quoted(called))
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return _job(job)
 
@@ -551,9 +556,11 @@ class _Service:
             "/v1/pictures/{id}", tags=["changes"], status_code=202, dependencies=changing,
             responses=documented(401, 403, 404, 422), summary="Remove a picture from the index",
         )  # fmt: skip
-        async def remove_picture(id: PictureId, response: Response) -> JobInfo:
+        async def remove_picture(request: Request, id: PictureId, response: Response) -> JobInfo:
             row = self.row(id, missing=True)
-            job = await asyncio.to_thread(self.changing().remove, row, self.name(row.path))
+            name = self.name(row.path)
+            job = await asyncio.to_thread(self.changing().remove, row, name)
+            access.info("remove job=%s %s picture=%d name=%s", job.id, _client(request), id, quoted(name))
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return _job(job)
 
@@ -593,6 +600,13 @@ def _box(text: str | None) -> PixelBox | None:
 def _bearer(request: Request) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _client(request: Request) -> str:
+    """Return who sent a request that changes something, for the log: the address, and what token it had."""
+    client = f"client={request.client.host if request.client is not None else '-'} token=write"
+    forwarded = request.headers.get("x-forwarded-for")  # by a server in front of this one, or claimed by anybody
+    return client if forwarded is None else f"{client} forwarded={quoted(forwarded[:100])}"
 
 
 def _matches(given: str | None, *tokens: str | None) -> bool:

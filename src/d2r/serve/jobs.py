@@ -6,30 +6,29 @@ thread works through the journal in order; what it had not done when the process
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import os
 import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
+from urllib.parse import quote
 
 from d2r.engine import Engine
-from d2r.files import replacing
-from d2r.index import PictureRow, StoreError
+from d2r.files import printable_path
+from d2r.index import BusyError, PictureRow, StoreError
 from d2r.serve.settings import ServeError
+from d2r.serve.uploads import JOURNAL, Uploads, uploaded_file
 
-_JOURNAL = "jobs.sqlite"
-_LOCK = ".service.lock"
 _MOST_AT_ONCE = 32  # pictures of one commit: few enough that the service can end soon
-_MOST_WAIT_S = 30.0
+_WAIT_S = 0.5  # between two looks whether another process still changes the index
+_MOST_WAIT_S = 30.0  # between two tries when the disk is full, or the like
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL,
@@ -38,9 +37,12 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS job_states ON jobs (state, number);
 CREATE INDEX IF NOT EXISTS job_files ON jobs (file);
 """
-_COLUMNS = "number, id, kind, state, file, name, picture, problem, created, finished"
+_COLUMNS = "number, id, kind, state, file, name, picture, problem, created, finished, path"
+_PUT = "INSERT INTO jobs (id, kind, state, file, name, picture, path, created) VALUES (?, ?, 'queued', ?, ?, ?, ?, ?)"
 
 log = logging.getLogger("d2r.serve")
+access = logging.getLogger("d2r.serve.access")
+"""Who added and removed what, one line each; no tokens."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Job:
         problem: why it failed, or what it waits for.
         created: seconds since 1970.
         finished: seconds since 1970, or None.
+        path: of the picture that is to be removed; None when it is to be added, or a version that kept none removes it.
         done: of the pictures that are worked on together with this one, how many are done.
         total: how many there are.
     """
@@ -72,6 +75,7 @@ class Job:
     problem: str | None
     created: float
     finished: float | None
+    path: str | None
     done: int = 0
     total: int = 0
 
@@ -81,34 +85,82 @@ class Journal:
 
     Args:
         folder: of uploads.
-        write: make it when there is none. Otherwise one that is missing is empty.
+        write: make it when there is none. Otherwise one that is missing, or cannot be read, is empty.
+
+    Raises:
+        ServeError: it is damaged, or another program's.
     """
 
     def __init__(self, folder: Path, *, write: bool) -> None:
         self._lock = threading.Lock()
-        file = folder / _JOURNAL
-        self._connection = sqlite3.connect(
-            file if write or file.exists() else ":memory:", isolation_level=None, check_same_thread=False
-        )
-        if write or not file.exists():
+        file = folder / JOURNAL
+        if not write:
+            self._connection = _read(file) if Journal.is_in(folder) else sqlite3.connect(":memory:", **_OPTIONS)
+            if not self._columns():
+                self._connection.executescript(_SCHEMA)
+            return
+        log_file = file.with_name(f"{file.name}-wal")
+        if log_file.exists() and not file.exists():
+            # SQLite deletes the log of a database that is not there; with the database, it would hold jobs.
+            log_file.rename(file.with_name(f"{log_file.name}.{uuid.uuid4().hex}.kept"))
+        self._connection = sqlite3.connect(file, **_OPTIONS)
+        try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
+            if "path" not in self._columns():
+                self._connection.execute("ALTER TABLE jobs ADD COLUMN path BLOB")
+            self.latest(1)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            if error.sqlite_errorcode & 0xFF not in _UNUSABLE:
+                raise  # the disk is full or the like
+            raise ServeError(
+                f"{file}: it is no journal of jobs, or damaged ({error}); move it away, and what was added stays"
+            ) from error
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Say whether there is a journal in a folder, and it can be read."""
+        try:
+            with closing(_read(folder / JOURNAL)) as connection:
+                connection.execute("SELECT id, kind, state, file, name, picture, problem FROM jobs LIMIT 0")
+                return True
+        except sqlite3.Error:
+            return False
 
     def close(self) -> None:
         """Release the file."""
         self._connection.close()
 
-    def put(self, kind: str, *, file: str | None = None, name: str | None = None, picture: int | None = None) -> Job:
+    def put(
+        self,
+        kind: str,
+        *,
+        file: str | None = None,
+        name: str | None = None,
+        picture: int | None = None,
+        path: str | None = None,
+    ) -> Job:
         """Add a job; it is on the disk when this returns."""
-        values = (uuid.uuid4().hex, kind, file, name, picture, time.time())
-        self._run(
-            "INSERT INTO jobs (id, kind, state, file, name, picture, created) VALUES (?, ?, 'queued', ?, ?, ?, ?)",
-            values,
-        )
-        job = self.get(values[0])
+        id = uuid.uuid4().hex
+        self._run(_PUT, (id, kind, file, name, picture, os.fsencode(path) if path is not None else None, time.time()))
+        job = self.get(id)
         assert job is not None
         return job
+
+    def put_again(self, files: Iterable[str]) -> None:
+        """Add jobs of adding pictures of which only the files are left: all of them or, after an error, none."""
+        rows = [(uuid.uuid4().hex, "add", file, None, None, None, time.time()) for file in files]
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(_PUT, rows)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
     def finish(self, job: Job, *, picture: int | None, problem: str | None, failed: bool) -> None:
         """Record how a job ended."""
@@ -121,16 +173,16 @@ class Journal:
     def get(self, id: str) -> Job | None:
         """Return a job."""
         rows = self._run(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (id,))
-        return Job(*rows[0]) if rows else None
+        return _job(rows[0]) if rows else None
 
     def latest(self, most: int) -> list[Job]:
         """Return the latest jobs, the newest first."""
-        return [Job(*row) for row in self._run(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT ?", (most,))]
+        return [_job(row) for row in self._run(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT ?", (most,))]
 
     def queued(self, most: int) -> list[Job]:
         """Return the first jobs that are not done, in order."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' ORDER BY number LIMIT ?"
-        return [Job(*row) for row in self._run(sql, (most,))]
+        return [_job(row) for row in self._run(sql, (most,))]
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs there are of each state."""
@@ -145,9 +197,8 @@ class Journal:
         """Say whether a job that is not done yet needs a file."""
         return bool(self._run("SELECT 1 FROM jobs WHERE file = ? AND kind = 'add' AND state = 'queued'", (file,)))
 
-    def knows(self, file: str) -> bool:
-        """Say whether any job is about a file."""
-        return bool(self._run("SELECT 1 FROM jobs WHERE file = ? LIMIT 1", (file,)))
+    def _columns(self) -> set[str]:
+        return {row[1] for row in self._run("PRAGMA table_info(jobs)")}
 
     def _run(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock:
@@ -159,34 +210,34 @@ class Jobs:
 
     Args:
         engine: of the index.
-        folder: for the pictures that are added; of this service alone, made when it is new.
+        folder: for the pictures that are added; see :class:`~d2r.serve.uploads.Uploads`.
         workers: processes that describe pictures.
         max_pixels: larger pictures are refused.
 
     Raises:
-        ServeError: another service uses the folder, or it cannot be written.
+        ServeError: the folder is something else's, another service uses it, or it cannot be written.
     """
 
     def __init__(self, engine: Engine, folder: Path, *, workers: int, max_pixels: int) -> None:
         self._engine = engine
-        self._folder = Path(os.path.abspath(folder))
         self._workers = workers
         self._max_pixels = max_pixels
+        self._uploads = Uploads(folder, index=engine.index.folder, adopt=Journal.is_in(folder))
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._mine = FileLock(self._folder / _LOCK)
-            self._mine.acquire(timeout=0)
-            self.journal = Journal(self._folder, write=True)
-        except Timeout as error:
-            raise ServeError(f"{folder}: another d2r serve keeps its uploads there; give another --uploads") from error
-        except (OSError, sqlite3.Error) as error:
-            raise ServeError(f"{folder}: uploads cannot be kept there ({error})") from error
-        self._sweep()
+            self.journal = Journal(self._uploads.folder, write=True)
+            self._recover()
+        except BaseException as error:
+            self._uploads.close()
+            if isinstance(error, OSError | sqlite3.Error):
+                raise ServeError(f"{folder}: uploads cannot be kept there ({error})") from error
+            raise
         self._files = threading.Lock()  # between a file and the job that needs it
         self._wake = threading.Condition()
         self._news = 0
         self._stopping = False
-        self._running: dict[str, tuple[int, int, str | None]] = {}
+        self._running: dict[str, tuple[int, int]] = {}  # of the jobs under way: how many are done, of how many
+        self._waits: str | None = None  # for what, when nothing can be done
+        self._alone = 0  # so many of the next jobs are done one by one, to see which of them fails
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
 
     def start(self) -> None:
@@ -202,7 +253,7 @@ class Jobs:
             self._thread.join(wait_s)
         if not self._thread.is_alive():
             self.journal.close()
-            self._mine.release()
+            self._uploads.close()
 
     def add(self, data: bytes, ending: str, name: str) -> Job:
         """Keep a picture and take the job of adding it; both are on the disk when this returns.
@@ -210,21 +261,24 @@ class Jobs:
         Files are named by their content: the same picture again is the same picture of the index.
 
         Raises:
+            FileExistsError: a file that is not this picture has its name, and is left as it is.
             OSError: the disk is full.
         """
-        file = hashlib.blake2b(data, digest_size=16).hexdigest() + ending
         with self._files:
-            path = self._folder / file
-            if not path.exists():
-                with replacing(path) as part:
-                    part.write_bytes(data)
-            job = self.journal.put("add", file=file, name=name)
+            file, new = self._uploads.keep(data, ending)
+            try:
+                job = self.journal.put("add", file=file, name=name)
+            except BaseException:
+                if new:
+                    self._uploads.discard(file)
+                raise
         self._tell()
         return job
 
     def remove(self, picture: PictureRow, name: str) -> Job:
         """Take the job of removing a picture from the index; one that was uploaded is deleted too."""
-        job = self.journal.put("remove", file=uploaded_file(self._folder, picture.path), name=name, picture=picture.id)
+        file = uploaded_file(self._uploads.folder, picture.path)
+        job = self.journal.put("remove", file=file, name=name, picture=picture.id, path=picture.path)
         self._tell()
         return job
 
@@ -245,100 +299,157 @@ class Jobs:
         return counts
 
     def _seen(self, job: Job) -> Job:
-        running = self._running.get(job.id)
-        if job.state != "queued" or running is None:
+        running, waits = self._running.get(job.id), self._waits
+        if job.state != "queued":
             return job
-        done, total, problem = running
-        return Job(**{**vars(job), "state": "running", "done": done, "total": total, "problem": problem})
+        if running is not None:
+            return replace(job, state="running", done=running[0], total=running[1])
+        return replace(job, problem=f"it waits: {waits}" if waits is not None else None)
 
     def _tell(self) -> None:
         with self._wake:
             self._news += 1
             self._wake.notify_all()
 
-    def _sweep(self) -> None:
-        """Delete what a process left that died before it acknowledged it."""
-        for path in self._folder.iterdir():
-            kept = path.name in (_LOCK, *(_JOURNAL + more for more in ("", "-wal", "-shm")))
-            ours = path.name.endswith(".part") or len(path.stem) == 32
-            if ours and not kept and not self.journal.knows(path.name):
-                path.unlink(missing_ok=True)
+    def _recover(self) -> None:
+        """Take the jobs again of pictures that were acknowledged and not added yet, when the journal was lost."""
+        if self.journal.latest(1):
+            return
+        lost = [
+            file
+            for file in self._uploads.files()
+            if self._engine.index.picture(str(self._uploads.folder / file)) is None and self._uploads.holds(file)
+        ]
+        if lost:
+            log.warning("the journal of jobs is gone; pictures that are kept and not in the index: %d", len(lost))
+            self.journal.put_again(lost)
 
     def _work(self) -> None:
-        wait_s = 0.5
+        wait_s = _WAIT_S
         while not self._stopping:
             seen = self._news
-            batch = self._next()
+            try:
+                batch = self._next()
+                if batch:
+                    self._do(batch)
+                self._waits, wait_s = None, _WAIT_S
+            except (OSError, sqlite3.Error, StoreError, KeyboardInterrupt) as error:
+                # The disk is full, another process is writing, or Ctrl-C has ended the worker processes, as it soon
+                # does this one: that passes, and what was acknowledged must be done.
+                wait_s = _WAIT_S if isinstance(error, BusyError) else wait_s
+                self._wait(_reason(error), wait_s)
+                wait_s = min(2 * wait_s, _MOST_WAIT_S)
+                continue
             if not batch:
                 with self._wake:
                     self._wake.wait_for(lambda seen=seen: self._stopping or self._news != seen)  # type: ignore[misc]
-                continue
-            try:
-                with self._progress(batch) as progress:
-                    if batch[0].kind == "add":
-                        self._add(batch, progress)
-                    else:
-                        self._remove(batch)
-                wait_s = 0.5
-            except (OSError, sqlite3.Error, StoreError) as error:
-                # The disk is full, or another process is writing: that passes, and what was acknowledged must be done.
-                log.warning("a change to the index waits: %s", error)
-                self._running = {job.id: (0, len(batch), f"it waits: {error}") for job in batch}
-                with self._wake:
-                    self._wake.wait_for(lambda: self._stopping, wait_s)
-                wait_s = min(2 * wait_s, _MOST_WAIT_S)
-            except Exception:
-                log.exception("a change to the index failed")
-                for job in batch:
-                    self.journal.finish(job, picture=job.picture, problem="an error of this program", failed=True)
+
+    def _wait(self, why: str, seconds: float) -> None:
+        if why != self._waits:
+            log.warning("a change to the index waits: %s", why)
+            self._waits = why
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping, seconds)
+
+    def _do(self, batch: list[Job]) -> None:
+        try:
+            if batch[0].kind == "add":
+                self._add(batch)
+            else:
+                self._remove(batch)
+        except (OSError, sqlite3.Error, StoreError):
+            raise
+        except Exception:
+            log.exception("a change to the index failed")
+            if self._stopping:  # what it needs may be closed by now: it is done after the next start
+                return
+            if len(batch) > 1:
+                self._alone = len(batch)
+                return
+            self._finish(batch[0], picture=batch[0].picture, problem="an error of this program", failed=True)
+        finally:
+            self._running = {}
 
     def _next(self) -> list[Job]:
         """Return the jobs to do together: the first in order, as far as they are of one kind."""
-        jobs = self.journal.queued(_MOST_AT_ONCE)
+        jobs = self.journal.queued(1 if self._alone else _MOST_AT_ONCE)
+        self._alone = max(0, self._alone - 1)
         other = next((row for row, job in enumerate(jobs) if job.kind != jobs[0].kind), len(jobs))
         return jobs[:other]
 
-    @contextmanager
-    def _progress(self, batch: list[Job]) -> Iterator[Any]:
-        def update(stage: str, done: int, total: int) -> None:
+    def _begun(self, batch: list[Job], done: int, total: int) -> None:
+        self._running = {job.id: (done, max(total, 1)) for job in batch}
+        self._waits = None
+
+    def _add(self, batch: list[Job]) -> None:
+        def progress(stage: str, done: int, total: int) -> None:
             if stage == "index":
-                self._running = {job.id: (done, max(total, 1), None) for job in batch}
+                self._begun(batch, done, total)
 
-        update("index", 0, len(batch))
-        yield update
-        self._running = {}
-
-    def _add(self, batch: list[Job], progress: Any) -> None:
-        paths = {job.file: self._folder / (job.file or "") for job in batch}
+        paths = {job.file: self._uploads.folder / (job.file or "") for job in batch}
         workers = min(self._workers, len(paths))
-        self._engine.add(paths.values(), workers=workers, max_pixels=self._max_pixels, progress=progress)
+        report = self._engine.add(paths.values(), workers=workers, max_pixels=self._max_pixels, progress=progress)
+        skipped = dict(report.skipped)
         for job in batch:
-            path = paths[job.file]
-            row = self._engine.index.picture(str(path))
-            usable = row is not None and row.findable
-            self.journal.finish(
-                job,
-                picture=row.id if row is not None and usable else None,
-                problem=row.problem if row is not None and row.missing_since is None else "its file is gone",
-                failed=not usable,
+            path = str(paths[job.file])
+            row = self._engine.index.picture(path)
+            problem = skipped.get(path) or (row.problem if row is not None else None)
+            usable = row is not None and row.findable and path not in skipped
+            self._finish(
+                job, picture=row.id if row is not None and usable else None, problem=problem, failed=not usable
             )
 
     def _remove(self, batch: list[Job]) -> None:
-        rows = {job.picture: self._engine.index.picture_at(job.picture or 0) for job in batch}
-        present = [row for row in rows.values() if row is not None]
-        if present:
-            with self._engine.index.writing() as writer:
-                writer.remove(present)
+        rows = {job.number: self._engine.index.picture_at(job.picture or 0) for job in batch}
+        # An index that was made anew has the numbers again, for other pictures.
+        present = {
+            row.id: row for job in batch if (row := rows[job.number]) is not None and job.path in (None, row.path)
+        }
+        with self._engine.index.writing() as writer:
+            self._begun(batch, 0, len(batch))
+            if present:
+                writer.remove(list(present.values()))
+        # From here on the commit is on the disk: no picture that can be found loses its file.
         for job in batch:
             if job.file is not None:
-                with self._files:
-                    # The same picture may have been added again meanwhile.
-                    if not self.journal.needs(job.file):
-                        (self._folder / job.file).unlink(missing_ok=True)
-            self.journal.finish(job, picture=job.picture, problem=None, failed=False)
+                self._discard(job.file)
+            self._finish(job, picture=job.picture, problem=None, failed=False)
+
+    def _discard(self, file: str) -> None:
+        """Delete the file of a picture that was removed, unless it was added again meanwhile, or is something else."""
+        with self._files:
+            wanted = self.journal.needs(file) or self._engine.index.picture(str(self._uploads.folder / file))
+            if not wanted and not self._uploads.discard(file):
+                log.warning("%s: it stays, because its content is not what was added under that name", file)
+
+    def _finish(self, job: Job, *, picture: int | None, problem: str | None, failed: bool) -> None:
+        self.journal.finish(job, picture=picture, problem=problem, failed=failed)
+        state, why = ("failed", f" problem={quoted(problem or '')}") if failed else ("done", "")
+        access.info("%s job=%s kind=%s picture=%s%s", state, job.id, job.kind, picture or "-", why)
 
 
-def uploaded_file(folder: Path, path: str) -> str | None:
-    """Return the name of a picture in the folder of uploads, or None when it is elsewhere."""
-    parent, file = os.path.split(path)
-    return file if parent == os.path.abspath(folder) else None
+def quoted(text: str) -> str:
+    """Return a text of a client as it stands in a log: in quotes, on one line, and only what can be printed."""
+    return json.dumps(printable_path(text), ensure_ascii=False)
+
+
+_UNUSABLE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_OPTIONS: Any = {"isolation_level": None, "check_same_thread": False}
+
+
+def _read(file: Path) -> sqlite3.Connection:
+    connection: sqlite3.Connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(file.absolute()))}?mode=ro", uri=True, **_OPTIONS
+    )
+    return connection
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    values: tuple[Any, ...] = (*row[:-1], os.fsdecode(row[-1]) if row[-1] is not None else None)
+    return Job(*values)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BusyError):
+        return "another process is changing the index"
+    return str(error) or "its worker processes were interrupted"

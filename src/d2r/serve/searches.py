@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -27,6 +27,9 @@ from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.workers import WorkerDied
 
 Result = TypeVar("Result")
+
+Sought: TypeAlias = bytes | PictureRow
+"""A query: the encoded bytes of a picture, or a picture of the index."""
 
 
 class FileGoneError(Exception):
@@ -87,10 +90,12 @@ class Searches:
         finally:
             self.under_way -= 1
 
-    async def describe(self, source: work.Source, box: PixelBox | None, regions: bool = False) -> Description:
+    async def describe(self, query: Sought, box: PixelBox | None, regions: bool = False) -> Description:
         """Describe a query in a worker process, by regions inside it too where this is asked for."""
-        recipe = self._engine.recipe
-        return await self._processes.run(work.describe_source, recipe, self._max_pixels, source, box, regions)
+        describing = self._processes.run(
+            work.describe_source, self._engine.recipe, self._max_pixels, _source(query), box, regions
+        )
+        return await (describing if isinstance(query, bytes) else of_index(query, describing))
 
     async def warm(self) -> None:
         """Search once, for nothing: what is compiled and loaded at first use is then there."""
@@ -100,7 +105,7 @@ class Searches:
 
     async def answer(
         self,
-        source: work.Source,
+        sought: Sought,
         box: PixelBox | None,
         *,
         top: int,
@@ -109,13 +114,12 @@ class Searches:
         diffuse: bool,
         query_regions: bool,
         named: Callable[[str], str],
-        without: int | None = None,
         timed: Callable[[str, float], None],
     ) -> bytes:
         """Search, and return the answer as JSON.
 
         Args:
-            source: the query.
+            sought: the query; a picture of the index is left out of the results.
             box: on it.
             top: at most this many results.
             verify: how many are verified.
@@ -123,12 +127,12 @@ class Searches:
             diffuse: the same; without ``verify`` and ``expand`` it does nothing.
             query_regions: see :meth:`d2r.engine.Engine.search`.
             named: makes of the path of a picture what it is called.
-            without: leave this picture out of the results.
             timed: told how long each stage took.
         """
         with self._room():
+            without = None if isinstance(sought, bytes) else sought.id
             started = time.perf_counter()
-            query = await self.describe(source, box, query_regions)
+            query = await self.describe(sought, box, query_regions)
             described = time.perf_counter() - started
 
             def search(stopped: Callable[[], bool]) -> bytes:
@@ -174,7 +178,7 @@ class Searches:
 
             return await self._threads.run(search)
 
-    async def match(self, query: work.Source, box: PixelBox | None, other: PictureRow) -> bytes:
+    async def match(self, query: Sought, box: PixelBox | None, other: PictureRow) -> bytes:
         """Return a JPEG of a query and a picture beside each other, with their matched points joined."""
         with self._room():
             described = await self.describe(query, box)
@@ -184,7 +188,7 @@ class Searches:
             drawing = self._processes.run(
                 work.match_picture,
                 self._max_pixels,
-                query,
+                _source(query),
                 other.path,
                 described.boxes[0].tolist() if box is not None else None,
                 described.features.positions[verification.matches[:, 0]],
@@ -193,7 +197,7 @@ class Searches:
             return await of_index(other, drawing)
 
     async def thresholds(
-        self, query: work.Source, box: PixelBox | None, picture: PictureRow, detector: Detector
+        self, query: Sought, box: PixelBox | None, picture: PictureRow, detector: Detector
     ) -> ThresholdAnswer:
         """Score a picture with the regions that each threshold of a detector gives."""
         with self._room():
@@ -221,6 +225,10 @@ def query_info(query: Description) -> QueryInfo:
     return QueryInfo.model_construct(
         width=query.width, height=query.height, box=tenths(query.boxes)[0], features=len(query.features)
     )
+
+
+def _source(query: Sought) -> work.Source:
+    return query if isinstance(query, bytes) else query.path
 
 
 async def of_index(picture: PictureRow, work: Awaitable[Result]) -> Result:

@@ -42,7 +42,7 @@ class Settings:
     """See the options of ``d2r serve``.
 
     Attributes:
-        uploads: folder for the pictures that are added, of this service alone.
+        uploads: folder for the pictures that are added, of this service alone; see :class:`d2r.serve.uploads.Uploads`.
         token: allows adding and removing; None allows nobody to.
         read_token: needed for everything else; None lets everybody read.
         read_only: nothing can be added or removed, whatever the token.

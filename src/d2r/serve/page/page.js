@@ -238,7 +238,7 @@ function change(what, begin) {
       askToken("Adding and removing pictures need the token of this service.");
       return;
     }
-    const job = await ended(await begin(), ({ state }) => { element("changed").textContent = `${what}: ${state} …`; });
+    const job = await ended(await begin(), ({ state, problem }) => { element("changed").textContent = `${what}: ${problem ?? state} …`; });
     element("changed").textContent = job.state === "done" ? `${what}: done.${job.problem ? ` ${job.problem}.` : ""}` : `${what}: ${job.problem}.`;
     await getInfo();
     if (answer) await searchNow();

@@ -1,0 +1,193 @@
+"""The folder in which a service keeps the pictures that are added, and what it may delete there.
+
+A picture is named by the digest of its content, so what a file is can be proved from the file alone. What is half
+received has a name of its own in a sub-folder of the service's own, which has a tag. Nothing else is ever deleted or
+written over, whatever is in the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from d2r.files import display_path, replacing, sync
+from d2r.index import Index
+from d2r.serve.settings import ServeError
+
+JOURNAL: Final = "jobs.sqlite"
+"""File in the folder that says what clients asked for; see :class:`d2r.serve.jobs.Journal`."""
+
+_LOCK: Final = ".service.lock"
+_OWN: Final = ".d2r-uploads"  # sub-folder of what is half received
+_TAG: Final = "UPLOADS.TAG"  # in it: what the folders are, and of which index
+_SIGNATURE: Final = (
+    b"d2r serve keeps added pictures in the folder above, and deletes files in this one: keep nothing of yours here.\n"
+)
+_PART: Final = re.compile(r"\.[0-9a-f]{32}\.part")
+_PICTURE: Final = re.compile(r"[0-9a-f]{32}\.[a-z]{3,4}")
+
+
+class Uploads:
+    """The pictures that were added to one index, in a folder that this process alone keeps and no other user can read.
+
+    A folder is taken when it is new, empty or tagged, or when all it holds are pictures of a service whose tag and
+    journal are gone. What a process left that died while it received a picture is deleted.
+
+    Args:
+        folder: made when it is new.
+        index: folder of the index.
+        adopt: take the folder whatever it holds: it has a journal, of a version that left no tag.
+
+    Raises:
+        ServeError: the folder is something else's, another service or another index uses it, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, index: Path, adopt: bool) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self._own = self.folder / _OWN
+        index = Path(os.path.abspath(index))
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = self._owner()
+            if owner is None and not adopt:
+                self._check_strangers()
+            if owner is not None and Index.exists(owner) and not owner.samefile(index):
+                raise ServeError(
+                    f"{folder}: it keeps what was added to {display_path(owner)}; give another folder with --uploads"
+                )
+            self._make_private()
+            self._lock = FileLock(self.folder / _LOCK)
+            self._lock.acquire(timeout=0)
+            self._own.mkdir(mode=0o700, exist_ok=True)
+            if owner != index:  # it is new, or the index was moved
+                with replacing(self._own / _TAG) as part:
+                    part.write_bytes(_SIGNATURE + os.fsencode(index))
+            self._sweep()
+        except Timeout as error:
+            raise ServeError(f"{folder}: another d2r serve keeps its uploads there; give another --uploads") from error
+        except OSError as error:
+            raise ServeError(f"{folder}: uploads cannot be kept there ({error.strerror or error})") from error
+
+    def close(self) -> None:
+        """Let another service have the folder."""
+        self._lock.release()
+
+    def keep(self, data: bytes, ending: str) -> tuple[str, bool]:
+        """Keep a picture; it is on the disk when this returns.
+
+        Args:
+            data: its content, not empty.
+            ending: of its name, such as ``.jpg``.
+
+        Returns:
+            the name of its file, and whether the file is new.
+
+        Raises:
+            FileExistsError: another file has that name, and is left as it is.
+            OSError: the disk is full.
+        """
+        file = _digest(data) + ending
+        if self.holds(file):
+            return file, False
+        path = self.folder / file
+        part = self._own / f".{uuid.uuid4().hex}.part"
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+                stream.write(data)
+            sync(part)
+            _take(path)
+            part.replace(path)
+            sync(self.folder)
+        finally:
+            part.unlink(missing_ok=True)
+        return file, True
+
+    def holds(self, file: str) -> bool:
+        """Say whether the file of a name is the picture that was kept under it: whether its content is as it says."""
+        path = self.folder / file
+        try:
+            regular = stat.S_ISREG(path.lstat().st_mode)
+            return regular and _PICTURE.fullmatch(file) is not None and _digest(path.read_bytes()) == path.stem
+        except FileNotFoundError:
+            return False
+
+    def discard(self, file: str) -> bool:
+        """Delete a picture that was kept, and say whether it is gone; any other file is left as it is."""
+        path = self.folder / file
+        if self.holds(file):
+            path.unlink()
+        return not os.path.lexists(path)
+
+    def files(self) -> Iterator[str]:
+        """Yield the names of files that may be pictures that were kept; :meth:`holds` says whether they are."""
+        return (path.name for path in sorted(self.folder.iterdir()) if _PICTURE.fullmatch(path.name))
+
+    def _owner(self) -> Path | None:
+        """Return the index that the tag names; None without a tag."""
+        if self._own.is_symlink():
+            raise ServeError(f"{self._own}: it is a link; remove it, or give another folder with --uploads")
+        try:
+            tag = (self._own / _TAG).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Path(os.fsdecode(tag.removeprefix(_SIGNATURE))) if tag.startswith(_SIGNATURE) else None
+
+    def _check_strangers(self) -> None:
+        """Raise :class:`ServeError` when the folder holds anything that no service put there."""
+        for path in sorted(self.folder.iterdir()):
+            known = path.name == _LOCK or path.name.startswith(f"{JOURNAL}-")
+            # The sub-folder is there without a tag when a process died that had just made it.
+            untagged = path == self._own and path.is_dir() and all(map(_is_part, path.iterdir()))
+            if not known and not untagged and not self.holds(path.name):
+                raise ServeError(
+                    f"{display_path(self.folder)}: it holds something that is not of d2r serve"
+                    f" ({display_path(path.name)}); give a new or an empty folder with --uploads"
+                )
+
+    def _make_private(self) -> None:
+        if self.folder.stat().st_mode & 0o077:
+            try:
+                self.folder.chmod(0o700)
+            except OSError as error:
+                raise ServeError(
+                    f"{display_path(self.folder)}: it cannot be made private to you ({error.strerror or error}); make"
+                    " yourself its owner, or give a new folder with --uploads"
+                ) from error
+
+    def _sweep(self) -> None:
+        """Delete what a process left that died before it had received a whole picture."""
+        for path in self._own.iterdir():
+            if _is_part(path):
+                path.unlink()
+
+
+def uploaded_file(folder: Path, path: str) -> str | None:
+    """Return the name of a picture that was added, by its path; None when it is of another folder, or not so named."""
+    parent, file = os.path.split(path)
+    return file if parent == os.path.abspath(folder) and _PICTURE.fullmatch(file) else None
+
+
+def _is_part(path: Path) -> bool:
+    return _PART.fullmatch(path.name) is not None and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _take(path: Path) -> None:
+    """Make an empty file, which proves that what is written over is this process's own."""
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size:  # else a process died that had taken it
+            raise
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
