@@ -25,9 +25,6 @@ have eight that agree by chance, and one wrong picture in the query finds more o
 LEAST = 2
 """A word joins when so many of the query and the results have it: what one of them alone has is often background."""
 
-RESULTS = 5
-"""Results that join the query. More find more of a landmark, and drift where it has few pictures."""
-
 NEIGHBOURS = 20
 """Diffusion: a result is linked to at most so many others."""
 
