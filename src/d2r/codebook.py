@@ -130,12 +130,14 @@ class Codebook:
         of the next closest words; always the same one.
 
         Raises:
-            CodebookError: the descriptors are not of the codebook's dimension, or not finite.
+            CodebookError: the descriptors are not of the codebook's dimension, or not finite numbers.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dim:
             raise CodebookError(
                 f"descriptors of shape {descriptors.shape} do not fit a codebook of {self.dim} dimensions"
             )
+        if descriptors.dtype.kind != "f":
+            raise CodebookError(f"descriptors must be floating-point numbers, not {descriptors.dtype}")
         if not 1 <= nearest <= self.words:
             raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.words}")
         if len(descriptors) == 0:
@@ -256,8 +258,9 @@ def train_codebook(
         CodebookError: there are fewer descriptors than words, or more bits than dimensions; or the descriptors are no
             finite numbers (N, D).
     """
-    if descriptors.ndim != 2:
-        raise CodebookError(f"descriptors must be an array (descriptors, dimensions), not {descriptors.shape}")
+    if descriptors.ndim != 2 or descriptors.dtype.kind != "f":
+        what = f"{descriptors.dtype} {descriptors.shape}"
+        raise CodebookError(f"descriptors must be floating-point numbers of (descriptors, dimensions), not {what}")
     check_bits(bits, descriptors.shape[1])
     if words < 1:
         raise CodebookError("a codebook needs at least one word")

@@ -103,7 +103,15 @@ def by_both(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArr
 
 
 def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
-    """Return the R-ASMK* similarity of each pair of N descriptors, packed signs, float32 (N, N), 0 on the diagonal."""
+    """Return the R-ASMK* similarity of each pair of N descriptors, packed signs, float32 (N, N), 0 on the diagonal.
+
+    Raises:
+        ValueError: one is no packed signs, or of other bits than the others.
+    """
+    for one in pictures:
+        one.check_signs()
+        if one.dim != pictures[0].dim:
+            raise ValueError(f"descriptors of {one.dim} and of {pictures[0].dim} bits cannot be compared")
     count = len(pictures)
     every = np.concatenate([one.words for one in pictures])
     order = np.argsort(every, kind="stable")
