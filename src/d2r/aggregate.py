@@ -57,6 +57,8 @@ class Assigned:
     region_count: int
 
     def __post_init__(self) -> None:
+        if self.region_count < 1:
+            raise ValueError(f"region_count must be 1 or more, not {self.region_count}")
         words = _MOST if self.origins is None else len(self.origins)
         check_numbers("words", self.words, len(self.words), words)
         check_numbers("regions", self.regions, len(self.words), self.region_count)
@@ -180,7 +182,7 @@ def assign(
     """
     words = codebook.assign(descriptors, nearest)
     if regions is None:
-        regions, region_count = np.zeros(len(descriptors), np.int32), region_count or 1
+        regions, region_count = np.zeros(len(descriptors), np.int32), 1 if region_count is None else region_count
     elif region_count is None:
         raise ValueError("region_count: with regions, say how many there are; one without descriptors counts too")
     regions = np.asarray(regions)

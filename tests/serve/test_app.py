@@ -7,6 +7,7 @@ import threading
 import pytest
 from PIL import Image
 
+from d2r import defaults
 from d2r.engine import Engine
 from d2r.serve.app import make_app
 from d2r.serve.settings import ServeError, Settings, token_from
@@ -290,3 +291,12 @@ def test_a_token_comes_from_a_file_or_the_environment_and_is_no_short_one(tmp_pa
             token_from(None, "D2R_TOKEN", {"D2R_TOKEN": short})
     with pytest.raises(ServeError, match="cannot be read"):
         token_from(tmp_path / "nowhere", "D2R_TOKEN", {})
+
+
+def test_the_page_learns_from_the_service_what_a_search_takes_that_does_not_say_otherwise(client):
+    expected = {"top": defaults.TOP, "verify": defaults.VERIFY, "expand": defaults.EXPAND}
+    assert client.get("/v1/info").json()["defaults"] == expected
+    for path in ("/v1/search", "/v1/pictures/{id}/search"):
+        (operation,) = client.get("/v1/openapi.json").json()["paths"][path].values()
+        taken = {one["name"]: one["schema"].get("default") for one in operation["parameters"]}
+        assert {name: taken[name] for name in expected} == expected
