@@ -16,6 +16,7 @@ from PIL import Image
 
 from d2r.codebook import Codebook, train_codebook
 from d2r.engine import Engine
+from d2r.version import package_version
 
 
 def start(*arguments, **options):
@@ -190,7 +191,7 @@ def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
     assert facts["pictures"].strip() == "10"
     assert facts["regions"].strip().startswith("detector:sha256=")
     assert facts["features"].strip().startswith("hardnet:sha256=")
-    assert "learned from  10 pictures of at most 1024 pixels, hardnet:sha256=" in out.replace("\n", " ")
+    assert f"learned from 10 pictures, described as these are, by d2r {package_version()}" in " ".join(out.split())
 
 
 def test_compacting_and_checking_from_the_command_line(d2r, engine, collection):
@@ -393,6 +394,7 @@ def test_a_learned_codebook_serves_another_index(d2r, photo_folder, collection, 
     with Engine.open(index) as engine:
         assert engine.index.size().words == 50
         assert engine.index.codebook.origin == Codebook.load(book).origin
+    assert "learned from 10 pictures of at most 1024 pixels, hardnet:" in " ".join(d2r("info", index)[1].split())
     assert d2r("index", collection, "--out", index, *options)[0] == 0
     status, _, err = d2r("index", collection, "--out", tmp_path / "no.index", "--features", "rootsift", *options)
     assert status == 1

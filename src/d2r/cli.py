@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from d2r.describers import Describers
     from d2r.engine import Answer, Engine
     from d2r.index import IndexSize
+    from d2r.ingest import Recipe
 
 # The engine is imported inside the commands: its libraries take a second, which --help should not cost.
 
@@ -471,7 +472,7 @@ def info(index: IndexArgument) -> None:
     table.add_row("skipped", f"{size.skipped:,}")
     table.add_row("visual words", f"{size.words:,}" if size.words else "none yet")
     if size.words:
-        table.add_row("learned from", _told(origin))
+        table.add_row("learned from", _told(origin, recipe))
     table.add_row("regions", recipe.regions)
     table.add_row("features", recipe.features)
     table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
@@ -484,12 +485,14 @@ def info(index: IndexArgument) -> None:
         say(f"  {display_path(row.path)}: {row.problem}")
 
 
-def _told(origin: Origin | None) -> str:
-    """Say what visual words were learned from."""
+def _told(origin: Origin | None, recipe: Recipe) -> str:
+    """Say what the visual words of an index were learned from."""
     if origin is None:
         return "not recorded"
     pictures = "pictures" if origin.pictures is None else f"{origin.pictures:,} pictures"
     version = "" if origin.version is None else f", by d2r {origin.version}"
+    if (origin.features, origin.regions, origin.max_side) == (recipe.features, recipe.regions, recipe.max_side):
+        return f"{pictures}, described as these are{version}"
     return f"{pictures} of at most {origin.max_side} pixels, {origin.features}, {origin.regions}{version}"
 
 
