@@ -3,8 +3,8 @@
     python benchmarks/code_bits.py SET [--words N | --codebook FILE] [--bits 128 64 32] [--cache FOLDER]
 
 Without verification. The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise.
-128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --words N`` keeps in
-the cache.
+128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --features rootsift
+--regions rmac:levels=2 --words N`` keeps in the cache.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Learn many visual words from descriptions that ``d2r evaluate`` has kept, a part of the descriptors of each picture.
+"""Learn many visual words from descriptions that ``d2r evaluate --features rootsift --regions rmac:levels=2`` has kept.
 
     python benchmarks/large_codebook.py --cache d2r-cache --out words.safetensors PHOTOS...
 
-PHOTOS are folders of pictures that were described with the default regions and features, by an evaluation with the same
-cache. Takes 20 descriptors a word and 8 iterations: 7 minutes for 65,536 words on two cores.
+PHOTOS are folders of pictures that such an evaluation with the same cache described. Takes 20 descriptors a word and 8 iterations: 7 minutes for 65,536 words on two cores.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Every planted object's box, of instances and of decoys alike, is a region beside the whole picture, as a perfect
 detector would find them. The table compares ASMK*, R-ASMK* and regional search on those, with the codebook that
-``d2r evaluate SET --regions rmac:levels=3 --words N`` learned into the same cache, so that only the regions differ.
+``d2r evaluate SET --features rootsift --regions rmac:levels=3 --words N`` learned into the same cache, so that only the
+regions differ.
 """
 
 from __future__ import annotations

@@ -607,3 +607,15 @@ def test_words_that_the_features_are_too_few_for_are_fewer(photo_folder, tmp_pat
         report = engine.sync(photo_folder, workers=0)
         assert report.words_learned == engine.index.codebook.words == 16  # of 400 features at most
         assert engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0].path.endswith("pagoda-0.jpg")
+
+
+def test_damage_that_verification_comes_upon_is_named(engine, collection):
+    (file,) = engine.index.folder.glob("segments/*/point_words.npy")
+    words = np.load(file)
+    words[:] = words[::-1]
+    np.save(file, words)
+    with (
+        Engine.open(engine.index.folder) as reader,
+        pytest.raises(StoreError, match=r"words of points must ascend.*check"),
+    ):
+        reader.search(collection / "pagoda-0.jpg")

@@ -515,7 +515,13 @@ class Engine:
         other = self.index.points(picture)
         side = max(picture.width or 0, picture.height or 0)
         threshold = threshold_for(side, self.recipe.max_side)
-        return verify(query, other, bits=self._codebook().dim, threshold=threshold), other
+        try:
+            return verify(query, other, bits=self._codebook().dim, threshold=threshold), other
+        except ValueError as error:
+            raise StoreError(
+                f"{self.index.folder}: what it keeps of {picture.path} does not fit ({error}); `d2r check` says whether"
+                " it is damaged"
+            ) from error
 
     def _points(self, query: Features) -> Points:
         return make_points(query, self._codebook(), nearest=NEAREST)
