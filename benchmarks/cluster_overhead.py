@@ -22,8 +22,9 @@ import numpy as np
 from d2r.aggregate import KERNELS, aggregate, assign
 from d2r.cluster.connect import connected
 from d2r.codebook import Codebook
+from d2r.defaults import FEATURES
 from d2r.describe import Description, describe_query
-from d2r.engine import FEATURES, Engine
+from d2r.engine import Engine
 from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.ingest import prepare_worker

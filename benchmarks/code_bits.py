@@ -3,8 +3,8 @@
     python benchmarks/code_bits.py SET [--words N | --codebook FILE] [--bits 128 64 32] [--cache FOLDER]
 
 Without verification. The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise.
-128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --words N`` keeps in
-the cache.
+128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --features rootsift
+--regions rmac:levels=2 --words N`` keeps in the cache.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from d2r.codebook import Codebook, random_rotation
-from d2r.engine import MAX_SIDE, VERIFY_FEATURES
+from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Setup, codebook_file, compare
-from d2r.images import MAX_PIXELS
 from d2r.ingest import Recipe
 from d2r.report.tables import accuracy_table, as_text
 from d2r.workers import default_workers

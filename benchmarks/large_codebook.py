@@ -1,9 +1,8 @@
-"""Learn many visual words from descriptions that ``d2r evaluate`` has kept, a part of the descriptors of each picture.
+"""Learn many visual words from descriptions that ``d2r evaluate --features rootsift --regions rmac:levels=2`` has kept.
 
     python benchmarks/large_codebook.py --cache d2r-cache --out words.safetensors PHOTOS...
 
-PHOTOS are folders of pictures that were described with the default regions and features, by an evaluation with the same
-cache. Takes 20 descriptors a word and 8 iterations: 7 minutes for 65,536 words on two cores.
+PHOTOS are folders of pictures that such an evaluation with the same cache described. Takes 20 descriptors a word and 8 iterations: 7 minutes for 65,536 words on two cores.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import time
 from pathlib import Path
 
 from d2r.codebook import train_codebook
+from d2r.defaults import MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.extraction import sample_descriptors
+from d2r.ingest import Recipe, origin_of
 from d2r.walk import find_pictures
 
 
@@ -29,9 +30,10 @@ def main() -> None:
     jobs = [job for folder in options.photos for job in find_pictures(folder)]
     names = [hashlib.blake2b(Path(job.path).read_bytes(), digest_size=16).hexdigest() for job in jobs]
     files = [described[name] for name in names if name in described]
-    sample = sample_descriptors(files, options.words * 20)
+    sample, pictures = sample_descriptors(files, options.words * 20)
+    origin = origin_of(Recipe("rmac:levels=2", "rootsift", MAX_SIDE, VERIFY_FEATURES), pictures)
     started = time.perf_counter()
-    train_codebook(sample, options.words, iterations=8).save(options.out)
+    train_codebook(sample, options.words, iterations=8, origin=origin).save(options.out)
     print(
         f"{options.words:,} words from {len(sample):,} descriptors of {len(files):,} of {len(jobs):,} pictures"
         f" in {time.perf_counter() - started:,.0f} s"

@@ -4,7 +4,8 @@
 
 Every planted object's box, of instances and of decoys alike, is a region beside the whole picture, as a perfect
 detector would find them. The table compares ASMK*, R-ASMK* and regional search on those, with the codebook that
-``d2r evaluate SET --regions rmac:levels=3 --words N`` learned into the same cache, so that only the regions differ.
+``d2r evaluate SET --features rootsift --regions rmac:levels=3 --words N`` learned into the same cache, so that only the
+regions differ.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pathlib import Path
 
 from d2r.boxes import Boxes, as_boxes, clip
 from d2r.datasets.ground_truth import load_set
+from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.describe import describe
-from d2r.engine import MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import Extraction, extract
 from d2r.evaluate.run import Setup, codebook_file, compare
 from d2r.features import make_extractor
-from d2r.images import MAX_PIXELS, Picture, read_image
+from d2r.images import Picture, read_image
 from d2r.ingest import Recipe, prepare_worker, write_description
 from d2r.regions import Regions
 from d2r.report.tables import accuracy_table, as_text

@@ -687,3 +687,76 @@ def test_codes_of_one_word_pool_to_what_most_of_them_have() -> None:
 def test_descriptors_of_another_dimension_are_refused() -> None:
     with pytest.raises(CodebookError, match=r"\(3, 64\).*128 dimensions"):
         assign(Codebook(np.zeros((2, 128), np.float32)), np.zeros((3, 64), np.float32))
+
+
+# ---- Input that compiled loops would take on trust ----
+
+POINTS = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+BOOK = Codebook(np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32))
+
+
+def test_the_number_of_regions_is_asked_for_where_there_are_regions() -> None:
+    with pytest.raises(ValueError, match="region_count"):
+        assign(BOOK, POINTS, np.array([0, 1, 1]))
+    assert assign(BOOK, POINTS).region_count == 1
+    assert assign(BOOK, POINTS, region_count=4).region_count == 4
+
+
+@pytest.mark.parametrize("regions", [[0, 1, 2], [-1, 0, 1], [0, 0, 2**31 - 1], [0, 0, 2**32], [-(2**40), 0, 0]])
+def test_a_region_that_there_is_not_is_refused(regions: list[int]) -> None:
+    with pytest.raises(ValueError, match="regions must be from 0 to 1"):
+        assign(BOOK, POINTS, np.array(regions), 2)
+
+
+@pytest.mark.parametrize("regions", [np.zeros(2, np.int32), np.zeros((3, 1), np.int32), np.zeros(3), np.zeros(3, "U1")])
+def test_regions_of_another_shape_or_type_are_refused(regions: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"regions must be int32 \(3,\)"):
+        assign(BOOK, POINTS, regions, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.uint32, np.int32])
+def test_regions_may_be_any_whole_numbers(dtype: type) -> None:
+    found = assign(BOOK, POINTS, np.array([0, 1, 1], dtype), 2)
+    assert found.regions.dtype == np.int32
+    assert found.regions.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_picture_has_a_region(count: int) -> None:
+    with pytest.raises(ValueError, match="region_count must be 1 or more"):
+        assign(BOOK, POINTS[:0], np.zeros(0, np.int32), count)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.complex64, "O"])
+def test_descriptors_that_are_no_floating_point_numbers_are_refused(dtype: str) -> None:
+    with pytest.raises(CodebookError, match="floating-point numbers"):
+        assign(BOOK, np.ones((3, 16), dtype))
+
+
+def assigned_with(**other: object) -> Assigned:
+    good = {"words": np.array([0, 4, 4], np.int32), "points": POINTS, "origins": BOOK.centroids,
+            "regions": np.array([0, 0, 1], np.int32), "region_count": 2}  # fmt: skip
+    return Assigned(**good | other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"words": np.array([0, 4, 5], np.int32)}, "words must be from 0 to 4"),
+        ({"words": np.array([0, -1, 4], np.int32)}, "words must be from 0 to 4"),
+        ({"words": np.array([0, -1, 4], np.int32), "origins": None}, "words must be from 0 to"),
+        ({"words": np.array([0, 4], np.int32)}, "regions must be int32"),
+        ({"words": np.array([0, 4, 4])}, "words must be int32"),
+        ({"regions": np.array([0, 0, 2], np.int32)}, "regions must be from 0 to 1"),
+        ({"regions": np.array([0, 0, 1.0])}, "regions must be int32"),
+        ({"region_count": 0}, "region_count must be 1 or more"),
+        ({"points": POINTS[:2]}, "points must be numbers of"),
+        ({"points": POINTS[0]}, "points must be numbers of"),
+        ({"points": POINTS.astype(np.int32)}, "points must be numbers of"),
+        ({"origins": BOOK.centroids[:, :15].copy()}, "origins must be"),
+    ],
+)
+def test_descriptors_whose_words_or_regions_do_not_fit_cannot_be_made(wrong: dict[str, object], reason: str) -> None:
+    assert aggregate(assigned_with(), KERNELS["r-asmk*"]).words.tolist() == [0, 4]
+    with pytest.raises(ValueError, match=reason):
+        assigned_with(**wrong)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.codebook import train_codebook
+from d2r.codebook import Codebook, train_codebook
 from d2r.engine import Engine
+from d2r.version import package_version
 
 
 def start(*arguments, **options):
@@ -190,6 +191,7 @@ def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
     assert facts["pictures"].strip() == "10"
     assert facts["regions"].strip().startswith("detector:sha256=")
     assert facts["features"].strip().startswith("hardnet:sha256=")
+    assert f"learned from 10 pictures, described as these are, by d2r {package_version()}" in " ".join(out.split())
 
 
 def test_compacting_and_checking_from_the_command_line(d2r, engine, collection):
@@ -232,9 +234,11 @@ def test_codes_of_fewer_bits_make_a_smaller_index_that_still_finds(d2r, photo_fo
 
 def test_an_index_whose_first_run_failed_takes_other_words_the_next_time(d2r, photo_folder, tmp_path):
     index = tmp_path / "x.index"
-    status, _, err = d2r("index", photo_folder, "--out", index, "--words", "1000000", "--workers", "0")
+    (tmp_path / "blank").mkdir()
+    Image.new("RGB", (80, 60), (120, 130, 140)).save(tmp_path / "blank" / "a.png")
+    status, _, err = d2r("index", tmp_path / "blank", "--out", index, "--words", "9", "--workers", "0")
     assert status == 1
-    assert "ask for fewer words" in " ".join(err.split())
+    assert "visual words cannot be learned" in " ".join(err.split())
     status, _, err = d2r("index", photo_folder, "--out", index, "--bits", "999", "--workers", "0")
     assert status == 1
     assert "from 1 to 128 bits" in " ".join(err.split())
@@ -380,6 +384,8 @@ def test_a_learned_codebook_serves_another_index(d2r, photo_folder, collection, 
     status, out, err = d2r("codebook", photo_folder, "--words", "50", "--out", book, "--workers", "0")
     assert status == 0, err
     assert "50 words" in out
+    assert Codebook.load(book).origin.features.startswith("hardnet:sha256=")
+    assert Codebook.load(book).origin.regions.startswith("detector:sha256=")
     index = tmp_path / "other.index"
     options = ["--codebook", book, "--regions", "whole", "--workers", "0"]
     status, out, err = d2r("index", collection, "--out", index, *options)
@@ -387,3 +393,40 @@ def test_a_learned_codebook_serves_another_index(d2r, photo_folder, collection, 
     assert "learned" not in out
     with Engine.open(index) as engine:
         assert engine.index.size().words == 50
+        assert engine.index.codebook.origin == Codebook.load(book).origin
+    assert "learned from 10 pictures of at most 1024 pixels, hardnet:" in " ".join(d2r("info", index)[1].split())
+    assert d2r("index", collection, "--out", index, *options)[0] == 0
+    status, _, err = d2r("index", collection, "--out", tmp_path / "no.index", "--features", "rootsift", *options)
+    assert status == 1
+    for told in ("learned from hardnet:sha256=", "described by rootsift", "d2r codebook --features"):
+        assert told in err
+    assert not (tmp_path / "no.index").exists()
+
+
+def test_words_of_which_nobody_knows_what_made_them_are_taken_and_it_is_said(collection, tmp_path):
+    np.save(tmp_path / "words.npy", np.random.default_rng(0).normal(size=(40, 128)).astype(np.float32))
+    options = ["--codebook", tmp_path / "words.npy", "--regions", "whole", "--features", "rootsift", "--workers", "0"]
+    process = start("index", collection, "--out", tmp_path / "x.index", *options)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert b"the codebook does not say which features made it; it is taken for one of rootsift" in err
+    process = start("info", tmp_path / "x.index")
+    out, _ = process.communicate(timeout=120)
+    assert b"not recorded" in out
+
+
+def test_more_words_than_the_features_are_enough_for_are_capped_and_the_same_command_goes_on(d2r, collection, tmp_path):
+    options = ["--words", "65536", "--regions", "whole", "--features", "rootsift:top=100", "--workers", "0"]
+    for added in ("10 added", "10 unchanged"):
+        status, out, err = d2r("index", collection, "--out", tmp_path / "x.index", *options)
+        assert status == 0, err
+        assert added in out
+        told = "(learned now; 65,536 would take 1,048,576 features, 16 for each, and there are fewer)"
+        assert (told in " ".join(out.split())) == (added == "10 added")
+    status, out, err = d2r("codebook", collection, "--out", tmp_path / "words.safetensors", *options)
+    assert status == 0, err
+    with Engine.open(tmp_path / "x.index") as engine:
+        words = engine.index.codebook.words
+    assert words in (16, 32)
+    assert f"{words} words in" in out
+    assert "; 65,536 would take 1,048,576 features, 16 for each, and there are fewer" in out

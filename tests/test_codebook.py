@@ -6,13 +6,14 @@ import json
 import os
 import stat
 import struct
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from d2r.codebook import MAX_SAMPLES_PER_WORD, Codebook, CodebookError, train_codebook
+from d2r.codebook import MAX_SAMPLES_PER_WORD, Codebook, CodebookError, Origin, fitting_words, train_codebook
 
 
 def descriptors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -345,3 +346,70 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, name: str, value
 def test_a_value_too_large_for_float32_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "words.npy", np.full((2, 2), 1e300))
     refused(tmp_path / "words.npy", "not finite")
+
+
+# ---- What the words were learned from ----
+
+ORIGIN = Origin("hardnet:sha256=12ab", "detector:sha256=34cd", 1024, 500, "0.1.0")
+
+
+@pytest.mark.parametrize("origin", [None, ORIGIN, Origin("rootsift", "whole", 640, None, None)])
+def test_a_saved_codebook_keeps_what_it_was_learned_from(tmp_path: Path, origin: Origin | None) -> None:
+    Codebook(descriptors(5), origin=origin).save(tmp_path / "words.safetensors")
+    assert Codebook.load(tmp_path / "words.safetensors").origin == origin
+
+
+@pytest.mark.parametrize("medians", [False, True])
+def test_what_words_were_learned_from_stays_with_them(medians: bool) -> None:
+    assert train_codebook(descriptors(50), 4, bits=8, medians=medians, origin=ORIGIN).origin == ORIGIN
+    assert train_codebook(descriptors(50), 4, medians=medians).origin is None
+
+
+def test_equal_words_are_the_same_whatever_they_were_learned_from() -> None:
+    assert Codebook(descriptors(5), origin=ORIGIN).same_as(Codebook(descriptors(5)))
+    assert not Codebook(descriptors(5), origin=ORIGIN).same_as(Codebook(descriptors(5, seed=1), origin=ORIGIN))
+
+
+def test_a_plain_array_and_a_file_of_an_older_version_say_nothing_of_their_origin(tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", descriptors(5))
+    save_file({"centroids": descriptors(5)}, tmp_path / "words.safetensors")
+    assert Codebook.load(tmp_path / "words.npy").origin is None
+    assert Codebook.load(tmp_path / "words.safetensors").origin is None
+
+
+@pytest.mark.parametrize(
+    "record", ["", "{", "[]", "7", '{"features": "rootsift"}', json.dumps(asdict(ORIGIN) | {"features": 5})]
+)
+def test_an_origin_that_cannot_be_read_is_named(tmp_path: Path, record: str) -> None:
+    save_file({"centroids": descriptors(5)}, tmp_path / "words.safetensors", {"origin": record})
+    refused(tmp_path / "words.safetensors", "origin")
+
+
+def test_an_origin_of_a_newer_version_may_say_more(tmp_path: Path) -> None:
+    record = json.dumps(asdict(ORIGIN) | {"licence": "free"})
+    save_file({"centroids": descriptors(5)}, tmp_path / "words.safetensors", {"origin": record, "more": "of it"})
+    assert Codebook.load(tmp_path / "words.safetensors").origin == ORIGIN
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "fitting"),
+    [(64, 1024, 64), (64, 1023, 32), (65536, 5000, 256), (50, 799, 25), (1, 0, 1), (7, 0, 1), (1, 10**9, 1)],
+)
+def test_words_are_halved_until_there_are_sixteen_descriptors_for_each(words: int, count: int, fitting: int) -> None:
+    assert fitting_words(words, count) == fitting
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_words_are_not_learned_from_what_is_no_number(value: float) -> None:
+    data = descriptors(60)
+    data[7, 3] = value
+    with pytest.raises(CodebookError, match="finite"):
+        train_codebook(data, 4)
+
+
+@pytest.mark.parametrize(
+    "data", [descriptors(5)[0], descriptors(8)[None], np.ones((9, 4), np.int32), np.ones((9, 4), "O")]
+)
+def test_words_are_not_learned_from_arrays_of_another_kind(data: np.ndarray) -> None:
+    with pytest.raises(CodebookError, match="floating-point numbers of"):
+        train_codebook(data, 2)

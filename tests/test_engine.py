@@ -12,9 +12,9 @@ from PIL import Image
 
 from d2r.aggregate import KERNELS, aggregate, assign, local_codes, pool_codes
 from d2r.boxes import BoxError, iou
-from d2r.codebook import CodebookError, train_codebook
+from d2r.codebook import CodebookError, Origin, train_codebook
 from d2r.describe import describe, describe_query
-from d2r.engine import Engine, codebook_from
+from d2r.engine import Engine, codebook_from, learn_codebook
 from d2r.expand import inside, join
 from d2r.features import RootSIFT, make_extractor
 from d2r.files import display_path
@@ -22,6 +22,7 @@ from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.regions import Whole, make_selector
 from d2r.registry import SpecError
+from d2r.version import package_version
 from d2r.walk import picture_job
 
 
@@ -592,3 +593,69 @@ def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engi
             if engine._match(engine.index.points(first), second)[0].transform is not None:
                 expected.add((first.id, second.id))
     assert set(pairs) == expected
+
+
+# ---- Visual words and the features that they were learned from ----
+
+
+@pytest.fixture(scope="module")
+def rootsift_words(photo_folder):
+    """Words of RootSIFT: as many dimensions as HardNet has, and nothing to do with it."""
+    return learn_codebook(photo_folder, 32, regions="whole", features="rootsift", workers=0)
+
+
+def test_a_codebook_says_what_it_was_learned_from(rootsift_words, built_index):
+    assert rootsift_words.origin == Origin("rootsift", "whole", 1024, 10, package_version())
+    with Engine.open(built_index) as engine:
+        recipe = engine.recipe
+        assert recipe.features.startswith("hardnet:sha256=")
+        expected = Origin(recipe.features, recipe.regions, 1024, 10, package_version())
+        assert engine.index.codebook.origin == expected
+    assert codebook_from(built_index).origin == expected
+
+
+def test_a_codebook_of_other_features_is_refused_by_an_index_and_both_are_named(rootsift_words, tmp_path, collection):
+    both = r"learned from rootsift, but the pictures are described by hardnet:sha256="
+    with pytest.raises(CodebookError, match=both):
+        Engine.create(tmp_path / "new.index", codebook=rootsift_words)
+    assert not (tmp_path / "new.index").exists()
+    with Engine.create(tmp_path / "new.index") as engine:
+        with pytest.raises(CodebookError, match=both):
+            engine.choose_words(rootsift_words, None, None)
+        assert engine.index.codebook is None
+
+
+def test_words_learned_from_other_regions_or_sizes_or_fewer_features_will_do(rootsift_words, tmp_path, caplog):
+    recipe = {"regions": "rmac:levels=1", "features": "rootsift:top=50", "max_side": 200}
+    with Engine.create(tmp_path / "new.index", codebook=rootsift_words, **recipe) as engine:
+        assert engine.index.codebook.origin == rootsift_words.origin
+    assert caplog.messages == []
+
+
+def test_a_codebook_that_does_not_say_what_made_it_is_taken_and_the_log_says_so(rootsift_words, tmp_path, caplog):
+    file = tmp_path / "words.npy"
+    np.save(file, rootsift_words.centroids)
+    with Engine.create(tmp_path / "new.index", codebook=codebook_from(file), features="rootsift") as engine:
+        assert engine.index.codebook.origin is None
+    told = "the codebook does not say which features made it; it is taken for one of rootsift"
+    assert caplog.messages == [told]
+    assert codebook_from(tmp_path / "new.index").origin == Origin("rootsift", engine.recipe.regions, 1024, None, None)
+
+
+def test_words_that_the_features_are_too_few_for_are_fewer(photo_folder, tmp_path):
+    with Engine.create(tmp_path / "x.index", words=65536, regions="whole", features="rootsift:top=40") as engine:
+        report = engine.sync(photo_folder, workers=0)
+        assert report.words_learned == engine.index.codebook.words == 16  # of 400 features at most
+        assert engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0].path.endswith("pagoda-0.jpg")
+
+
+def test_damage_that_verification_comes_upon_is_named(engine, collection):
+    (file,) = engine.index.folder.glob("segments/*/point_words.npy")
+    words = np.load(file)
+    words[:] = words[::-1]
+    np.save(file, words)
+    with (
+        Engine.open(engine.index.folder) as reader,
+        pytest.raises(StoreError, match=r"words of points must ascend.*check"),
+    ):
+        reader.search(collection / "pagoda-0.jpg")

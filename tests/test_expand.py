@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,15 @@ def test_what_is_like_a_confirmed_result_comes_before_what_is_not():
 
 def test_agreeing_points_raise_a_score_in_proportion():
     np.testing.assert_allclose(by_both(np.array([0.2, 0.3, 0.1]), np.array([10, 0, 30])), [0.6, 0.3, 0.7])
+
+
+def test_descriptors_that_are_no_signs_of_as_many_bits_are_refused():
+    good = signs([1, 4], [[1, -1, 1], [1, 1, 1]])
+    for wrong in (
+        replace(good, words=good.words[::-1].copy()),
+        replace(good, words=good.words[:1]),
+        replace(good, vectors=good.vectors.astype(np.float32)),
+        signs([1], [[1, -1]]),
+    ):
+        with pytest.raises(ValueError, match=r"must|cannot be compared"):
+            similarities([good, wrong])

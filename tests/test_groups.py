@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2r.defaults import GROUP_INLIERS
 from d2r.engine import Engine, Link
-from d2r.groups import LEAST, find_links, instances, near_duplicates
+from d2r.groups import find_links, instances, near_duplicates
 from d2r.images import read_image, shrink
 from d2r.index import PictureRow
 
@@ -46,7 +47,7 @@ def test_no_links_give_no_groups() -> None:
 
 
 def test_weak_links_do_not_group() -> None:
-    assert numbers(instances([link(1, 2, LEAST - 1), link(3, 4, LEAST)])) == [[3, 4]]
+    assert numbers(instances([link(1, 2, GROUP_INLIERS - 1), link(3, 4, GROUP_INLIERS)])) == [[3, 4]]
     assert numbers(instances([link(1, 2, 9)], least=9)) == [[1, 2]]
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2r.features import EXTRACTORS, RootSIFT, make_extractor
+from d2r.features import EXTRACTORS, RootSIFT, make_extractor, same_descriptors
 from d2r.regions import RMAC, SELECTORS, SelectiveSearch, Whole, make_selector
 from d2r.registry import Registry, SpecError
 
@@ -91,3 +91,22 @@ def test_selectors_and_extractors_are_known_by_name():
     for spec in ("rootsift:top=0", "rootsift:contrast=-1", "rootsift:contrast=nan"):
         with pytest.raises(SpecError):
             make_extractor(spec)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("rootsift", "rootsift", True),
+        ("rootsift", "rootsift:top=200,contrast=0.01", True),
+        ("hardnet:sha256=ab", "hardnet:sha256=ab,top=500", True),
+        ("delf:model=/a/b.onnx,sha256=ab,nms=4.0,scales=1", "delf:sha256=ab,model=/c.onnx,threshold=2", True),
+        ("rootsift", "hardnet:sha256=ab", False),
+        ("hardnet:sha256=ab", "hardnet:sha256=cd", False),
+        ("hardnet:sha256=ab", "hardnet", False),
+        ("delf:sha256=ab", "hardnet:sha256=ab", False),
+        ("new:rotated=1", "new", False),
+    ],
+)
+def test_descriptors_are_the_same_where_the_extractor_and_its_network_are(one, other, same):
+    assert same_descriptors(one, other) is same
+    assert same_descriptors(other, one) is same

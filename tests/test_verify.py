@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -315,3 +317,49 @@ def test_photographs_of_different_things_share_nothing(photo: np.ndarray, codebo
         assert len(other) > 50
         found = check(make_points(query, codebook, nearest=NEAREST), make_points(other, codebook))
         assert found.inliers == 0
+
+
+# ---- Input that compiled loops would take on trust ----
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "reason"),
+    [
+        ("words", lambda words: words[::-1].copy(), "words of points must ascend"),
+        ("words", lambda words: words.astype(np.int32), "words of points must be uint8"),
+        ("words", lambda words: words[1:], "positions of points must be"),
+        ("codes", lambda codes: codes[:, :1].copy(), "codes of points must be uint64"),
+        ("codes", lambda codes: codes[1:], "codes of points must be uint64"),
+        ("codes", lambda codes: codes.view(np.int64), "codes of points must be uint64"),
+        ("rows", lambda rows: rows - 1, "rows of points must be from 0"),
+        ("rows", lambda rows: rows + 2**30, "rows of points must be from 0"),
+        ("rows", lambda rows: rows[1:], "rows of points must be int32"),
+        ("positions", lambda positions: positions[:, :1].copy(), "positions of points must be"),
+        ("scales", lambda scales: scales[1:], "scales of points must be"),
+        ("angles", lambda angles: angles.astype(np.float64), "angles of points must be"),
+    ],
+)
+def test_points_that_do_not_fit_are_refused_on_either_side(
+    name: str, wrong: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    query, other = scene(MAP, 30, 10)
+    bad = replace(query, **{name: wrong(getattr(query, name))})
+    for sides in ((bad, other), (other, bad)):
+        with pytest.raises(ValueError, match=reason):
+            verify(*sides, bits=BITS)
+        with pytest.raises(ValueError, match=reason):
+            match_points(*sides, BITS)
+
+
+def test_points_of_codes_of_other_bits_are_refused() -> None:
+    query, other = scene(MAP, 30, 10)
+    with pytest.raises(ValueError, match="codes of points must be uint64"):
+        verify(query, other, bits=64)
+
+
+def test_numbers_that_are_none_agree_on_nothing_and_harm_nothing() -> None:
+    query, other = scene(MAP, 40, 0)
+    for name in ("positions", "scales", "angles"):
+        with np.errstate(all="ignore"):
+            nothing = replace(query, **{name: np.full_like(getattr(query, name), np.nan)})
+            assert check(nothing, other).inliers == check(other, nothing).inliers == 0, name

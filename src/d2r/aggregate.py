@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from d2r.checks import check_array, check_numbers
 from d2r.codebook import Codebook
 from d2r.native import prefetch
 
@@ -31,11 +32,14 @@ _ZERO = 1e-12
 
 _AHEAD = 8  # rows between what is summed and what is fetched from memory
 _LINE = 16  # float32 numbers in a cache line
+_MOST = 1 << 31  # words that int32 tells apart
 
 
 @dataclass(frozen=True)
 class Assigned:
     """The descriptors of one picture with their words: N (descriptor, word) pairs over R regions.
+
+    Making one that is not as it is said to be here raises ``ValueError``.
 
     Attributes:
         words: int32 (N,).
@@ -51,6 +55,18 @@ class Assigned:
     origins: NDArray[np.float32] | None
     regions: NDArray[np.int32]
     region_count: int
+
+    def __post_init__(self) -> None:
+        if self.region_count < 1:
+            raise ValueError(f"region_count must be 1 or more, not {self.region_count}")
+        words = _MOST if self.origins is None else len(self.origins)
+        check_numbers("words", self.words, len(self.words), words)
+        check_numbers("regions", self.regions, len(self.words), self.region_count)
+        if self.points.dtype.kind != "f" or self.points.ndim != 2 or len(self.points) != len(self.words):
+            what = f"{self.points.dtype} {self.points.shape}"
+            raise ValueError(f"points must be numbers of ({len(self.words)}, dimensions), not {what}")
+        if self.origins is not None:
+            check_array("origins", self.origins, self.origins.dtype, (words, self.points.shape[1]))
 
     @property
     def residuals(self) -> NDArray[np.float32]:
@@ -78,6 +94,11 @@ class Aggregated:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def check_signs(self) -> None:
+        """Raise ``ValueError`` unless the vectors are packed signs, and the words as they are said to be."""
+        check_words(self.words)
+        check_array("vectors of packed signs", self.vectors, np.uint64, (len(self.words), -(-self.dim // 64)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ def assign(
     codebook: Codebook,
     descriptors: NDArray[np.float32],
     regions: NDArray[np.int32] | None = None,
-    region_count: int = 1,
+    region_count: int | None = None,
     nearest: int = 1,
 ) -> Assigned:
     """Assign local descriptors to visual words.
@@ -152,19 +173,26 @@ def assign(
         codebook: C words of D dimensions.
         descriptors: float32 (N, D).
         regions: int32 (N,), the region of each; None puts all in region 0.
-        region_count: R.
+        region_count: R, which must be given with ``regions``: one that has no descriptor counts too.
         nearest: words a descriptor is assigned to (multiple assignment, for queries); it gives that many pairs.
 
     Raises:
-        d2r.codebook.CodebookError: the descriptors are of another dimension than the codebook.
+        d2r.codebook.CodebookError: the descriptors are of another dimension than the codebook, or not finite.
+        ValueError: a region is none of 0 to R - 1, or there is not one for each descriptor.
     """
     words = codebook.assign(descriptors, nearest)
     if regions is None:
-        regions = np.zeros(len(descriptors), np.int32)
+        regions, region_count = np.zeros(len(descriptors), np.int32), 1 if region_count is None else region_count
+    elif region_count is None:
+        raise ValueError("region_count: with regions, say how many there are; one without descriptors counts too")
+    regions = np.asarray(regions)
+    if regions.dtype.kind in "iu" and regions.dtype != np.int32:
+        regions = np.clip(regions, -1, _MOST - 1).astype(np.int32)  # so that one out of range stays out of it
+    check_numbers("regions", regions, len(descriptors), region_count)
     if nearest > 1:
         descriptors, regions = np.repeat(descriptors, nearest, axis=0), np.repeat(regions, nearest)
     flat = words.reshape(-1)
-    return Assigned(flat, *codebook.centre(descriptors, flat), regions.astype(np.int32), region_count)
+    return Assigned(flat, *codebook.centre(descriptors, flat), regions, region_count)
 
 
 def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
@@ -227,6 +255,13 @@ def selectivity_by_distance(blocks: int, dim: int, kernel: Kernel) -> NDArray[np
     """Return s(1 - 2 h / D) at each Hamming distance h of codes of D bits in B uint64 blocks, float32 (64 B + 1,)."""
     distances = np.arange(blocks * 64 + 1, dtype=np.float32)
     return selectivity(1.0 - 2.0 * distances / dim, kernel)
+
+
+def check_words(words: NDArray[Any]) -> None:
+    """Raise ``ValueError`` unless visual words are int32 (W,), ascending and none twice, from 0."""
+    check_array("words", words, np.int32, (len(words),))
+    if len(words) and (words[0] < 0 or not (words[1:] > words[:-1]).all()):
+        raise ValueError("words must ascend from 0 or more, none of them twice")
 
 
 def match(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:

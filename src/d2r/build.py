@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.codebook import Codebook, train_codebook
+from d2r.codebook import Codebook, fitting_words, train_codebook
+from d2r.defaults import MAX_WORDS
 from d2r.describers import Describers
 from d2r.files import display_path
 from d2r.index import Entry, Index, Job, Listing, PictureRow, PictureState, StoreError, Writer
-from d2r.ingest import NO_FEATURES, Outcome, Recipe
+from d2r.ingest import NO_FEATURES, Outcome, Recipe, origin_of
 from d2r.workers import WorkerDied
 
 Progress = Callable[[str, int, int], None]
 """Told of progress: the stage ("describe", "words" or "index"), how many are done, and of how many."""
-
-MAX_WORDS = 65536
 
 _SAMPLE_PICTURES = 500  # described before the rest when the visual words are still to be learned
 _SAMPLES_PER_WORD = 40  # descriptors that k-means sees
@@ -102,7 +101,8 @@ def fill(
         writer: its writer.
         recipe: how to describe pictures.
         listing: every file that should be in the index.
-        words: visual words to learn when there are none; None chooses by the number of files.
+        words: visual words to learn when there are none, fewer where the features are too few for so many; None chooses
+            by the number of files.
         bits: of the codes, when visual words are learned; None is one a dimension of the features.
         workers: what describes the pictures.
         max_pixels: larger pictures are skipped.
@@ -118,7 +118,7 @@ def fill(
         sample = listing.sample(sample_size(wanted), seed=0)
         codebook = learn_codebook(
             recipe, sample, wanted,
-            fewer=words is None, bits=bits, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress,
+            bits=bits, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip
         writer.set_codebook(codebook)
         report.words_learned = codebook.words
@@ -212,7 +212,6 @@ def learn_codebook(
     sample: Sequence[Job],
     words: int,
     *,
-    fewer: bool,
     bits: int | None,
     staging: Path | None,
     workers: Describers,
@@ -224,8 +223,8 @@ def learn_codebook(
     Args:
         recipe: how to describe.
         sample: the pictures, chosen at random, :func:`sample_size` of them.
-        words: how many to learn.
-        fewer: learn fewer, if that is too many for the features that are found.
+        words: how many to learn; fewer when that is too many for the features that are found, see
+            :func:`d2r.codebook.fitting_words`.
         bits: of the codes; None is one a dimension of the features.
         staging: folder to keep the descriptions in, for :func:`d2r.ingest.enter_file`; None keeps none.
         workers: what describes them.
@@ -234,7 +233,6 @@ def learn_codebook(
 
     Raises:
         StoreError: no picture can be used.
-        d2r.codebook.CodebookError: there are fewer features than ``words``.
     """
     quota = max(200, math.ceil(words * _SAMPLES_PER_WORD / len(sample)))
     if staging is not None:
@@ -253,11 +251,10 @@ def learn_codebook(
     if total == 0:
         shown = "; ".join(reasons[:3])
         raise StoreError(f"visual words cannot be learned: none of {len(sample):,} pictures can be used ({shown})")
-    while fewer and words > 1 and words * 16 > total:
-        words //= 2
+    words = fitting_words(words, total)
     progress("words", 0, words)
     every = np.concatenate(parts)
     descriptors = every[np.random.default_rng(0).permutation(total)[: words * _SAMPLES_PER_WORD]]
-    codebook = train_codebook(descriptors, words, bits=bits)
+    codebook = train_codebook(descriptors, words, bits=bits, origin=origin_of(recipe, len(parts)))
     progress("words", words, words)
     return codebook

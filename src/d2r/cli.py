@@ -25,9 +25,20 @@ from d2r.cli_models import models_app
 from d2r.cli_plan import plan
 from d2r.cli_serve import serve
 from d2r.cli_train import train_app
+from d2r.defaults import (
+    EXPAND,
+    FEATURES,
+    FEATURES_PER_WORD,
+    MAX_PIXELS,
+    MAX_SIDE,
+    MAX_WORDS,
+    REGIONS,
+    TOP,
+    VERIFY,
+    VERIFY_FEATURES,
+)
 from d2r.files import display_path
 from d2r.terminal import (
-    MAX_PIXELS,
     IndexArgument,
     MaxPixels,
     Ray,
@@ -41,10 +52,12 @@ from d2r.terminal import (
 
 if TYPE_CHECKING:
     from d2r.build import Report
+    from d2r.codebook import Origin
     from d2r.datasets.landmark_sample import Sample
     from d2r.describers import Describers
     from d2r.engine import Answer, Engine
     from d2r.index import IndexSize
+    from d2r.ingest import Recipe
 
 # The engine is imported inside the commands: its libraries take a second, which --help should not cost.
 
@@ -156,14 +169,14 @@ def index_photos(
         typer.Option(
             help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3,"
             " selective-search:top=N, or detector:model=FILE.onnx,threshold=T. Fixed when the index is made.",
-            show_default="detector, the shipped one",
+            show_default=f"{REGIONS}, the shipped one",
         ),
     ] = None,
     features: Annotated[
         str | None,
         typer.Option(
             help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx. Fixed when the index is made.",
-            show_default="hardnet, the shipped one",
+            show_default=f"{FEATURES}, the shipped one",
         ),
     ] = None,
     codebook: Annotated[
@@ -177,7 +190,7 @@ def index_photos(
         int | None,
         typer.Option(
             min=1,
-            help="Visual words to learn when the index is made.",
+            help="Visual words to learn when the index is made; fewer where there are not 16 features for each.",
             show_default="by the number of pictures",
         ),
     ] = None,
@@ -206,7 +219,7 @@ def index_photos(
     It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster describe
     the pictures; all of them must see these under the same paths.
     """
-    from d2r.engine import FEATURES, REGIONS, Engine, codebook_from
+    from d2r.engine import Engine, codebook_from
     from d2r.features import pinned_spec as pinned_features
     from d2r.index import Index
     from d2r.regions import pinned_spec
@@ -288,7 +301,7 @@ def _check_fixed(
         if (codebook, words, bits) != (None, None, None):
             engine.choose_words(codebook_from(codebook) if codebook is not None else None, words, bits)
         return
-    if words is not None and words != book.words:
+    if words is not None and words not in (book.words, engine.index.settings.get("words")):
         raise typer.BadParameter(f"--words: this index has {book.words} words; make another index for {words}")
     if bits is not None and bits != book.bits:
         raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; make another index for {bits}")
@@ -314,8 +327,8 @@ def _print_report(engine: Engine, report: Report) -> None:
     ]
     table.add_row("pictures", f"{size.pictures:,}  ({', '.join(changes)})")
     learned = f"  (learned now, chosen for {size.pictures:,} pictures)" if report.words_learned else ""
-    if report.words_learned and engine.index.settings.get("words"):
-        learned = "  (learned now)"
+    if report.words_learned and (asked := engine.index.settings.get("words")):
+        learned = f"  (learned now{_too_many(size.words, asked)})"
     table.add_row("visual words", f"{size.words:,}{learned}")
     _add_sizes(table, size)
     table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
@@ -348,6 +361,14 @@ def _print_vanished(folders: Counter[str]) -> None:
 _FOLDERS = 10  # that are told of one by one
 
 
+def _too_many(words: int, asked: int) -> str:
+    """Say why there are fewer visual words than were asked for; nothing where there are not."""
+    if words >= asked:
+        return ""
+    needed = f"{FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} for each"
+    return f"; {asked:,} would take {needed}, and there are fewer"
+
+
 def _speeds(report: Report) -> str:
     """Say how many pictures a second each stage did, in one process."""
     speeds = [
@@ -374,16 +395,16 @@ def search(
     box: Annotated[
         str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Look for what this box on the query shows, in pixels.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Results to give.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Results to give.")] = TOP,
     verify: Annotated[
         int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
-    ] = 100,
+    ] = VERIFY,
     expand: Annotated[
         int,
         typer.Option(
             min=0, help="Search again, with the query joined with what this many confirmed results show of it."
         ),
-    ] = 5,
+    ] = EXPAND,
     diffuse: Annotated[
         bool, typer.Option("--diffuse", help="Put first also what is like the confirmed results.")
     ] = False,
@@ -477,7 +498,8 @@ def info(index: IndexArgument) -> None:
 
     with Engine.open(index) as engine:
         size = engine.index.size()
-        recipe = engine.recipe
+        recipe, book = engine.recipe, engine.index.codebook
+        origin = book.origin if book is not None else None
         skipped, missing = [], Counter[str]()
         for row in engine.index.pictures():
             if row.segment is None:
@@ -490,6 +512,8 @@ def info(index: IndexArgument) -> None:
         table.add_row("missing", f"{size.missing:,}, kept and not searched until their files are there again")
     table.add_row("skipped", f"{size.skipped:,}")
     table.add_row("visual words", f"{size.words:,}" if size.words else "none yet")
+    if size.words:
+        table.add_row("learned from", _told(origin, recipe))
     table.add_row("regions", recipe.regions)
     table.add_row("features", recipe.features)
     table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
@@ -505,6 +529,17 @@ def info(index: IndexArgument) -> None:
         out.print(f"\n[bold]{size.skipped:,} skipped[/]")
     for row in skipped:
         say(f"  {display_path(row.path)}: {row.problem}")
+
+
+def _told(origin: Origin | None, recipe: Recipe) -> str:
+    """Say what the visual words of an index were learned from."""
+    if origin is None:
+        return "not recorded"
+    pictures = "pictures" if origin.pictures is None else f"{origin.pictures:,} pictures"
+    version = "" if origin.version is None else f", by d2r {origin.version}"
+    if (origin.features, origin.regions, origin.max_side) == (recipe.features, recipe.regions, recipe.max_side):
+        return f"{pictures}, described as these are{version}"
+    return f"{pictures} of at most {origin.max_side} pixels, {origin.features}, {origin.regions}{version}"
 
 
 @app.command()
@@ -619,13 +654,17 @@ def demo(
 def codebook(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures to learn from.")],
     file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Codebook to write (.safetensors).")],
-    words: Annotated[int, typer.Option(min=1, help="How many visual words to learn.")] = 65536,
+    words: Annotated[
+        int, typer.Option(min=1, help="How many visual words to learn; fewer where there are not 16 features for each.")
+    ] = MAX_WORDS,
     bits: Annotated[
         int | None,
         typer.Option(min=1, help="Bits of the code of a word.", show_default="one a dimension of the features"),
     ] = None,
-    regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = "whole",
-    features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
+    regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = REGIONS,
+    features: Annotated[
+        str, typer.Option(help="Local features; the words are for indexes of the same ones.")
+    ] = FEATURES,
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
@@ -646,7 +685,7 @@ def codebook(
             progress=progress,
         )
     book.save(file)
-    say(f"{book.words:,} words in {display_path(file)}")
+    say(f"{book.words:,} words in {display_path(file)}{_too_many(book.words, words)}")
 
 
 @app.command()
@@ -667,15 +706,22 @@ def evaluate(
             show_default="asmk* and r-asmk*",
         ),
     ] = None,
-    regions: Annotated[str, typer.Option(help="Where to look beside the whole picture.")] = "rmac:levels=2",
-    features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
-    words: Annotated[int, typer.Option(min=1, help="Visual words, learned from the database.")] = 1024,
+    regions: Annotated[str, typer.Option(help="Where to look beside the whole picture.")] = REGIONS,
+    features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
+    words: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Visual words, learned from the database; fewer where it has not 16 features for each.",
+            show_default="by the number of pictures, as `d2r index`",
+        ),
+    ] = None,
     codebook: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
     ] = None,
     verify: Annotated[
-        int, typer.Option(min=0, help="Also verify so many of each ranking, and give a row for that.")
-    ] = 0,
+        int, typer.Option(min=0, help="Also verify so many of each ranking, and give a row for that; 0 does not.")
+    ] = VERIFY,
     distractors: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
     ] = None,
@@ -694,7 +740,8 @@ def evaluate(
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Measure how well methods find the right pictures, on a data set whose answers are known."""
-    from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
+    from d2r.build import choose_words
+    from d2r.engine import codebook_from
     from d2r.evaluate import run
     from d2r.evaluate.benchmark import load_benchmark
     from d2r.evaluate.methods import METHODS
@@ -707,7 +754,8 @@ def evaluate(
         if name not in METHODS:
             raise typer.BadParameter(f"--method {name!r} is not known; there are: {', '.join(METHODS)}")
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
-    setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, words, verify)
+    asked = choose_words(len(benchmark.database)) if words is None else words
+    setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, asked, verify)
     with progress_bars() as progress:
         rows, extraction = run.evaluate(
             benchmark,
@@ -721,6 +769,8 @@ def evaluate(
     queries = len(benchmark.queries)
     out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
     out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
+    if words is not None and codebook is None and rows[0].words < words:
+        say(f"{rows[0].words:,} visual words{_too_many(rows[0].words, words)}")
     for path, reason in extraction.skipped:
         say(f"skipped {path}: {reason}")
     if file is not None:
@@ -748,7 +798,7 @@ def reproduce(
     codebook: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
     ] = None,
-    features: Annotated[str, typer.Option(help="Local features.")] = "rootsift",
+    features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
     distractors: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
     ] = None,
@@ -762,7 +812,7 @@ def reproduce(
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
-    from d2r.engine import MAX_SIDE, VERIFY_FEATURES, codebook_from
+    from d2r.engine import codebook_from
     from d2r.evaluate import reproduce as paper
     from d2r.evaluate.benchmark import load_benchmark
     from d2r.evaluate.global_descriptors import without_map
@@ -797,6 +847,10 @@ def reproduce(
     if benchmark.kind == "revisited" and benchmark.name in paper.PUBLISHED:
         published = published_table(paper.PUBLISHED[benchmark.name])
         out.print(escape("\n" + as_text(published)), highlight=False, soft_wrap=True)
+    learned = {row.words for row in rows}
+    for size in words or chosen.words if codebook is None else ():
+        if size not in learned:
+            say(f"{max(count for count in learned if count < size):,} visual words{_too_many(0, size)}")
     written = write_tables(table, file / name)
     if chosen.curve:
         from d2r.report.figures import accuracy_curves

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d2r.defaults import MAX_PIXELS, REGIONS
 from d2r.files import display_path
-from d2r.terminal import MAX_PIXELS, progress_bars, say
+from d2r.terminal import progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.evaluate.detector import SourceScores
@@ -37,7 +38,7 @@ def evaluate_detector(
             " For a detector, threshold=0.01 and top=100 are used where you give none: average precision needs the"
             " unsure boxes too."
         ),
-    ] = "detector",
+    ] = REGIONS,
     file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")] = None,
     failures: Annotated[
         Path | None,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d2r.defaults import GROUP_INLIERS, MAX_PIXELS
 from d2r.files import display_path
-from d2r.terminal import MAX_PIXELS, IndexArgument, MaxPixels, out, progress_bars, say
+from d2r.terminal import IndexArgument, MaxPixels, out, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.groups import Group
@@ -23,9 +24,8 @@ def group(
     index: IndexArgument,
     top: Top = 20,
     least: Annotated[
-        int | None,
-        typer.Option(min=8, help="Matched points that two pictures need to be grouped.", show_default="15"),
-    ] = None,
+        int, typer.Option(min=8, help="Matched points that two pictures need to be grouped.")
+    ] = GROUP_INLIERS,
     as_json: AsJson = False,
     html: Html = None,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -36,9 +36,8 @@ def group(
     are joined. Two groups become one only where two pairs of different pictures join them. No picture is read for this.
     """
     from d2r.engine import Engine
-    from d2r.groups import LEAST, find_links, instances
+    from d2r.groups import find_links, instances
 
-    least = LEAST if least is None else least
     with Engine.open(index) as engine:
         with progress_bars() as progress:
             groups = instances(find_links(engine, top=top, progress=progress), least=least)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE
 from d2r.files import display_path
-from d2r.terminal import MAX_PIXELS, MaxPixels, say
+from d2r.terminal import MaxPixels, say
 
 if TYPE_CHECKING:
     from d2r.describe import Description
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from d2r.images import Picture
 
 show_app = typer.Typer(help="Draw what is found in a picture.", no_args_is_help=True)
-
-_MAX_SIDE: Final = 1024
-"""As :data:`d2r.engine.MAX_SIDE`, which is not imported here: its libraries take a second, and --help must not."""
 
 Features = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
 Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
@@ -32,11 +30,11 @@ MaxSide = Annotated[
 def show_features(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
     file: Png,
-    features: Features = "hardnet",
+    features: Features = FEATURES,
     box: Annotated[
         str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe what is in this box, in pixels.")
     ] = None,
-    max_side: MaxSide = _MAX_SIDE,
+    max_side: MaxSide = MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Draw the local features of a picture: circles by scale, coloured by attention, counted by scale."""
@@ -62,12 +60,12 @@ def match_pictures(
     first: Annotated[Path, typer.Argument(metavar="A", help="Picture that shows what to look for.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Picture to look for it in.")],
     file: Png,
-    features: Features = "hardnet",
+    features: Features = FEATURES,
     box: Annotated[
         str | None,
         typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Look for what this box on A shows, in pixels."),
     ] = None,
-    max_side: MaxSide = _MAX_SIDE,
+    max_side: MaxSide = MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Match two pictures, and draw the matches that agree on one map, and those that do not in grey.

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from d2r.defaults import VERIFY
 from d2r.terminal import out, say
 
 
@@ -19,7 +20,7 @@ def plan(
     latency: Annotated[
         str, typer.Option(metavar="TIME", help="That half of the queries may take: 200ms, or 1s.")
     ] = "1s",
-    verify: Annotated[int, typer.Option(min=0, help="Pictures of each query whose geometry is checked.")] = 100,
+    verify: Annotated[int, typer.Option(min=0, help="Pictures of each query whose geometry is checked.")] = VERIFY,
     cores: Annotated[int, typer.Option(min=1, help="Of a machine.")] = 32,
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Of a machine: 256GB.")] = "256GB",
     bandwidth: Annotated[

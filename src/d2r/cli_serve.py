@@ -10,13 +10,15 @@ from typing import Annotated
 
 import typer
 
+from d2r.defaults import PORT
 from d2r.files import display_path
+from d2r.serve.settings import Limits
 from d2r.terminal import Ray, RayAddress, say
 
 
 def serve(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = PORT,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Any but the loopback one lets others in.")
     ] = "127.0.0.1",
@@ -51,14 +53,17 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that read pictures.", show_default="one a processor")
     ] = None,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")] = 32,
-    max_upload: Annotated[int, typer.Option(min=1, metavar="MB", help="Refuse a larger picture.")] = 32,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")
+    ] = Limits.queue,
+    max_upload: Annotated[int, typer.Option(min=1, metavar="MB", help="Refuse a larger picture.")] = Limits.upload_bytes
+    >> 20,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse a picture of more pixels (width x height).")
-    ] = 50_000_000,
+    ] = Limits.pixels,
     timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="For receiving a picture, and again for describing it.")
-    ] = 30.0,
+    ] = Limits.seconds,
     ray: Ray = False,
     ray_address: RayAddress = None,
     shards: Annotated[
@@ -77,7 +82,7 @@ def serve(
     """
     from d2r.engine import Engine
     from d2r.serve.app import make_app
-    from d2r.serve.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Limits, Settings, token_from
+    from d2r.serve.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, token_from
     from d2r.webserver import WebServer
     from d2r.workers import default_workers
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import httpx
 
 from d2r.boxes import Box
+from d2r.defaults import EXPAND, PORT, TOP, VERIFY
 from d2r.files import PathLike
 
 Source: TypeAlias = int | PathLike
@@ -53,7 +54,9 @@ class Client:
         httpx.TransportError: by every method, the service cannot be reached.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8765", *, token: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str = f"http://127.0.0.1:{PORT}", *, token: str | None = None, timeout: float = 60.0
+    ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
 
@@ -78,9 +81,9 @@ class Client:
         query: Source,
         *,
         box: Box | None = None,
-        top: int = 10,
-        verify: int = 100,
-        expand: int = 5,
+        top: int = TOP,
+        verify: int = VERIFY,
+        expand: int = EXPAND,
         diffuse: bool = False,
         query_regions: bool = False,
     ) -> dict[str, Any]:

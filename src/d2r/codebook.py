@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors import safe_open
+from safetensors.numpy import save
 
+from d2r.defaults import FEATURES_PER_WORD
 from d2r.files import replacing
 
 Array = NDArray[np.float32]
@@ -24,10 +27,30 @@ COARSE_WORDS = 256
 """Words of :attr:`Codebook.coarse` at most: as many as a byte tells apart."""
 
 _EXACT_WORDS = 16384
+_ORIGIN = "origin"  # in the metadata of a file
 
 
 class CodebookError(ValueError):
     """A codebook that cannot be trained, read or used with these descriptors; the message says why."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What visual words were learned from.
+
+    Attributes:
+        features: specification of the local features, pinned (:func:`d2r.features.pinned_spec`).
+        regions: specification of the regions of the pictures, pinned.
+        max_side: longer side, in pixels, that pictures and crops were scaled down to.
+        pictures: how many there were; None where nobody wrote it down.
+        version: of the d2r that learned them; None where nobody wrote it down.
+    """
+
+    features: str
+    regions: str
+    max_side: int
+    pictures: int | None
+    version: str | None
 
 
 @dataclass(frozen=True)
@@ -40,11 +63,13 @@ class Codebook:
             taken; None is the identity. Part of the original ASMK*, and what makes codes of fewer bits.
         medians: float32 (C, E), what residuals are taken to in the projected space; None is the projected
             centroids. Part of the original ASMK*.
+        origin: what they were learned from; None where it is not known, as of a plain array.
     """
 
     centroids: Array
     projection: Array | None = None
     medians: Array | None = None
+    origin: Origin | None = None
 
     @property
     def words(self) -> int:
@@ -79,7 +104,7 @@ class Codebook:
         return Codebook(np.ascontiguousarray(self.centroids[rows]))
 
     def same_as(self, other: Codebook) -> bool:
-        """Say whether another codebook gives the same words and residuals."""
+        """Say whether another codebook gives the same words and residuals, whatever it was learned from."""
         pairs = (
             (self.centroids, other.centroids), (self.projection, other.projection), (self.medians, other.medians)
         )  # fmt: skip
@@ -105,12 +130,14 @@ class Codebook:
         of the next closest words; always the same one.
 
         Raises:
-            CodebookError: the descriptors are not of the codebook's dimension, or not finite.
+            CodebookError: the descriptors are not of the codebook's dimension, or not finite numbers.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dim:
             raise CodebookError(
                 f"descriptors of shape {descriptors.shape} do not fit a codebook of {self.dim} dimensions"
             )
+        if descriptors.dtype.kind != "f":
+            raise CodebookError(f"descriptors must be floating-point numbers, not {descriptors.dtype}")
         if not 1 <= nearest <= self.words:
             raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.words}")
         if len(descriptors) == 0:
@@ -142,12 +169,13 @@ class Codebook:
         return points if origins is None else points - origins[words]
 
     def save(self, path: Path) -> None:
-        """Write the codebook as one safetensors file; an old file is replaced all at once."""
+        """Write the codebook, with its origin, as one safetensors file; an old file is replaced all at once."""
         named = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
         # safetensors writes the memory as it lies, whatever the order of the axes.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
+        metadata = None if self.origin is None else {_ORIGIN: json.dumps(asdict(self.origin))}
         with replacing(path) as part:
-            part.write_bytes(save(tensors))
+            part.write_bytes(save(tensors, metadata))
 
     @staticmethod
     def load(path: Path) -> Codebook:
@@ -157,7 +185,7 @@ class Codebook:
             CodebookError: the file is missing or holds something else.
         """
         try:
-            tensors = {"centroids": _read_npy(path)} if path.suffix == ".npy" else load_file(path)
+            tensors, origin = ({"centroids": _read_npy(path)}, None) if path.suffix == ".npy" else _read_tensors(path)
         except Exception as error:  # of many types: both readers let those of the parsers below them through
             raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
         for name, tensor in tensors.items():
@@ -182,7 +210,7 @@ class Codebook:
             arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CodebookError(f"{path}: it holds values that are not finite")
-        return Codebook(**arrays)
+        return Codebook(**arrays, origin=_read_origin(path, origin))
 
 
 def load_codebook(path: Path) -> Codebook:
@@ -211,6 +239,7 @@ def train_codebook(
     seed: int = 0,
     bits: int | None = None,
     medians: bool = False,
+    origin: Origin | None = None,
 ) -> Codebook:
     """Learn a codebook by k-means.
 
@@ -223,10 +252,15 @@ def train_codebook(
             residuals as they are.
         medians: take residuals to the median of each word's descriptors, as the original ASMK* does, in place of
             the mean.
+        origin: where the descriptors are from, to be kept with the words.
 
     Raises:
-        CodebookError: there are fewer descriptors than words, or more bits than dimensions.
+        CodebookError: there are fewer descriptors than words, or more bits than dimensions; or the descriptors are no
+            finite numbers (N, D).
     """
+    if descriptors.ndim != 2 or descriptors.dtype.kind != "f":
+        what = f"{descriptors.dtype} {descriptors.shape}"
+        raise CodebookError(f"descriptors must be floating-point numbers of (descriptors, dimensions), not {what}")
     check_bits(bits, descriptors.shape[1])
     if words < 1:
         raise CodebookError("a codebook needs at least one word")
@@ -241,11 +275,23 @@ def train_codebook(
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = MAX_SAMPLES_PER_WORD
     clustering.update_index = True  # the partition follows the words
-    clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
+    try:
+        clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
+    except RuntimeError as error:
+        if "NaN" in str(error):  # faiss looks at every one of them
+            raise CodebookError("descriptors must be finite") from error
+        raise
     centroids = faiss.vector_to_array(clustering.centroids).reshape(words, dim)
     projection = None if bits is None else random_rotation(dim, seed)[:bits]
-    plain = Codebook(centroids, projection)
-    return Codebook(centroids, projection, _medians(plain, descriptors)) if medians else plain
+    plain = Codebook(centroids, projection, origin=origin)
+    return replace(plain, medians=_medians(plain, descriptors)) if medians else plain
+
+
+def fitting_words(words: int, descriptors: int) -> int:
+    """Return how many words to learn from so many descriptors: halved until there are 16 descriptors a word."""
+    while words > 1 and words * FEATURES_PER_WORD > descriptors:
+        words //= 2
+    return words
 
 
 def single_word(descriptors: Array, seed: int = 0) -> Codebook:
@@ -279,6 +325,25 @@ def _nearest(words: int, dim: int) -> Any:
 def _read_npy(path: Path) -> NDArray[Any]:
     with path.open("rb") as file:  # not np.load, which also opens archives
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
+    """Return the tensors of a file, and what its metadata says of their origin."""
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_ORIGIN)  # noqa: SIM118
+
+
+def _read_origin(path: Path, text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+        origin = Origin(**{field.name: record[field.name] for field in fields(Origin)})
+    except (ValueError, TypeError, KeyError) as error:
+        raise CodebookError(f"{path}: what it says of its origin cannot be read ({error!r})") from error
+    if not isinstance(origin.features, str):
+        raise CodebookError(f"{path}: its origin must name the features, not {origin.features!r}")
+    return origin
 
 
 def random_rotation(dim: int, seed: int) -> Array:

@@ -26,30 +26,24 @@ from d2r import build
 from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, pool_codes, similarity
 from d2r.boxes import Box, Boxes, PixelBox
 from d2r.build import Progress, Report
-from d2r.codebook import Codebook, check_bits
+from d2r.codebook import Codebook, Origin, check_bits
+from d2r.defaults import EXPAND, FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, TOP, VERIFY, VERIFY_FEATURES
 from d2r.describe import Description, describe_query
 from d2r.describers import Describers, LocalWorkers
-from d2r.expand import DIFFUSED, RESULTS, SURE, by_both, inside, join, similarities, spread
+from d2r.expand import DIFFUSED, SURE, by_both, inside, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.files import PathLike, display_path, is_url
-from d2r.images import MAX_PIXELS, SUFFIXES, Picture, read_image
+from d2r.images import SUFFIXES, Picture, read_image
 from d2r.index import Hit, Index, Job, Listing, PictureRow, RemovedError, StoreError, Writer
-from d2r.ingest import Recipe
+from d2r.ingest import Recipe, check_codebook
 from d2r.localise import bounding_box, found_box
 from d2r.points import Points, make_points
 from d2r.regions import make_selector, pinned_spec
 from d2r.verify import NEAREST, Verification, threshold_for, verify
 from d2r.walk import find_objects, find_pictures, is_gone, job_at
 from d2r.workers import default_workers
-
-REGIONS = "detector"
-FEATURES = "hardnet"
-MAX_SIDE = 1024
-VERIFY_FEATURES = 1000
-VERIFY = 100
-EXPAND = RESULTS
 
 
 @dataclass(frozen=True)
@@ -187,7 +181,8 @@ class Engine:
             features: specification of the feature extractor (:mod:`d2r.features`). Of a network the index remembers the
                 SHA-256 too, and describes no picture and no query with another.
             codebook: visual words to use; None learns them from the first pictures that are added.
-            words: how many to learn; None chooses from the number of pictures.
+            words: how many to learn, fewer where there are not 16 features for each; None chooses from the number of
+                pictures.
             bits: of the code of a word when words are learned; None is one a dimension of the features. Fewer make a
                 smaller and faster index that finds less.
             max_side: pictures and region crops are scaled down to this longer side, in pixels.
@@ -198,16 +193,15 @@ class Engine:
             d2r.registry.SpecError: an unknown selector or extractor.
             d2r.regions.DetectorError: the detector's model cannot be used.
             d2r.features.FeatureError: the model of the local features cannot be used.
-            d2r.codebook.CodebookError: the codebook does not fit the features.
+            d2r.codebook.CodebookError: see :func:`d2r.ingest.check_codebook`.
         """
         regions, features = pinned_spec(regions), pinned_features(features)
-        dim = make_extractor(features).dim
-        check_bits(bits, dim)
-        if codebook is not None:
-            codebook.check_dim(dim)
+        check_bits(bits, make_extractor(features).dim)
         if max_side < 32:
             raise ValueError("max_side must be 32 pixels or more")
         recipe = Recipe(regions, features, max_side, verify_features)
+        if codebook is not None:
+            check_codebook(codebook, recipe)
         index = Index.create(Path(os.fsdecode(folder)), {"recipe": asdict(recipe), "words": words, "bits": bits})
         engine = Engine(index)
         if codebook is not None:
@@ -219,7 +213,7 @@ class Engine:
         """Say anew how an index without visual words gets them; arguments as of :meth:`create`."""
         check_bits(bits, self._extractor.dim)
         if codebook is not None:
-            codebook.check_dim(self._extractor.dim)
+            check_codebook(codebook, self.recipe)
         with self.index.writing() as writer:
             if codebook is not None:
                 writer.set_codebook(codebook)
@@ -395,7 +389,7 @@ class Engine:
         image: PathLike | Picture,
         *,
         box: Box | None = None,
-        top: int = 10,
+        top: int = TOP,
         verify: int = VERIFY,
         expand: int = EXPAND,
         diffuse: bool = False,
@@ -436,7 +430,7 @@ class Engine:
         self,
         query: Description,
         *,
-        top: int = 10,
+        top: int = TOP,
         verify: int = VERIFY,
         expand: int = EXPAND,
         diffuse: bool = False,
@@ -578,7 +572,13 @@ class Engine:
         other = self.index.points(picture)
         side = max(picture.width or 0, picture.height or 0)
         threshold = threshold_for(side, self.recipe.max_side)
-        return verify(query, other, bits=self._codebook().dim, threshold=threshold), other
+        try:
+            return verify(query, other, bits=self._codebook().dim, threshold=threshold), other
+        except ValueError as error:
+            raise StoreError(
+                f"{self.index.folder}: what it keeps of {picture.path} does not fit ({error}); `d2r check` says whether"
+                " it is damaged"
+            ) from error
 
     def _points(self, query: Features) -> Points:
         return make_points(query, self._codebook(), nearest=NEAREST)
@@ -707,7 +707,7 @@ def learn_codebook(
     words: int,
     *,
     bits: int | None = None,
-    regions: str = "whole",
+    regions: str = REGIONS,
     features: str = FEATURES,
     max_side: int = MAX_SIDE,
     workers: int | Describers | None = None,
@@ -716,9 +716,10 @@ def learn_codebook(
 ) -> Codebook:
     """Learn visual words from a folder of photos, to use for other collections; arguments as in :class:`Engine`.
 
+    There are fewer than ``words`` where the pictures have not 16 features for each.
+
     Raises:
         StoreError: the folder holds no pictures that can be used.
-        CodebookError: they have fewer features than ``words``.
     """
     root = _absolute(folder)
     jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
@@ -726,10 +727,9 @@ def learn_codebook(
         raise StoreError(f"{display_path(folder)}: no pictures there")
     chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: build.sample_size(words)])
     return build.learn_codebook(
-        Recipe(regions, features, max_side, VERIFY_FEATURES),
+        Recipe(pinned_spec(regions), pinned_features(features), max_side, VERIFY_FEATURES),
         [jobs[row] for row in chosen],
         words,
-        fewer=False,
         bits=bits,
         staging=None,
         workers=_describers(workers),
@@ -739,7 +739,7 @@ def learn_codebook(
 
 
 def codebook_from(path: PathLike) -> Codebook:
-    """Read the visual words of a codebook file or of an index folder.
+    """Read the visual words of a codebook file or of an index folder, which has made them unless they say otherwise.
 
     Raises:
         CodebookError: the file is missing or no codebook.
@@ -751,7 +751,8 @@ def codebook_from(path: PathLike) -> Codebook:
     with Engine.open(source) as engine:
         if engine.index.codebook is None:
             raise StoreError(f"{source}: this index has no visual words yet")
-        return engine.index.codebook
+        book, recipe = engine.index.codebook, engine.recipe
+        return replace(book, origin=book.origin or Origin(recipe.features, recipe.regions, recipe.max_side, None, None))
 
 
 def make_result(

@@ -25,9 +25,6 @@ have eight that agree by chance, and one wrong picture in the query finds more o
 LEAST = 2
 """A word joins when so many of the query and the results have it: what one of them alone has is often background."""
 
-RESULTS = 5
-"""Results that join the query. More find more of a landmark, and drift where it has few pictures."""
-
 NEIGHBOURS = 20
 """Diffusion: a result is linked to at most so many others."""
 
@@ -106,7 +103,15 @@ def by_both(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArr
 
 
 def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
-    """Return the R-ASMK* similarity of each pair of N descriptors, packed signs, float32 (N, N), 0 on the diagonal."""
+    """Return the R-ASMK* similarity of each pair of N descriptors, packed signs, float32 (N, N), 0 on the diagonal.
+
+    Raises:
+        ValueError: one is no packed signs, or of other bits than the others.
+    """
+    for one in pictures:
+        one.check_signs()
+        if one.dim != pictures[0].dim:
+            raise ValueError(f"descriptors of {one.dim} and of {pictures[0].dim} bits cannot be compared")
     count = len(pictures)
     every = np.concatenate([one.words for one in pictures])
     order = np.argsort(every, kind="stable")

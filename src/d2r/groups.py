@@ -13,12 +13,9 @@ import numpy as np
 
 from d2r.boxes import area
 from d2r.build import Progress
+from d2r.defaults import GROUP_INLIERS
 from d2r.engine import Engine, Link
 from d2r.index import PictureRow
-
-LEAST = 15
-"""Agreeing points that a link needs to group two pictures. More than verification asks for: of the many pairs that a
-whole collection has, a few agree by chance, and one wrong link would make two groups one."""
 
 SHIFT = 0.03
 """Near-duplicates: the map moves no corner of the picture further than this share of its longer side."""
@@ -62,7 +59,7 @@ def find_links(engine: Engine, *, top: int, progress: Progress) -> list[Link]:
     return found
 
 
-def instances(links: Iterable[Link], *, least: int = LEAST) -> list[Group]:
+def instances(links: Iterable[Link], *, least: int = GROUP_INLIERS) -> list[Group]:
     """Return the groups of pictures that show the same thing, the largest first.
 
     They are the connected components of the links, with one rule against chains, in which a single picture of two

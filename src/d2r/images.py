@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
+from d2r.defaults import MAX_PIXELS
 from d2r.files import PathLike, display_path, read_bytes
 
 Picture: TypeAlias = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """File endings, in lower case, of the pictures a folder walk takes."""
-
-MAX_PIXELS = 150_000_000
-"""Default limit on width x height; a picture above it is refused before it is decoded."""
 
 # Decoders that are tried, whatever the file is called. GIF is here because cameras and web sites label
 # one as .jpg often enough; the many other formats that Pillow knows only widen the surface of attack.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +16,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from d2r.aggregate import KERNELS, aggregate, assign, local_codes
-from d2r.codebook import Codebook, load_codebook
+from d2r.codebook import Codebook, CodebookError, Origin, load_codebook
 from d2r.describe import Description, describe
-from d2r.features import make_extractor
+from d2r.features import make_extractor, same_descriptors
+from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.files import display_path, read_bytes, replacing
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Job, PictureState
 from d2r.onnx_files import set_threads
 from d2r.points import make_points
-from d2r.regions import RegionSelector, make_selector
+from d2r.regions import RegionSelector, make_selector, pinned_spec
 from d2r.stages import stage, taken
+from d2r.version import package_version
 
 NO_FEATURES = "no features found: the picture has no texture"
+
+log = logging.getLogger("d2r.codebook")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,33 @@ class Outcome:
     entry: Entry | None = None
     unchanged: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def origin_of(recipe: Recipe, pictures: int) -> Origin:
+    """Return the origin of visual words that are learned here from so many pictures."""
+    features, regions = pinned_features(recipe.features), pinned_spec(recipe.regions)
+    return Origin(features, regions, recipe.max_side, pictures, package_version())
+
+
+def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
+    """Make sure that visual words are of the descriptors that a recipe gives.
+
+    Words that were learned from other regions or another size of the pictures will do. A codebook that does not say
+    what made it is taken for one of these features if it has their dimensions, and the log has a warning of it.
+
+    Raises:
+        CodebookError: they were learned from other features.
+    """
+    features, origin = pinned_features(recipe.features), codebook.origin
+    if origin is not None and not same_descriptors(origin.features, features):
+        raise CodebookError(
+            f"the codebook was learned from {origin.features}, but the pictures are described by {features}: its words"
+            " mean nothing to these; give another codebook (`d2r codebook --features ...` learns one), or the features"
+            " that it was learned from"
+        )
+    codebook.check_dim(make_extractor(features).dim)
+    if origin is None:
+        log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
 
 
 def prepare_worker() -> None:

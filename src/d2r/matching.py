@@ -1,5 +1,7 @@
 """The loops of verification, compiled: which points of two pictures may match, and the affine map that most agree on.
 
+They take what they are given on trust; :mod:`d2r.verify` looks at it.
+
 The hypotheses come from one correspondence each. A local feature has a place, a size and a direction, so one match
 already gives a similarity (Philbin et al., CVPR 2007); all matches are tried, none at random. The best few
 are refined to affine maps by least squares.

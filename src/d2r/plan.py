@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from d2r.defaults import VERIFY
+
 GB: Final = 1e9
 
 
@@ -122,7 +124,7 @@ class Request:
     regions: float
     qps: float
     latency_s: float
-    verify: int = 100
+    verify: int = VERIFY
     cores: int = 32
     memory: float = 256 * GB
     bandwidth: float = 150 * GB

@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.aggregate import pack_signs
+from d2r.checks import check_array, check_numbers
 from d2r.codebook import Codebook
 from d2r.features.base import Features
+
+_MOST = 1 << 20  # features of a picture; what is counted by feature has so many places at most
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,19 @@ class Points:
         zeros, places = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
         codes = np.zeros((0, -(-dim // 64)), np.uint64)
         return Points(places, zeros, zeros, np.zeros(0, np.uint8), codes, np.zeros(0, np.int32))
+
+
+def check_points(points: Points, bits: int) -> None:
+    """Raise ``ValueError`` unless points are as :class:`Points` says, with codes of so many bits."""
+    count = len(points.words)
+    check_array("positions of points", points.positions, np.float32, (count, 2))
+    check_array("scales of points", points.scales, np.float32, (count,))
+    check_array("angles of points", points.angles, np.float32, (count,))
+    check_array("words of points", points.words, np.uint8, (count,))
+    check_array("codes of points", points.codes, np.uint64, (count, -(-bits // 64)))
+    check_numbers("rows of points", points.rows, count, _MOST)
+    if (points.words[1:] < points.words[:-1]).any():
+        raise ValueError("words of points must ascend")
 
 
 def make_points(features: Features, codebook: Codebook, *, nearest: int = 1) -> Points:

@@ -26,9 +26,6 @@ from d2r.files import display_path
 out: Final = Console()
 err: Final = Console(stderr=True)
 
-MAX_PIXELS: Final = 150_000_000
-"""As :data:`d2r.images.MAX_PIXELS`, which is not imported here: its libraries take a second, and --help must not."""
-
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
 MaxPixels = Annotated[
     int, typer.Option(help="Refuse a picture of more pixels than this (width x height); a guard against hostile files.")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.matching import fit_map, match_codes
-from d2r.points import Points
+from d2r.points import Points, check_points
 
 THRESHOLD = 10.0
 """Largest distance of an inlier from where the map puts it, in pixels of a picture of 1,024."""
@@ -62,7 +62,12 @@ def match_points(query: Points, other: Points, bits: int) -> NDArray[np.int32]:
     Returns:
         int32 (K, 2): points of ``query`` and of ``other``; each feature of the query and each point of the other at
         most once.
+
+    Raises:
+        ValueError: see :func:`d2r.points.check_points`.
     """
+    check_points(query, bits)
+    check_points(other, bits)
     most = int(_MOST_DIFFERENT * bits)
     return np.asarray(match_codes(query.words, query.codes, query.rows, other.words, other.codes, most))
 
@@ -79,6 +84,9 @@ def verify(query: Points, other: Points, *, bits: int, threshold: float = THRESH
     Returns:
         the map and its inliers, :data:`NOT_FOUND` when fewer than :data:`MIN_INLIERS` agree. The same input always
         gives the same outcome.
+
+    Raises:
+        ValueError: see :func:`d2r.points.check_points`.
     """
     matches = match_points(query, other, bits)
     if len(matches) < MIN_INLIERS:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,31 @@ def test_bytes_count_a_word_number_and_a_vector_for_each_word():
         method = METHODS[name]
         database = invert([describe_picture(picture(rng, 50, 1), method)], KERNELS[method.kernel], WORDS)
         assert database.descriptor_bytes == size * len(database.entries)
+
+
+def test_a_word_that_the_codebook_has_not_or_an_entry_that_there_is_not_is_refused():
+    rng = np.random.default_rng(4)
+    kernel = KERNELS["r-asmk*"]
+    stored = [describe_picture(picture(rng, 50, 2), METHODS["r-asmk*"])]
+    with pytest.raises(ValueError, match="words must be from 0 to 4"):
+        invert(stored, kernel, 5)
+    database = invert(stored, kernel, WORDS)
+    for wrong in (
+        {"entries": database.entries + np.uint32(1)},
+        {"entries": database.entries[1:]},
+        {"starts": database.starts[::-1].copy()},
+        {"starts": database.starts + 1},
+    ):
+        with pytest.raises(ValueError, match="must"):
+            replace(database, **wrong)
+
+
+def test_a_query_that_is_not_like_the_database_is_refused():
+    rng = np.random.default_rng(5)
+    kernel = KERNELS["r-asmk*"]
+    database = invert([describe_picture(picture(rng, 50, 2, dim=32), METHODS["r-asmk*"])], kernel, WORDS)
+    query = aggregate(picture(rng, 15, 1, dim=32), kernel)
+    wider = aggregate(picture(rng, 15, 1, dim=128), kernel)
+    for wrong in (wider, replace(query, words=query.words[::-1].copy()), replace(query, words=query.words[1:])):
+        with pytest.raises(ValueError, match="must"):
+            scores(wrong, database, kernel, None)

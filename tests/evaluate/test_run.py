@@ -1,14 +1,19 @@
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from d2r.build import choose_words
 from d2r.cli import main
+from d2r.codebook import Codebook
+from d2r.engine import Engine
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.reproduce import EXPERIMENTS, reproduce
 from d2r.evaluate.run import Setup, evaluate
 from d2r.ingest import Recipe
+from d2r.version import package_version
 
 RECIPE = Recipe("rmac:levels=3", "rootsift:top=200", 1024, 200)
 IN_PROCESS = {"workers": 0, "max_pixels": 10**9, "progress": lambda *_: None}
@@ -74,8 +79,6 @@ def test_fewer_regions_of_a_description_are_those_that_a_smaller_selector_choose
     experiment = EXPERIMENTS["table1"]
     swept = reproduce(benchmark, experiment, RECIPE, cache, words=(64,), codebook=None, **IN_PROCESS)
     swept_row = next(row for row in swept if row.method == "r-asmk*")
-    from d2r.codebook import Codebook
-
     book = Codebook.load(next((cache / "codebooks").glob("*-64-0.safetensors")))
     small = Setup(Recipe("rmac:levels=2", RECIPE.features, 1024, 200), setup.methods, 64, verify=0)
     direct = evaluate(benchmark, small, cache, codebook=book, **IN_PROCESS)[0][0]
@@ -137,3 +140,71 @@ def test_unknown_names_are_usage_errors(instances, arguments, monkeypatch, capsy
         main()
     assert stop.value.code == 2
     assert "is not known" in capsys.readouterr().err
+
+
+def test_words_are_capped_by_the_descriptors_that_there_are_and_it_is_said(d2r, instances, tmp_path):
+    """It took minutes, and said nothing."""
+    options = ["--words", "65536", "--features", "rootsift:top=50", "--regions", "whole", "--workers", "0"]
+    arguments = ["evaluate", instances / "set", "--out", tmp_path / "run.json", "--cache", tmp_path / "cache", *options]
+    for _ in range(2):  # what is kept is said to be capped as well
+        status, out, err = d2r(*arguments)
+        assert status == 0, err
+        run = json.loads((tmp_path / "run.json").read_text())
+        assert run["setup"]["words"] == 65536
+        (words,) = {row["words"] for row in run["rows"]}
+        assert words in (8, 16)
+        assert f"{words} visual words; 65,536 would take 1,048,576 features, 16 for each, and there are fewer" in out
+    reproduce = [
+        "reproduce",
+        "table2",
+        "--dataset",
+        instances / "set",
+        "--out",
+        tmp_path,
+        "--cache",
+        tmp_path / "cache",
+    ]
+    status, out, err = d2r(*reproduce, "--features", "rootsift:top=50", "--workers", "0")
+    assert status == 0, err
+    for size in (1024, 65536):
+        assert f"{size:,} would take {16 * size:,} features, 16 for each, and there are fewer" in out
+
+
+def test_without_options_evaluation_describes_pictures_as_an_index_does(d2r, instances, built_index, tmp_path):
+    arguments = ["evaluate", instances / "set", "--out", tmp_path / "run.json", "--cache", tmp_path / "cache"]
+    status, _, err = d2r(*arguments, "--workers", "0")
+    assert status == 0, err
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["setup"]["words"] == choose_words(5)
+    assert [(row["method"], row["verified"]) for row in run["rows"]] == [
+        ("asmk*", False), ("r-asmk*", False), ("asmk*", True), ("r-asmk*", True),
+    ]  # fmt: skip
+    book = Codebook.load(next((tmp_path / "cache" / "codebooks").iterdir()))
+    with Engine.open(built_index) as engine:
+        recipe = asdict(engine.recipe)
+    assert asdict(book.origin) == {
+        "features": recipe["features"], "regions": recipe["regions"], "max_side": recipe["max_side"],
+        "pictures": 5, "version": package_version(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [["evaluate", "SET"], ["reproduce", "fig5", "--dataset", "SET"]])
+def test_words_of_other_features_are_refused_before_anything_is_described(
+    d2r, instances, built_index, tmp_path, command
+):
+    arguments = [instances / "set" if one == "SET" else one for one in command]
+    options = [
+        "--codebook",
+        built_index,
+        "--features",
+        "rootsift",
+        "--cache",
+        tmp_path / "cache",
+        "--out",
+        tmp_path / "o",
+    ]
+    status, _, err = d2r(*arguments, *options)
+    assert status == 1
+    assert "learned from hardnet:sha256=" in err
+    assert "described by rootsift" in err
+    assert not (tmp_path / "cache").exists()

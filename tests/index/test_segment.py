@@ -290,3 +290,79 @@ def test_a_damaged_file_is_a_value_error(tmp_path: Path, name: str) -> None:
             Segment.load(tmp_path / "1")
     file.write_bytes(content)
     assert len(Segment.load(tmp_path / "1")) == len(some_entries())
+
+
+def with_aggregated(**other: Any) -> Entry:
+    entry = random_entry(np.random.default_rng(3), count=9)
+    return replace(entry, aggregated=replace(entry.aggregated, **other))
+
+
+GOOD = random_entry(np.random.default_rng(3), count=9)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        with_aggregated(words=GOOD.aggregated.words[::-1].copy()),
+        with_aggregated(words=GOOD.aggregated.words - 31),
+        with_aggregated(words=np.full_like(GOOD.aggregated.words, 7)),
+        with_aggregated(words=GOOD.aggregated.words[1:]),
+        with_aggregated(vectors=GOOD.aggregated.vectors[1:]),
+        with_aggregated(vectors=GOOD.aggregated.vectors[:, :1].copy()),
+        with_aggregated(vectors=GOOD.aggregated.vectors.view(np.int64)),
+        replace(GOOD, local=GOOD.local.take(np.arange(8))),
+        replace(GOOD, box_scores=GOOD.box_scores[1:]),
+        replace(GOOD, boxes=GOOD.boxes[:0], box_scores=GOOD.box_scores[:0]),
+        replace(GOOD, points=replace(GOOD.points, words=GOOD.points.words[::-1].copy())),
+        replace(GOOD, points=replace(GOOD.points, codes=GOOD.points.codes[1:])),
+    ],
+)
+def test_an_entry_whose_arrays_do_not_fit_is_refused_and_leaves_nothing(tmp_path: Path, wrong: Entry) -> None:
+    write_segment(tmp_path / "1", [GOOD, GOOD])
+    with pytest.raises(ValueError, match="entr"):
+        write_segment(tmp_path / "2", [GOOD, wrong, GOOD])
+    assert names(tmp_path) == ["1"]
+
+
+def test_a_segment_of_no_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a segment holds 1 to"):
+        write_segment(tmp_path / "1", [])
+
+
+@pytest.mark.parametrize("name", ["word_starts", "point_starts", "region_starts"])
+@pytest.mark.parametrize("value", [-1, 10**12, 0, 2**62])
+def test_starts_that_lead_beside_the_rows_are_damage(tmp_path: Path, name: str, value: int) -> None:
+    write_segment(tmp_path / "1", some_entries())
+    file = tmp_path / "1" / f"{name}.npy"
+    starts = np.load(file)
+    for place in (0, 3, len(starts) - 1):
+        if starts[place] != value:
+            damaged = starts.copy()
+            damaged[place] = value
+            np.save(file, damaged)
+            with pytest.raises(ValueError, match=f"{name} must ascend"):
+                Segment.load(tmp_path / "1")
+
+
+@pytest.mark.parametrize("name", [*module._SEARCH, *module._VERIFY])
+def test_an_array_that_is_shorter_or_of_another_type_is_damage(tmp_path: Path, name: str) -> None:
+    write_segment(tmp_path / "1", some_entries())
+    file = tmp_path / "1" / f"{name}.npy"
+    array = np.load(file)
+    for wrong in (array[:-1], array.astype(np.float64), array[..., None]):
+        np.save(file, wrong)
+        with pytest.raises(ValueError, match="must"):
+            Segment.load(tmp_path / "1")
+
+
+def test_a_slot_that_no_picture_has_harms_nothing(tmp_path: Path) -> None:
+    entries = some_entries()
+    write_segment(tmp_path / "1", entries)
+    file = tmp_path / "1" / "posting_slots.npy"
+    slots = np.load(file)
+    slots[::2] = 65535
+    np.save(file, slots)
+    found = Segment.load(tmp_path / "1")
+    assert len(found.aggregated_of(range(len(entries)), 128)) == len(entries)
+    merged = merge_segments(tmp_path / "2", [(found, np.arange(len(entries)))])
+    assert merged.postings == np.count_nonzero(slots < len(entries))

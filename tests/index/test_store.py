@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -745,3 +746,56 @@ def test_a_full_file_system_keeps_the_last_good_state(tmp_path):
         index.close()
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda one: replace(one, words=one.words[::-1].copy()), "words must ascend"),
+        (lambda one: replace(one, words=one.words - 60), "words must ascend"),
+        (lambda one: replace(one, words=one.words[1:]), "packed signs must be"),
+        (lambda one: replace(one, words=one.words.astype(np.int64)), "words must be int32"),
+        (lambda one: replace(one, vectors=one.vectors.astype(np.float32)), "packed signs must be uint64"),
+        (lambda one: replace(one, vectors=one.vectors[:, :1].copy()), "packed signs must be uint64"),
+        (lambda one: replace(one, dim=100), "codes of 100 bits are not like those of the index, of 128"),
+    ],
+)
+def test_a_query_whose_arrays_do_not_fit_is_refused(index, wrong, reason):
+    put(index, range(3))
+    query = entry(1).aggregated
+    assert len(index.search(query, 5)) > 0
+    with pytest.raises(ValueError, match=reason):
+        index.search(wrong(query), 5)
+
+
+def test_a_query_of_words_that_no_picture_has_finds_nothing(index):
+    put(index, range(3))
+    query = entry(1).aggregated
+    assert index.search(replace(query, words=query.words + 10**6), 5) == []
+
+
+def narrow(one):
+    return Aggregated(one.words, one.vectors[:, :1].copy(), 64)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda one: replace(one, aggregated=narrow(one.aggregated)), "codes of 64 bits"),
+        (
+            lambda one: replace(one, aggregated=replace(one.aggregated, words=one.aggregated.words + WORDS)),
+            "which has 50",
+        ),
+        (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "which has 50"),
+        (lambda one: replace(one, local=LocalCodes(one.local.words, one.local.codes[:, :1].copy(), 64)), "bits"),
+        (lambda one: replace(one, points=replace(one.points, codes=one.points.codes[:, :1].copy())), "bits"),
+    ],
+)
+def test_an_entry_that_is_not_of_the_words_of_the_index_is_refused_and_the_index_stays_as_it_is(index, wrong, reason):
+    put(index, range(3))
+    with index.writing() as writer, pytest.raises(ValueError, match=reason):
+        writer.put([(state(3), entry(3)), (state(4), wrong(entry(4)))])
+    assert found(index) == {"0", "1", "2"}
+    assert index.check() == []
+    put(index, [3])
+    assert len(index.search(entry(1).aggregated, 5)) == 4

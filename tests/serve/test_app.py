@@ -8,6 +8,7 @@ import threading
 import pytest
 from PIL import Image
 
+from d2r import defaults
 from d2r.engine import Engine
 from d2r.serve.app import make_app
 from d2r.serve.settings import ServeError, Settings, token_from
@@ -356,3 +357,12 @@ def test_a_picture_whose_file_is_missing_is_not_listed_nor_shown_and_can_be_remo
     job = client.delete(f"/v1/pictures/{number}", headers=AUTHORIZED).json()
     assert ended(client, job)["state"] == "done"
     assert "no picture" in is_problem(client.get(f"/v1/pictures/{number}"), 404)
+
+
+def test_the_page_learns_from_the_service_what_a_search_takes_that_does_not_say_otherwise(client):
+    expected = {"top": defaults.TOP, "verify": defaults.VERIFY, "expand": defaults.EXPAND}
+    assert client.get("/v1/info").json()["defaults"] == expected
+    for path in ("/v1/search", "/v1/pictures/{id}/search"):
+        (operation,) = client.get("/v1/openapi.json").json()["paths"][path].values()
+        taken = {one["name"]: one["schema"].get("default") for one in operation["parameters"]}
+        assert {name: taken[name] for name in expected} == expected

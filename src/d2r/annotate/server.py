@@ -22,8 +22,9 @@ from pydantic import BaseModel
 from d2r.annotate.session import Session
 from d2r.boxes import BoxError, Boxes, check_box
 from d2r.datasets.landmark_boxes import from_pixels, to_pixels
+from d2r.defaults import MAX_PIXELS
 from d2r.files import display_path, printable_path
-from d2r.images import MAX_PIXELS, ImageError, Picture, encode_jpeg, read_image, shrink
+from d2r.images import ImageError, Picture, encode_jpeg, read_image, shrink
 from d2r.webserver import base_style, fixed
 
 Propose: TypeAlias = Callable[[Picture], Boxes]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from d2r.aggregate import KERNELS, Aggregated, Assigned, LocalCodes, assign, first_regions, local_codes, pool_codes
 from d2r.build import Progress
 from d2r.codebook import Codebook, load_codebook
+from d2r.defaults import EXPAND, VERIFY
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.extraction import Extraction, extract, map_pictures
@@ -47,7 +48,7 @@ from d2r.evaluate.variants import (
     unpacked_signs,
     weighed_scores,
 )
-from d2r.expand import DIFFUSED, LEAST, RESULTS, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
+from d2r.expand import DIFFUSED, LEAST, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
 from d2r.features import make_extractor, pinned_spec
 from d2r.files import display_path, read_bytes
 from d2r.images import decode_image
@@ -63,9 +64,6 @@ from d2r.regions import make_selector
 from d2r.regions import pinned_spec as pinned_regions
 from d2r.verify import NEAREST, Verification, threshold_for, verify
 from d2r.workers import WorkerDied, map_in_processes
-
-VERIFY = 100
-"""So many of each ranking are verified."""
 
 _KERNEL = KERNELS["r-asmk*"]
 _PLAIN = Pooling()
@@ -337,9 +335,9 @@ class _Ablation:
             if not len(sure):  # nothing to join: it stays as it is
                 variant = replace(variant, expansion=None, diffused=0, both=False)
             if variant.expansion is not None:
-                scores = search.scores(*self._expanded(variant, query, assigned, own, sure[:RESULTS], pictures, scores))
+                scores = search.scores(*self._expanded(variant, query, assigned, own, sure[:EXPAND], pictures, scores))
             if variant.diffused:
-                scores = self._diffused(variant, query, scores, sure[:RESULTS], pictures)
+                scores = self._diffused(variant, query, scores, sure[:EXPAND], pictures)
         ranking = self._judged(query, scores)
         spent = time.perf_counter() - started - waited
         if variant.verified:

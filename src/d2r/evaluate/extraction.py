@@ -127,8 +127,8 @@ def map_pictures(
     return found
 
 
-def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0) -> NDArray[np.float32]:
-    """Return up to ``most`` descriptors, an equal random share from each description, float32 (N, D)."""
+def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0) -> tuple[NDArray[np.float32], int]:
+    """Return up to ``most`` descriptors, float32 (N, D), an equal random share of each of so many descriptions."""
     known = [file for file in files if file is not None]
     rng = np.random.default_rng(seed)
     chosen = [known[row] for row in rng.permutation(len(known))[: max(1, min(len(known), most // 50))]]
@@ -138,7 +138,7 @@ def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0
         descriptors = read_description(file).features.descriptors
         parts.append(descriptors[rng.permutation(len(descriptors))[:share]])
     every = np.concatenate(parts)
-    return np.asarray(every[rng.permutation(len(every))[:most]], np.float32)
+    return np.asarray(every[rng.permutation(len(every))[:most]], np.float32), len(chosen)
 
 
 @dataclass(frozen=True)

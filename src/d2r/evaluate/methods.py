@@ -19,6 +19,7 @@ from d2r.aggregate import (
     selectivity,
     selectivity_by_distance,
 )
+from d2r.checks import check_array, check_numbers, check_starts
 from d2r.index.kernels import score_postings
 
 
@@ -51,6 +52,8 @@ METHODS: dict[str, Method] = {name: Method(name) for name in KERNELS} | {
 class Inverted:
     """The aggregated descriptors of a database, by visual word; E entries, P of their words in all.
 
+    Making one that is not as it is said to be here raises ``ValueError``.
+
     Attributes:
         starts: int64 (C + 1,), the rows of word c are ``starts[c]`` to ``starts[c + 1]``.
         entries: uint32 (P,), the entry (a picture, or a region of one) of each row.
@@ -67,6 +70,12 @@ class Inverted:
     pictures: NDArray[np.int64]
     dim: int
 
+    def __post_init__(self) -> None:
+        check_starts("starts", self.starts, len(self.starts) - 1, len(self.entries))
+        check_array("entries", self.entries, np.uint32, (len(self.vectors),))
+        if len(self.entries) and self.entries.max() >= len(self.g):
+            raise ValueError(f"entries must be from 0 to {len(self.g) - 1:,}, not up to {self.entries.max():,}")
+
     @property
     def descriptor_bytes(self) -> int:
         """Bytes of the descriptors: four for each word's number and those of its vector."""
@@ -80,10 +89,15 @@ def describe_picture(assigned: Assigned, method: Method) -> list[Aggregated]:
 
 
 def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, words: int) -> Inverted:
-    """Sort the descriptors of pictures (each one or several) by visual word, of ``words`` in all."""
+    """Sort the descriptors of pictures (each one or several) by visual word, of ``words`` in all.
+
+    Raises:
+        ValueError: a word is none of these.
+    """
     flat = [one for picture in pictures for one in picture]
     counts = [len(one) for one in flat]
     every = np.concatenate([one.words for one in flat])
+    check_numbers("words", every, len(every), words)
     order = np.argsort(every, kind="stable")
     vectors = np.concatenate([one.vectors for one in flat])[order]
     entries = np.repeat(np.arange(len(flat), dtype=np.uint32), counts)[order]
@@ -127,10 +141,17 @@ def sums_by_distance(query: Aggregated, database: Inverted, table: NDArray[np.fl
         query: packed signs.
         database: packed signs.
         table: float32 (64 B + 1,), such as :func:`d2r.aggregate.selectivity_by_distance`.
+
+    Raises:
+        ValueError: one of them is something else.
     """
+    query.check_signs()
+    blocks = query.vectors.shape[1]
+    check_array("vectors of the database", database.vectors, np.uint64, (len(database.entries), blocks))
+    check_array("table", table, np.float32, (64 * blocks + 1,))
     sums = np.zeros(len(database.g), np.float32)
     every = np.arange(len(database.starts) - 1, dtype=np.int32)
-    score_postings(query.vectors.shape[1])(
+    score_postings(blocks)(
         query.words, query.vectors, every, database.starts, database.entries, database.vectors, table, sums
     )
     return sums

@@ -1,4 +1,8 @@
-"""The paper's experiments by name: what each compares, and how it is run."""
+"""The paper's experiments by name: what each compares, and how it is run.
+
+What an experiment names (regions, words, how many are verified) is the paper's and not :mod:`d2r.defaults`; what it
+does not name, such as the local features, which the paper's cannot be, is what an index has unless it is given.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from pathlib import Path
 
 from d2r.build import Progress
 from d2r.codebook import Codebook
-from d2r.evaluate.ablation import VERIFY, ablate
+from d2r.defaults import REGIONS, VERIFY
+from d2r.evaluate.ablation import ablate
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
-from d2r.ingest import Recipe
+from d2r.ingest import Recipe, check_codebook
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "ablation": Experiment(
         "Beyond the paper; time is of search, verification and expansion",
         ("r-asmk*",),
-        (Sweep("detector:threshold=0.1", ("detector:threshold=0.1",)),),
+        (Sweep(REGIONS, (REGIONS,)),),
         verify=VERIFY,
         ablation=True,
     ),
@@ -120,7 +125,7 @@ def reproduce(
     max_pixels: int,
     progress: Progress,
 ) -> list[Row]:
-    """Run an experiment and return its rows; those of a baseline that uses no regions are given once.
+    """Run an experiment and return its rows; one that comes out twice, as of a baseline without regions, is given once.
 
     Args:
         benchmark: the data set.
@@ -132,7 +137,13 @@ def reproduce(
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
         progress: told how far it is.
+
+    Raises:
+        BenchmarkError: a query cannot be used.
+        d2r.codebook.CodebookError: the codebook was learned from other features.
     """
+    if codebook is not None:
+        check_codebook(codebook, recipe)
     rows: list[Row] = []
     sizes = words or experiment.words if codebook is None else (codebook.words,)
     if experiment.ablation:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from d2r.aggregate import KERNELS, aggregate, assign
 from d2r.build import Progress
-from d2r.codebook import Codebook, train_codebook
+from d2r.codebook import Codebook, fitting_words, train_codebook
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import (
     Extraction,
@@ -30,7 +30,7 @@ from d2r.evaluate.extraction import (
 from d2r.evaluate.methods import METHODS, invert, scores
 from d2r.evaluate.revisited import RetrievalScores, mean_average_precision
 from d2r.files import replacing
-from d2r.ingest import Recipe
+from d2r.ingest import Recipe, check_codebook, origin_of
 
 KS = (1, 5, 10)
 _SAMPLES_PER_WORD = 40
@@ -43,7 +43,7 @@ class Setup:
     Attributes:
         recipe: how pictures are described.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        words: size of the codebook.
+        words: size of the codebook, if there are features for so many (:func:`d2r.codebook.fitting_words`).
         verify: so many of each ranking are verified and put first; 0 leaves it out.
         seed: of the codebook.
     """
@@ -102,7 +102,13 @@ def evaluate(
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
         progress: told how far it is.
+
+    Raises:
+        BenchmarkError: a query cannot be used.
+        d2r.codebook.CodebookError: the codebook was learned from other features.
     """
+    if codebook is not None:
+        check_codebook(codebook, setup.recipe)
     extraction = extract(benchmark, setup.recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress)
     file = codebook_file(benchmark, extraction, setup, cache, codebook, progress)
     return compare(benchmark, extraction, setup, file, {}, workers=workers, progress=progress), extraction
@@ -116,7 +122,10 @@ def codebook_file(
     codebook: Codebook | None,
     progress: Progress,
 ) -> Path:
-    """Return the file of the given codebook, or of one learned from the database and kept in the cache."""
+    """Return the file of the given codebook, or of one learned from the database and kept in the cache.
+
+    One that is learned has fewer words than ``setup`` asks for where the database has not 16 descriptors for each.
+    """
     folder = cache / "codebooks"
     folder.mkdir(parents=True, exist_ok=True)
     if codebook is not None:
@@ -129,8 +138,9 @@ def codebook_file(
     file = folder / f"{benchmark.name}-{_digest(*described)}-{setup.words}-{setup.seed}.safetensors"
     if not file.exists():
         progress("words", 0, setup.words)
-        sample = sample_descriptors(extraction.files, setup.words * _SAMPLES_PER_WORD, seed=setup.seed)
-        train_codebook(sample, setup.words, seed=setup.seed).save(file)
+        sample, pictures = sample_descriptors(extraction.files, setup.words * _SAMPLES_PER_WORD, seed=setup.seed)
+        words, origin = fitting_words(setup.words, len(sample)), origin_of(setup.recipe, pictures)
+        train_codebook(sample, words, seed=setup.seed, origin=origin).save(file)
         progress("words", setup.words, setup.words)
     return file
 

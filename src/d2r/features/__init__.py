@@ -36,6 +36,23 @@ def pinned_spec(spec: str) -> str:
     return EXTRACTORS.pinned(spec)
 
 
+_SELECT = frozenset({"model", "top", "contrast", "threshold", "nms", "scales"})
+
+
+def same_descriptors(one: str, other: str) -> bool:
+    """Say whether what two pinned specifications describe can be compared.
+
+    It can where the extractor and its network, by SHA-256, are the same: other options say which places are described,
+    and ``model`` where the network lies.
+    """
+    return _described(one) == _described(other)
+
+
+def _described(spec: str) -> tuple[str, frozenset[str]]:
+    name, _, options = spec.partition(":")
+    return name, frozenset(option for option in options.split(",") if option.partition("=")[0] not in {*_SELECT, ""})
+
+
 __all__ = [
     "EXTRACTORS",
     "Delf",
@@ -47,4 +64,5 @@ __all__ = [
     "concatenate",
     "make_extractor",
     "pinned_spec",
+    "same_descriptors",
 ]

@@ -5,6 +5,9 @@ first the Hamming distances of a block, which the compiler turns into vector ins
 scores. No posting is tested for being worth an update: half of them are, so the branch would be guessed wrong every
 other time, which costs more than the update. Between the updates the lines of memory that are wanted soon are asked
 for, over the end of one word's postings into the next word's, where the hardware's own prefetching starts anew.
+
+They take what they are given on trust. What is in a segment is looked at when it is written and when it is loaded, a
+query when it is asked.
 """
 
 from __future__ import annotations

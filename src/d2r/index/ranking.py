@@ -78,10 +78,16 @@ class Ranker:
         """Return the best pictures of each query, at most ``top``, none with score 0, best first.
 
         The queries are scored together, segment by segment, so that each part of the index is read once for all.
+
+        Raises:
+            ValueError: a query is not of packed signs as those of the index, or ``top`` is none.
         """
+        if top < 1:
+            raise ValueError("top must be 1 or more")
         blocks = {segment.posting_codes.shape[1] for segment in snapshot.segments.values()}
         for query in queries:
-            if query.vectors.dtype != np.uint64 or blocks - {query.vectors.shape[1]}:
+            query.check_signs()
+            if blocks - {query.vectors.shape[1]}:
                 raise ValueError(f"a query's codes of {query.dim} bits are not like those of the index")
         # The largest first: the last to be done are then small, and no thread waits long.
         numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))

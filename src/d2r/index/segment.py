@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated, LocalCodes
+from d2r.aggregate import Aggregated, LocalCodes, check_words
 from d2r.boxes import Boxes
+from d2r.checks import check_array, check_starts
 from d2r.files import sync
 from d2r.index.kernels import copy_live, count_live, postings_of, sort_postings
 from d2r.points import Points
@@ -126,7 +127,42 @@ class Segment:
             FileNotFoundError: it is gone, because its pictures were removed or moved to another segment.
             ValueError: a file is damaged.
         """
-        return Segment(**{name: _map(_file(folder, name)) for name in (*_SEARCH, *_VERIFY)})
+        segment = Segment(**{name: _map(_file(folder, name)) for name in (*_SEARCH, *_VERIFY)})
+        segment._check()
+        return segment
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` unless the arrays fit together: no loop then reads or writes beside them.
+
+        Slots are not looked at, which would read all postings: what is indexed by them has :data:`MAX_SLOTS` places.
+        """
+        if len(self) > MAX_SLOTS:
+            raise ValueError(f"it has {len(self):,} pictures")
+        postings, words = len(self.posting_slots), len(self.words)
+        check_words(self.words)
+        check_starts("word_starts", self.word_starts, words, postings)
+        blocks = [array.shape[1] if array.ndim == 2 else 0 for array in (self.posting_codes, self.point_codes)]
+        shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+            "g": (np.float32, (len(self),)),
+            "posting_slots": (np.uint16, (postings,)),
+            "posting_codes": (np.uint64, (postings, blocks[0])),
+        }
+        points, regions = len(self.point_words), len(self.box_scores)
+        check_starts("point_starts", self.point_starts, len(self), points)
+        check_starts("region_starts", self.region_starts, len(self), regions)
+        shapes |= {
+            "positions": (np.float32, (points, 2)),
+            "scales": (np.float32, (points,)),
+            "angles": (np.uint8, (points,)),
+            "point_words": (np.uint8, (points,)),
+            "point_codes": (np.uint64, (points, blocks[1])),
+            "local_words": (np.int32, (points,)),
+            "local_codes": (np.uint64, (points, blocks[0])),
+            "boxes": (np.float32, (regions, 4)),
+            "box_scores": (np.float32, (regions,)),
+        }
+        for name, (dtype, shape) in shapes.items():
+            check_array(name, getattr(self, name), dtype, shape)
 
     def __len__(self) -> int:
         return len(self.g)
@@ -192,7 +228,7 @@ class Segment:
 
     def aggregated_of(self, slots: Sequence[int], dim: int) -> list[Aggregated]:
         """Return the aggregated descriptors of different slots, by one pass over the postings' slots."""
-        wanted = np.zeros(len(self), np.bool_)
+        wanted = np.zeros(MAX_SLOTS, np.bool_)
         wanted[np.asarray(slots, np.int64)] = True
         rows = postings_of(wanted, self.posting_slots)
         owners = self.posting_slots[rows]
@@ -206,8 +242,12 @@ def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
 
     Args:
         folder: must not exist; its parent must.
-        entries: at least one, and at most :data:`MAX_SLOTS`.
+        entries: at least one, and at most :data:`MAX_SLOTS`, all with codes of as many bits.
+
+    Raises:
+        ValueError: an entry is not as :class:`Entry` says.
     """
+    _check_entries(entries)
 
     def write(part: Path) -> None:
         for name, array in _arrays(entries).items():
@@ -315,22 +355,25 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
     counts = np.array([len(one) for one in aggregated], np.int64)
     flat = np.concatenate([one.words for one in aggregated])
     codes = np.concatenate([one.vectors for one in aggregated])
+    _check_ascending("words", flat, _starts(counts), strictly=True)
     occurrences = np.bincount(flat)
     words = np.flatnonzero(occurrences)
     posting_slots, posting_codes = np.empty(len(flat), np.uint16), np.empty(codes.shape, np.uint64)
     sort_postings(flat, codes, _starts(counts), _starts(occurrences), posting_slots, posting_codes)
     points = [entry.points for entry in entries]
+    point_starts, point_words = _starts([len(one) for one in points]), np.concatenate([one.words for one in points])
+    _check_ascending("words of points", point_words, point_starts, strictly=False)
     return {
         "words": words.astype(np.int32),
         "word_starts": _starts(occurrences[words]),
         "posting_slots": posting_slots,
         "posting_codes": posting_codes,
         "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
-        "point_starts": _starts([len(one) for one in points]),
+        "point_starts": point_starts,
         "positions": np.concatenate([one.positions for one in points]),
         "scales": np.concatenate([one.scales for one in points]),
         "angles": np.concatenate([(np.rint(one.angles * _TURN) % 256).astype(np.uint8) for one in points]),
-        "point_words": np.concatenate([one.words for one in points]),
+        "point_words": point_words,
         "point_codes": np.concatenate([one.codes for one in points]),
         "local_words": np.concatenate([entry.local.words for entry in entries]),
         "local_codes": np.concatenate([entry.local.codes for entry in entries]),
@@ -338,6 +381,34 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
         "boxes": np.concatenate([entry.boxes for entry in entries]),
         "box_scores": np.concatenate([entry.box_scores for entry in entries]),
     }
+
+
+def _check_entries(entries: Sequence[Entry]) -> None:
+    """Raise ``ValueError`` unless there are as many as a segment holds, and the arrays of each fit together."""
+    if not 1 <= len(entries) <= MAX_SLOTS:
+        raise ValueError(f"a segment holds 1 to {MAX_SLOTS:,} pictures, not {len(entries):,}")
+    blocks = entries[0].aggregated.vectors.shape[1]
+    for entry in entries:
+        words, codes, points, local = entry.aggregated.words, entry.aggregated.vectors, entry.points, entry.local
+        if codes.dtype != np.uint64 or not codes.shape[1] == local.codes.shape[1] == blocks:
+            raise ValueError("vectors of entries must be packed signs, uint64, all of as many bits")
+        count = len(points.words)
+        if not (
+            len(words) == len(codes)
+            and len(entry.boxes) == len(entry.box_scores) > 0
+            and count == len(points.positions) == len(points.scales) == len(points.angles) == len(points.codes)
+            and count == len(local.words) == len(local.codes)
+        ):
+            raise ValueError("an entry has a vector for each word, a score for each box, and everything for each point")
+
+
+def _check_ascending(name: str, every: NDArray[Any], starts: NDArray[np.int64], *, strictly: bool) -> None:
+    """Raise ``ValueError`` unless numbers ascend from 0 or more in each of the parts that begin at ``starts``."""
+    falls = every[1:] <= every[:-1] if strictly else every[1:] < every[:-1]
+    edges = starts[(starts > 0) & (starts < len(every))]
+    falls[edges - 1] = False
+    if falls.any() or (len(every) and every.min() < 0):
+        raise ValueError(f"{name} of an entry must ascend from 0 or more")
 
 
 def _starts(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -374,7 +445,7 @@ def _merge_postings(folder: Path, sources: _Sources) -> None:
     inputs = []
     first = 0
     for segment, slots in sources:
-        new_slots = np.full(len(segment), -1, np.int32)
+        new_slots = np.full(MAX_SLOTS, -1, np.int32)
         new_slots[slots] = np.arange(first, first + len(slots))
         first += len(slots)
         rows = np.searchsorted(words, segment.words)

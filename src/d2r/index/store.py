@@ -210,9 +210,18 @@ class Index:
         """Return :meth:`search` of several queries, of one state of the index.
 
         They are scored together, segment by segment, so that each part of the index is read once for all of them.
+
+        Raises:
+            ValueError: a query is not packed signs of as many bits as the codebook's, or its words do not ascend.
         """
         if top < 1:
             raise ValueError("top must be 1 or more")
+        codebook = self.codebook
+        for query in queries:
+            if codebook is not None and query.dim != codebook.bits:
+                raise ValueError(
+                    f"a query's codes of {query.dim} bits are not like those of the index, of {codebook.bits}"
+                )
         while True:
             snapshot = self._fresh()
             hits = self.hits(self._ranker.rank(snapshot, queries, top))
@@ -409,6 +418,9 @@ class Writer:
         """Add pictures, or replace those of the same path; an entry of None records a file that was skipped.
 
         Small segments are merged afterwards when enough have gathered.
+
+        Raises:
+            ValueError: an entry is not of the index's visual words, or not as :class:`Entry` says.
         """
         for start in range(0, len(pictures), MAX_SLOTS):
             self._put(pictures[start : start + MAX_SLOTS])
@@ -418,8 +430,11 @@ class Writer:
     def _put(self, pictures: Sequence[tuple[PictureState, Entry | None]]) -> None:
         entries = [entry for _, entry in pictures if entry is not None]
         number = self._free_number()
-        if self._index.codebook is None and entries:
+        codebook = self._index.codebook
+        if codebook is None and entries:
             raise StoreError(f"{self._index.folder}: set its visual words before adding pictures")
+        if codebook is not None:
+            _check_fits(entries, codebook)
         written = write_segment(_segment_folder(self._index.folder, number), entries) if entries else None
         self._leave_room()
         rows = []
@@ -620,6 +635,16 @@ def _disk_is_full(error: OSError | sqlite3.OperationalError) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+
+
+def _check_fits(entries: Sequence[Entry], codebook: Codebook) -> None:
+    """Raise ``ValueError`` unless entries are of these visual words: one that is not would spoil every search."""
+    for entry in entries:
+        aggregated, local = entry.aggregated, entry.local
+        if not aggregated.dim == local.bits == codebook.bits or entry.points.codes.shape[1] != -(-codebook.dim // 64):
+            raise ValueError(f"an entry has codes of {aggregated.dim} bits, and the index of {codebook.bits}")
+        if any(len(words) and words.max() >= codebook.words for words in (aggregated.words, local.words)):
+            raise ValueError(f"an entry has words that are not of the index, which has {codebook.words:,}")
 
 
 def _segment_row(number: int, written: Written) -> SegmentRow:

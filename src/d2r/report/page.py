@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.boxes import Box
+from d2r.defaults import MAX_PIXELS
 from d2r.engine import Answer, Result
 from d2r.files import PathLike, printable_path, replacing
-from d2r.images import MAX_PIXELS, ImageError, Picture, read_image, shrink
+from d2r.images import ImageError, Picture, read_image, shrink
 from d2r.report.html import corners, data_uri, polygon, rounded, template
 
 LARGE_SIDE = 720

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Annotated, Any, Final, TypeVar
@@ -22,7 +21,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 
 from d2r.boxes import BoxError, PixelBox, parse_box
-from d2r.engine import EXPAND, VERIFY, Engine
+from d2r.defaults import EXPAND, TOP, VERIFY
+from d2r.engine import Engine
 from d2r.files import printable_path
 from d2r.images import ImageError
 from d2r.index import PictureRow, RemovedError
@@ -32,6 +32,7 @@ from d2r.serve.guard import Guard
 from d2r.serve.jobs import Job, Jobs, Journal, access, quoted
 from d2r.serve.metrics import CONTENT_TYPE, Metrics
 from d2r.serve.models import (
+    DefaultsInfo,
     Info,
     JobInfo,
     JobList,
@@ -48,6 +49,7 @@ from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.serve.searches import FileGoneError, Searches, Sought, Threads, of_index, ten_thousandths, tenths, until_gone
 from d2r.serve.settings import ServeError, Settings
 from d2r.serve.uploads import uploaded_file
+from d2r.version import package_version
 from d2r.webserver import base_style, fixed
 from d2r.workers import WorkerDied
 
@@ -309,7 +311,7 @@ class _Service:
         # The generated documentation pages load scripts from another site, so there are none; the document is there.
         app = FastAPI(
             title="Detect-to-Retrieve",
-            version=_version(),
+            version=package_version(),
             description="Find the pictures of a collection that show the same building, monument or object.",
             docs_url=None,
             redoc_url=None,
@@ -373,7 +375,7 @@ class _Service:
         def info() -> Info:
             size, recipe = self.engine.index.size(), self.engine.recipe
             return Info(
-                version=_version(),
+                version=package_version(),
                 index=printable_path(self.engine.index.folder.name),
                 pictures=size.pictures,
                 words=size.words,
@@ -389,6 +391,7 @@ class _Service:
                     top=MOST_RESULTS,
                     verify=MOST_RESULTS,
                 ),
+                defaults=DefaultsInfo(top=TOP, verify=VERIFY, expand=EXPAND),
             )
 
     def _picture_routes(self, app: FastAPI) -> None:
@@ -462,7 +465,7 @@ class _Service:
             openapi_extra=_UPLOAD, response_model=SearchAnswer, responses=documented(401, 408, 413, 415, 422, 429),
         )  # fmt: skip
         async def search_upload(
-            request: Request, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
+            request: Request, box: BoxQuery = None, top: TopQuery = TOP, verify: VerifyQuery = VERIFY,
             expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
             _box(box)  # before the picture is received
@@ -474,7 +477,7 @@ class _Service:
             summary="Search with a picture of the collection, which is left out of the results",
         )  # fmt: skip
         async def search_picture(
-            request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = 10, verify: VerifyQuery = VERIFY,
+            request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = TOP, verify: VerifyQuery = VERIFY,
             expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
         ) -> Response:  # fmt: skip
             return await answer(request, self.row(id), box, top, verify, expand, diffuse, query_regions)
@@ -615,13 +618,6 @@ def _matches(given: str | None, *tokens: str | None) -> bool:
         return False
     right = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens if token is not None]
     return any(right)
-
-
-def _version() -> str:
-    try:
-        return version("detect-to-retrieve")
-    except PackageNotFoundError:  # run from its sources
-        return "0"
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

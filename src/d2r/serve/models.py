@@ -100,6 +100,14 @@ class LimitsInfo(BaseModel):
     verify: int
 
 
+class DefaultsInfo(BaseModel):
+    """What a search takes that does not say otherwise."""
+
+    top: int
+    verify: int
+    expand: int
+
+
 class Info(BaseModel):
     """The collection and the service."""
 
@@ -113,6 +121,7 @@ class Info(BaseModel):
     threshold: float | None = Field(description="least score of a detector's regions; null without one")
     writable: bool = Field(description="whether pictures can be added and removed by who has the token")
     limits: LimitsInfo
+    defaults: DefaultsInfo
 
 
 class JobInfo(BaseModel):

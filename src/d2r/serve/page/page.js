@@ -6,8 +6,6 @@ import { drawMatch, facts } from "./match.js";
 import { pictureCard, resultCard } from "./results.js";
 import { count, drawChart, sentence } from "./threshold.js";
 
-const EXPAND = 5; // results that join the query; more drift where a thing has few pictures
-
 const element = (id) => document.getElementById(id);
 
 let info = null; // what the service says of itself
@@ -113,7 +111,7 @@ async function searchNow() {
   element("back").hidden = false;
   const { box } = editor;
   const well = await work(async () => {
-    const settings = { box, top: element("top").value, verify: element("verify").value, expand: element("expand").checked ? EXPAND : 0, signal: mine.signal };
+    const settings = { box, top: element("top").value, verify: element("verify").value, expand: element("expand").checked ? info.defaults.expand : 0, signal: mine.signal };
     answer = await search(query, settings);
     answer.box = box;
     told = new Map();
@@ -252,11 +250,18 @@ function askToken(why) {
 }
 
 async function getInfo() {
+  const first = info === null;
   info = await ask("/v1/info");
+  if (first) showVerify(info.defaults.verify); // later it is what the user has set
   element("collection").textContent = `${info.index} · ${counted(info.pictures, "picture")}`;
   element("give-token").hidden = !info.writable && !token();
   element("thresholds").hidden = !info.detector;
   if (info.detector) element("threshold").value = info.threshold;
+}
+
+function showVerify(value = element("verify").value) {
+  element("verify").value = value;
+  element("verify-shown").textContent = value;
 }
 
 const begin = () => work(async () => {
@@ -294,7 +299,7 @@ addEventListener("drop", (event) => {
 element("whole").addEventListener("click", () => { editor.clear(); element("stage").focus(); });
 element("add").addEventListener("click", () => change("Adding", () => add(query.file)));
 element("verify").addEventListener("input", () => {
-  element("verify-shown").textContent = element("verify").value;
+  showVerify();
   if (query) searchSoon();
 });
 for (const id of ["top", "expand"]) element(id).addEventListener("change", () => { if (query) searchSoon(); });

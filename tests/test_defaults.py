@@ -1,0 +1,64 @@
+"""Every default stands in one place, and everything that takes one takes it from there."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from d2r import cli, cli_detector, cli_groups, cli_look, cli_plan, cli_serve, client, defaults, engine, images, plan
+from d2r.serve.settings import Limits
+
+GIVEN = {
+    "regions": defaults.REGIONS,
+    "features": defaults.FEATURES,
+    "max_side": defaults.MAX_SIDE,
+    "verify_features": defaults.VERIFY_FEATURES,
+    "max_pixels": defaults.MAX_PIXELS,
+    "verify": defaults.VERIFY,
+    "expand": defaults.EXPAND,
+    "top": defaults.TOP,
+    "least": defaults.GROUP_INLIERS,
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (engine.Engine.create, ["regions", "features", "max_side", "verify_features"]),
+        (engine.Engine.sync, ["max_pixels"]),
+        (engine.Engine.add, ["max_pixels"]),
+        (engine.Engine.search, ["top", "verify", "expand", "max_pixels"]),
+        (engine.Engine.search_described, ["top", "verify", "expand"]),
+        (engine.learn_codebook, ["regions", "features", "max_side", "max_pixels"]),
+        (images.read_image, ["max_pixels"]),
+        (client.Client.search, ["top", "verify", "expand"]),
+        (cli.index_photos, ["max_pixels"]),
+        (cli.search, ["top", "verify", "expand", "max_pixels"]),
+        (cli.codebook, ["regions", "features", "max_pixels"]),
+        (cli.evaluate, ["regions", "features", "verify", "max_pixels"]),
+        (cli.reproduce, ["features", "max_pixels"]),
+        (cli_detector.evaluate_detector, ["regions", "max_pixels"]),
+        (cli_groups.group, ["least", "max_pixels"]),
+        (cli_look.show_features, ["features", "max_side", "max_pixels"]),
+        (cli_look.match_pictures, ["features", "max_side", "max_pixels"]),
+        (cli_plan.plan, ["verify"]),
+        (plan.Request, ["verify"]),
+    ],
+)
+def test_what_is_not_said_is_the_same_everywhere(function, names):
+    taken = {name: inspect.signature(function).parameters[name].default for name in names}
+    assert taken == {name: GIVEN[name] for name in names}
+
+
+def test_the_service_is_started_with_the_limits_that_it_has_in_python():
+    taken = {name: option.default for name, option in inspect.signature(cli_serve.serve).parameters.items()}
+    assert (taken["port"], taken["queue"], taken["max_pixels"]) == (defaults.PORT, Limits().queue, Limits().pixels)
+    assert (taken["timeout"], taken["max_upload"] << 20) == (Limits().seconds, Limits().upload_bytes)
+
+
+def test_the_command_line_knows_them_without_loading_what_they_are_for():
+    heavy = {"cv2", "d2r.engine", "d2r.images", "faiss", "fastapi", "numba", "numpy", "onnxruntime"}
+    code = f"import sys, d2r.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
