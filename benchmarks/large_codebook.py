@@ -15,6 +15,7 @@ from pathlib import Path
 
 from d2r.codebook import train_codebook
 from d2r.evaluate.extraction import sample_descriptors
+from d2r.files import is_our_safetensors, writing
 from d2r.walk import find_pictures
 
 
@@ -31,7 +32,9 @@ def main() -> None:
     files = [described[name] for name in names if name in described]
     sample = sample_descriptors(files, options.words * 20)
     started = time.perf_counter()
-    train_codebook(sample, options.words, iterations=8).save(options.out)
+    book = train_codebook(sample, options.words, iterations=8)
+    with writing(options.out, is_our_safetensors) as part:
+        book.save(part)
     print(
         f"{options.words:,} words from {len(sample):,} descriptors of {len(files):,} of {len(jobs):,} pictures"
         f" in {time.perf_counter() - started:,.0f} s"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from d2r.files import replacing
+from d2r.files import GENERATOR, replacing
 
 Array = NDArray[np.float32]
 
@@ -147,7 +147,7 @@ class Codebook:
         # safetensors writes the memory as it lies, whatever the order of the axes.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
         with replacing(path) as part:
-            part.write_bytes(save(tensors))
+            part.write_bytes(save(tensors, metadata={"generator": GENERATOR}))
 
     @staticmethod
     def load(path: Path) -> Codebook:
