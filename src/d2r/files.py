@@ -33,7 +33,7 @@ _SOFTWARE: Final = len(b"Software\0d2r").to_bytes(4, "big") + b"tEXtSoftware\0d2
 _HEAD: Final = 1 << 16  # bytes at the beginning of a file that its mark is looked for in
 _CATALOGUE: Final = "catalogue.sqlite"  # by which an index is known, see d2r.index
 _OWN: Final = ".made-by-d2r"
-_PICTURES: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")  # known by their content
+_PICTURES: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")  # known by their content
 
 
 class OutputError(OSError):
