@@ -19,13 +19,14 @@ from pathlib import Path
 import pycolmap
 
 from d2r.engine import Engine
+from d2r.files import own_folder, remove_own_folder
 from d2r.pairs import write_pairs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("D2R_DATA", "../shared/data")))
-    parser.add_argument("--work", type=Path, default=Path("build/colmap"), help="made anew")
+    parser.add_argument("--work", type=Path, default=Path("build/colmap"), help="one of an earlier run is made anew")
     parser.add_argument("--scene", action="append", help="only these folders of scenes/")
     parser.add_argument("--top", type=int, default=10, help="most similar pictures each is paired with")
     parser.add_argument("--side", type=int, default=640, help="COLMAP scales pictures down to this")
@@ -35,9 +36,10 @@ def main() -> None:
     photos = [path for path in photos if options.scene is None or path.parent.name in options.scene]
     if not photos:
         parser.error(f"no scenes/*/*.jpg in {options.data}; give --data or set D2R_DATA")
-    shutil.rmtree(options.work, ignore_errors=True)
+    remove_own_folder(options.work)
+    own_folder(options.work)
     images = options.work / "images"
-    images.mkdir(parents=True)
+    images.mkdir()
     for path in photos:
         shutil.copy(path, images / f"{path.parent.name}-{path.name}")
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value

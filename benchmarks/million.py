@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import numpy as np
 
 from d2r.aggregate import Aggregated
 from d2r.codebook import Codebook
+from d2r.files import own_folder, remove_own_folder
 from d2r.index import Index
 from synthetic import folder_bytes, measure, pictures, put
 
@@ -37,7 +37,9 @@ PLANTED = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--like", type=Path, required=True, help="an index of real photographs")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the index; its old content is deleted")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the index; one of an earlier run is made anew"
+    )
     parser.add_argument("--pictures", type=int, default=SIZES[-1])
     options = parser.parse_args()
     with Index(options.like) as real_index:
@@ -49,8 +51,8 @@ def main() -> None:
         flush=True,
     )
     queries = list(pictures(real, QUERIES, seed=1))
-    shutil.rmtree(options.out, ignore_errors=True)
-    options.out.mkdir(parents=True)
+    remove_own_folder(options.out)
+    own_folder(options.out)
     folder = options.out / "million.index"
     rows = []
     with Index.create(folder, {}) as index:

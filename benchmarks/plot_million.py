@@ -13,6 +13,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from d2r.files import GENERATOR, is_our_png, is_our_svg, writing
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,8 +38,10 @@ def main() -> None:
     axes.set(xscale="log", yscale="log", xlabel="pictures", ylabel="milliseconds a search (best 100)")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend()
-    for ending in ("png", "svg"):
-        figure.savefig(options.out.with_suffix(f".{ending}"), dpi=150)
+    with writing(options.out.with_suffix(".png"), is_our_png) as part:
+        figure.savefig(part, format="png", dpi=150, metadata={"Software": GENERATOR})
+    with writing(options.out.with_suffix(".svg"), is_our_svg) as part:
+        figure.savefig(part, format="svg", metadata={"Creator": GENERATOR})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from d2r.files import display_path, replacing, sync
+from d2r.files import OutputError, display_path, move_new, own_folder, remove_own_folder, replacing, sync
 
 
 def names(folder: Path) -> list[str]:
@@ -112,3 +112,43 @@ def test_sync_of_a_missing_file_is_an_error_and_leaks_no_handle(tmp_path: Path) 
 def test_a_path_is_shown_as_printable_text(path: str | bytes | Path, shown: str) -> None:
     assert display_path(path) == shown
     display_path(path).encode("utf-8")  # can be printed and stored
+
+
+def test_a_link_is_neither_followed_nor_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(OutputError, match="link: it is a link to target"), replacing(tmp_path / "link") as part:
+        part.write_text("new")
+    assert ((tmp_path / "link").readlink(), (tmp_path / "target").read_text()) == (Path("target"), "old")
+    assert names(tmp_path) == ["link", "target"]
+
+
+def test_a_folder_is_removed_only_where_it_was_made_as_ones_own(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    own_folder(own)
+    own_folder(own)
+    (own / "deep").mkdir()
+    (own / "deep" / "file").touch()
+    remove_own_folder(own, filled=False)
+    assert (own / "deep" / "file").exists()
+    other.mkdir()
+    (other / "mine").write_text("mine")
+    with pytest.raises(OutputError, match="other: it holds what d2r did not put there"):
+        own_folder(other)
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(OutputError, match="link: a folder is needed here"):
+        own_folder(tmp_path / "link")
+    for folder in (own, other, tmp_path / "link", tmp_path / "none"):
+        remove_own_folder(folder)
+    assert names(tmp_path) == ["link", "other"]
+    assert (other / "mine").read_text() == "mine"
+
+
+def test_nothing_is_moved_to_a_name_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("link", "new"):
+        with pytest.raises(OutputError, match=f"{name}: it exists"):
+            move_new(tmp_path / "new", tmp_path / name)
+    move_new(tmp_path / "new", tmp_path / "moved")
+    assert names(tmp_path) == ["link", "moved"]

@@ -37,8 +37,19 @@ from d2r.defaults import (
     VERIFY,
     VERIFY_FEATURES,
 )
-from d2r.files import display_path
+from d2r.files import (
+    check_no_index,
+    check_output,
+    display_path,
+    is_our_json,
+    is_our_page,
+    is_our_png,
+    is_our_safetensors,
+    is_our_svg,
+    writing,
+)
 from d2r.terminal import (
+    Force,
     IndexArgument,
     MaxPixels,
     Ray,
@@ -414,6 +425,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Find the pictures that show what a picture, or a box on it, shows."""
     from d2r.boxes import parse_box
@@ -422,6 +434,8 @@ def search(
 
     if diffuse and not (verify and expand):
         raise typer.BadParameter("--diffuse starts from the verified results that --expand joins: neither may be 0")
+    if html is not None:
+        check_output(html, is_our_page, force=force, inputs=[query])
     region = parse_box(box) if box is not None else None
     with Engine.open(index) as engine:
         picture = read_image(query, max_pixels=max_pixels)
@@ -440,7 +454,7 @@ def search(
                 box=region,
                 max_pixels=max_pixels,
             )
-            write_page(html, page)
+            write_page(html, page, force=force)
     if as_json:
         print(json.dumps(_as_json(answer, query), indent=2))
     else:
@@ -598,6 +612,7 @@ def pairs(
         Path | None,
         typer.Option(help="Write names relative to this folder.", show_default="the folder that holds all pictures"),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write the pairs of pictures worth matching, as hloc and COLMAP read them: two names a line.
 
@@ -605,10 +620,11 @@ def pairs(
     call the image folder.
     """
     from d2r.engine import Engine
-    from d2r.pairs import write_pairs
+    from d2r.pairs import is_ours, write_pairs
 
+    check_output(file, is_ours, force=force)
     with Engine.open(index) as engine, progress_bars() as progress:
-        count, folder = write_pairs(engine, file, top=top, verify=verify, root=root, progress=progress)
+        count, folder = write_pairs(engine, file, top=top, verify=verify, root=root, progress=progress, force=force)
     out.print(
         escape(f"{count:,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
         soft_wrap=True,
@@ -626,6 +642,7 @@ def demo(
         "d2r-demo"
     ),
     workers: Workers = None,
+    force: Force = False,
 ) -> None:
     """Do the whole job once, with no network: index pictures, search them, verify, write a page.
 
@@ -638,7 +655,7 @@ def demo(
     if photos is not None and not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
     with progress_bars() as progress:
-        done = run_demo(photos, folder, workers=workers, progress=progress)
+        done = run_demo(photos, folder, workers=workers, progress=progress, force=force)
     with Engine.open(done.index) as engine:
         _print_report(engine, done.report)
     box = "" if done.box is None else " --box " + ",".join(f"{value:g}" for value in done.box)
@@ -667,12 +684,14 @@ def codebook(
     ] = FEATURES,
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Learn visual words from a folder of photos, for `d2r index --codebook` and `d2r evaluate --codebook`."""
     from d2r.engine import learn_codebook
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
+    check_output(file, is_our_safetensors, force=force)
     with progress_bars() as progress:
         book = learn_codebook(
             photos,
@@ -684,7 +703,8 @@ def codebook(
             max_pixels=max_pixels,
             progress=progress,
         )
-    book.save(file)
+    with writing(file, is_our_safetensors, force=force) as part:
+        book.save(part)
     say(f"{book.words:,} words in {display_path(file)}{_too_many(book.words, words)}")
 
 
@@ -738,6 +758,7 @@ def evaluate(
     ] = Path("d2r-cache"),
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Measure how well methods find the right pictures, on a data set whose answers are known."""
     from d2r.build import choose_words
@@ -753,6 +774,9 @@ def evaluate(
     for name in methods:
         if name not in METHODS:
             raise typer.BadParameter(f"--method {name!r} is not known; there are: {', '.join(METHODS)}")
+    if file is not None:
+        check_output(file, is_our_json, force=force, inputs=[codebook])
+    check_no_index(cache)
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
     asked = choose_words(len(benchmark.database)) if words is None else words
     setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, asked, verify)
@@ -774,7 +798,7 @@ def evaluate(
     for path, reason in extraction.skipped:
         say(f"skipped {path}: {reason}")
     if file is not None:
-        run.write_json(file, run.as_json(benchmark, setup, rows, extraction.skipped))
+        run.write_json(file, run.as_json(benchmark, setup, rows, extraction.skipped), force=force)
         say(f"run: {display_path(file)}")
 
 
@@ -810,6 +834,7 @@ def reproduce(
     ] = Path("d2r-cache"),
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
     from d2r.engine import codebook_from
@@ -818,7 +843,8 @@ def reproduce(
     from d2r.evaluate.global_descriptors import without_map
     from d2r.evaluate.run import Setup, as_json, write_json
     from d2r.ingest import Recipe
-    from d2r.report.tables import accuracy_table, as_text, published_table, write_tables
+    from d2r.report.figures import accuracy_curves, curve_files
+    from d2r.report.tables import accuracy_table, as_text, is_our_table, published_table, table_files, write_tables
     from d2r.workers import default_workers
 
     if experiment not in paper.EXPERIMENTS:
@@ -826,6 +852,15 @@ def reproduce(
         raise typer.BadParameter(f"experiment {experiment!r} is not known; there are: {known}")
     chosen = paper.EXPERIMENTS[experiment]
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
+    for place in (file, cache):
+        check_no_index(place)
+    file.mkdir(parents=True, exist_ok=True)
+    name = f"{experiment}-{benchmark.name}"
+    png, svg = curve_files(file / name)
+    outputs = {png: is_our_png, svg: is_our_svg} if chosen.curve else {}
+    outputs |= {**dict.fromkeys(table_files(file / name), is_our_table), file / f"{name}.json": is_our_json}
+    for path, ours in outputs.items():
+        check_output(path, ours, force=force)
     recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
     with progress_bars() as progress:
         rows = paper.reproduce(
@@ -839,8 +874,6 @@ def reproduce(
             max_pixels=max_pixels,
             progress=progress,
         )
-    name = f"{experiment}-{benchmark.name}"
-    file.mkdir(parents=True, exist_ok=True)
     counts = f"{len(benchmark.queries):,} queries, {len(benchmark.database):,} pictures"
     table = accuracy_table(rows, f"{chosen.title} ({benchmark.kind} set {benchmark.name}: {counts})")
     out.print(escape(as_text(table)), highlight=False, soft_wrap=True)
@@ -851,16 +884,14 @@ def reproduce(
     for size in words or chosen.words if codebook is None else ():
         if size not in learned:
             say(f"{max(count for count in learned if count < size):,} visual words{_too_many(0, size)}")
-    written = write_tables(table, file / name)
+    written = write_tables(table, file / name, force=force)
     if chosen.curve:
-        from d2r.report.figures import accuracy_curves
-
-        written += accuracy_curves(rows, chosen.title, file / name)
+        written += accuracy_curves(rows, chosen.title, file / name, force=force)
     reason = without_map(features) if chosen.ablation else None
     if reason is not None:
         say(f"left out, the rows of global descriptors: {reason}")
     setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
-    write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()))
+    write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()), force=force)
     for path in (*written, file / f"{name}.json"):
         say(display_path(path))
 
@@ -1104,14 +1135,15 @@ def dataset_sample(
     ],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
     leave_out_rare: LeaveOutRare = False,
+    force: Force = False,
 ) -> None:
     """Draw four pictures of each landmark for training and four for validation, and leave out those without a box."""
-    from d2r.datasets.landmark_boxes import PICTURES, read_dataset, write_dataset
+    from d2r.datasets.landmark_boxes import FILES, PICTURES, read_dataset, write_dataset
     from d2r.datasets.landmark_sample import sample_dataset
 
     name = display_path(source / PICTURES)
     sampled = sample_dataset(read_dataset(source), seed, leave_out_rare=leave_out_rare, name=name)
-    write_dataset(folder, sampled.dataset)
+    write_dataset(folder, sampled.dataset, force=force, inputs=[source / file for file in FILES])
     _print_sample(sampled.sample)
     training, validation = len(sampled.dataset.training), len(sampled.dataset.validation)
     out.print(

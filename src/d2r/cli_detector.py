@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d2r.defaults import MAX_PIXELS, REGIONS
-from d2r.files import display_path
-from d2r.terminal import progress_bars, say
+from d2r.files import check_output, display_path, is_our_json, is_our_png
+from d2r.terminal import Force, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.evaluate.detector import SourceScores
@@ -48,6 +47,7 @@ def evaluate_detector(
         ),
     ] = None,
     max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Measure how well a detector, or another selector of regions, finds the boxes of pictures.
 
@@ -56,11 +56,14 @@ def evaluate_detector(
     """
     from d2r.datasets.detection import read_validation
     from d2r.evaluate.detector import as_json, judge_source, scoring_spec, worst_failures
-    from d2r.files import replacing
+    from d2r.evaluate.run import write_json
     from d2r.regions import make_selector, pinned_spec
     from d2r.report.detections import write_sheet
     from d2r.report.tables import as_text
 
+    for path, ours in ((file, is_our_json), (failures, is_our_png)):
+        if path is not None:
+            check_output(path, ours, force=force)
     spec = scoring_spec(regions)
     pinned = pinned_spec(spec)
     selector = make_selector(pinned)
@@ -73,17 +76,15 @@ def evaluate_detector(
     say(spec)
     say(as_text(_table(judged)))
     for one in judged:
-        for path, reason in one.skipped:
-            say(f"skipped {path}: {display_path(reason)}")
+        for skipped, reason in one.skipped:
+            say(f"skipped {skipped}: {display_path(reason)}")
     if file is not None:
-        with replacing(file) as part:
-            run = {"regions": pinned, "sources": [as_json(one) for one in judged]}
-            part.write_text(json.dumps(run, indent=1), encoding="utf-8")
+        write_json(file, {"regions": pinned, "sources": [as_json(one) for one in judged]}, force=force)
         say(f"figures: {display_path(file)}")
     if failures is not None:
         worst = worst_failures([picture for one in judged for picture in one.judged], _WORST)
         if worst:
-            write_sheet(worst, failures, max_pixels=max_pixels)
+            write_sheet(worst, failures, max_pixels=max_pixels, force=force)
         shown = f"the {len(worst)} worst failures: {display_path(failures)}" if worst else "no failures to show"
         say(shown)
 

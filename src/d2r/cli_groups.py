@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d2r.defaults import GROUP_INLIERS, MAX_PIXELS
-from d2r.files import display_path
-from d2r.terminal import IndexArgument, MaxPixels, out, progress_bars, say
+from d2r.files import check_output, display_path, is_our_page
+from d2r.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
 
 if TYPE_CHECKING:
     from d2r.groups import Group
@@ -29,6 +29,7 @@ def group(
     as_json: AsJson = False,
     html: Html = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Group the pictures of an index by what they show.
 
@@ -38,12 +39,14 @@ def group(
     from d2r.engine import Engine
     from d2r.groups import find_links, instances
 
+    if html is not None:
+        check_output(html, is_our_page, force=force)
     with Engine.open(index) as engine:
         with progress_bars() as progress:
             groups = instances(find_links(engine, top=top, progress=progress), least=least)
         collection = engine.index.size().pictures
     explanation = f"Those of a group show the same thing: each shares {least} matched points or more with another."
-    _report(groups, "Groups", explanation, index, collection, as_json, html, max_pixels, boxed=True)
+    _report(groups, "Groups", explanation, index, collection, as_json, html, max_pixels, boxed=True, force=force)
 
 
 def duplicates(
@@ -52,6 +55,7 @@ def duplicates(
     as_json: AsJson = False,
     html: Html = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Find near-duplicates in an index: the same photograph, scaled or compressed again.
 
@@ -61,12 +65,16 @@ def duplicates(
     from d2r.engine import Engine
     from d2r.groups import find_links, near_duplicates
 
+    if html is not None:
+        check_output(html, is_our_page, force=force)
     with Engine.open(index) as engine:
         with progress_bars() as progress:
             groups = near_duplicates(find_links(engine, top=top, progress=progress))
         collection = engine.index.size().pictures
     explanation = "Those of a group are the same photograph, scaled or compressed again, or shots of one burst."
-    _report(groups, "Near-duplicates", explanation, index, collection, as_json, html, max_pixels, boxed=False)
+    _report(
+        groups, "Near-duplicates", explanation, index, collection, as_json, html, max_pixels, boxed=False, force=force
+    )
 
 
 def _report(
@@ -80,6 +88,7 @@ def _report(
     max_pixels: int,
     *,
     boxed: bool,
+    force: bool,
 ) -> None:
     if html is not None:
         from d2r.report.groups import groups_page
@@ -94,7 +103,7 @@ def _report(
             boxed=boxed,
             max_pixels=max_pixels,
         )
-        write_page(html, page)
+        write_page(html, page, force=force)
     if as_json:
         print(json.dumps({"pictures": collection, "groups": [_as_json(one) for one in groups]}, indent=2))
         return

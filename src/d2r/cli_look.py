@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE
-from d2r.files import display_path
-from d2r.terminal import MaxPixels, say
+from d2r.files import check_output, display_path, is_our_png
+from d2r.terminal import Force, MaxPixels, say
 
 if TYPE_CHECKING:
     from d2r.describe import Description
@@ -36,20 +36,22 @@ def show_features(
     ] = None,
     max_side: MaxSide = MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Draw the local features of a picture: circles by scale, coloured by attention, counted by scale."""
     from d2r.boxes import parse_box
-    from d2r.drawing import count_by_scale, draw_features
+    from d2r.drawing import count_by_scale, draw_features, write_png
     from d2r.features import make_extractor
     from d2r.images import read_image
 
+    check_output(file, is_our_png, force=force, inputs=[picture])
     region = parse_box(box) if box is not None else None
     extractor = make_extractor(features)
     image = read_image(picture, max_pixels=max_pixels)
     description, milliseconds = _describe(image, region, extractor, max_side)
     found = description.features
     drawn = draw_features(image, found, title=features, box=None if region is None else description.boxes[0])
-    _write_png(drawn, file)
+    write_png(drawn, file, force=force)
     say(f"{len(found):,} features of {found.descriptors.shape[1]} dimensions in {milliseconds:,.0f} ms")
     for count in count_by_scale(found.scales):
         say(f"  {count} pixels: {count.count:,}")
@@ -67,6 +69,7 @@ def match_pictures(
     ] = None,
     max_side: MaxSide = MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
 ) -> None:
     """Match two pictures, and draw the matches that agree on one map, and those that do not in grey.
 
@@ -76,12 +79,13 @@ def match_pictures(
 
     from d2r.boxes import parse_box
     from d2r.codebook import single_word
-    from d2r.drawing import draw_match
+    from d2r.drawing import draw_match, write_png
     from d2r.features import make_extractor
     from d2r.images import read_image
     from d2r.points import make_points
     from d2r.verify import match_points, threshold_for, verify
 
+    check_output(file, is_our_png, force=force, inputs=[first, second])
     region = parse_box(box) if box is not None else None
     extractor = make_extractor(features)
     left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
@@ -106,7 +110,7 @@ def match_pictures(
         box=None if region is None else query.boxes[0],
         unconfirmed=(starts[~confirmed], ends[~confirmed]),
     )
-    _write_png(drawn, file)
+    write_png(drawn, file, force=force)
     say(f"features: {len(query.features):,} in {query_ms:,.0f} ms, and {len(other.features):,} in {other_ms:,.0f} ms")
     say(f"matches: {len(matches):,}; inliers: {verification.inliers:,}; {verify_ms:,.0f} ms")
     say(f"picture: {display_path(file)}")
@@ -122,12 +126,3 @@ def _describe(
     started = time.perf_counter()
     description = describe_query(image, box, extractor, max_side=max_side)
     return description, 1000 * (time.perf_counter() - started)
-
-
-def _write_png(image: Picture, file: Path) -> None:
-    from PIL import Image
-
-    from d2r.files import replacing
-
-    with replacing(file) as part:
-        Image.fromarray(image).save(part, "PNG")

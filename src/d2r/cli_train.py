@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d2r.terminal import say
+from d2r.files import check_output, is_our_onnx
+from d2r.terminal import Force, say
 
 if TYPE_CHECKING:
     from d2r.train.course import Sizes
@@ -258,6 +259,7 @@ def train_export(
             show_default="what a quarter of the cells of training photos stay below",
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write the best weights of a run, of a detector or of features, as an ONNX file, which is run without torch.
 
@@ -265,28 +267,30 @@ def train_export(
     """
     from d2r.datasets.bundled import bundled_photos
     from d2r.images import read_image
+    from d2r.train.course import BEST
     from d2r.train.delf.export import SCALES, export_features
     from d2r.train.export import export_detector
     from d2r.train.hardnet.export import export_hardnet
     from d2r.train.hardnet.loop import KIND
     from d2r.train.weights import ExportError, read_run
 
+    check_output(path, is_our_onnx, force=force, inputs=[run, run / BEST, picture])
     photo = read_image(picture if picture is not None else bundled_photos().instances[0].photos[0])
     kind = read_run(run)[2].get("kind")
     if kind != KIND and kind is not None:
         levels = SCALES if scales is None else _numbers(scales)
-        say(_features(export_features(run, path, photo, half=half, scales=levels, threshold=threshold)))
+        say(_features(export_features(run, path, photo, half=half, scales=levels, threshold=threshold, force=force)))
         return
     if scales is not None or threshold is not None:
         raise ExportError(f"{run}: --scales and --threshold are of deep local features, and these are no such weights")
     if kind == KIND:
-        patches = export_hardnet(run, path, photo, half=half)
+        patches = export_hardnet(run, path, photo, half=half, force=force)
         say(
             f"{patches.path}: {patches.arch}, {patches.bytes / 1e6:.1f} MB; from torch its values differ by at most"
             f" {patches.difference:.2g}"
         )
         return
-    made = export_detector(run, path, photo, half=half)
+    made = export_detector(run, path, photo, half=half, force=force)
     say(
         f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; from torch its boxes differ by at most"
         f" {made.box_difference:.2g} pixels, its scores by {made.score_difference:.2g}"
@@ -307,11 +311,13 @@ def train_convert(
     half: Annotated[
         bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Write weights that others have published as an ONNX file of local features."""
     from d2r.train.delf.convert import convert_checkpoint
 
-    say(_features(convert_checkpoint(checkpoint, path, arch=arch, half=half)))
+    check_output(path, is_our_onnx, force=force, inputs=[checkpoint])
+    say(_features(convert_checkpoint(checkpoint, path, arch=arch, half=half, force=force)))
 
 
 def _numbers(text: str) -> list[float]:

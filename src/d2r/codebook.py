@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from d2r.defaults import FEATURES_PER_WORD
-from d2r.files import replacing
+from d2r.files import GENERATOR, replacing
 
 Array = NDArray[np.float32]
 
@@ -173,7 +173,9 @@ class Codebook:
         named = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
         # safetensors writes the memory as it lies, whatever the order of the axes.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
-        metadata = None if self.origin is None else {_ORIGIN: json.dumps(asdict(self.origin))}
+        metadata = {"generator": GENERATOR}
+        if self.origin is not None:
+            metadata[_ORIGIN] = json.dumps(asdict(self.origin))
         with replacing(path) as part:
             part.write_bytes(save(tensors, metadata))
 

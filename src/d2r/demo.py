@@ -10,6 +10,7 @@ from d2r.boxes import Box
 from d2r.build import Progress, Report
 from d2r.datasets.bundled import demo_collection
 from d2r.engine import Answer, Engine
+from d2r.files import check_no_index, check_output, is_our_page
 from d2r.images import read_image
 from d2r.index import Index
 from d2r.report.page import search_page, write_page
@@ -48,7 +49,9 @@ class Demo:
         return sum(result.path in right for result in self.answer.results[: len(right)])
 
 
-def run_demo(photos: Path | None, folder: Path, *, workers: int | None, progress: Progress) -> Demo:
+def run_demo(
+    photos: Path | None, folder: Path, *, workers: int | None, progress: Progress, force: bool = False
+) -> Demo:
     """Index a collection, search it, verify, and write the page.
 
     Args:
@@ -57,11 +60,18 @@ def run_demo(photos: Path | None, folder: Path, *, workers: int | None, progress
         folder: for the collection, its index and the page.
         workers: see :meth:`d2r.engine.Engine.sync`.
         progress: told how far it is.
+        force: write the page over a file that is no page of this program.
 
     Raises:
+        d2r.files.OutputError: there is such a file, or the folder is in an index.
+        d2r.datasets.ground_truth.ClutterError: the folder holds something else than the collection.
         d2r.datasets.bundled.BundledError: the libraries with the photographs are not installed.
         d2r.index.StoreError: the folder holds no pictures.
     """
+    check_no_index(folder)
+    page = folder / "results.html"
+    if folder.exists():
+        check_output(page, is_our_page, force=force)
     box: Box | None = None
     query: Path | None = None
     right: frozenset[str] | None = None
@@ -76,7 +86,6 @@ def run_demo(photos: Path | None, folder: Path, *, workers: int | None, progress
             query = _telling_query(engine)
         picture = read_image(query)
         answer = engine.search(picture, box=box, top=12)
-        page = folder / "results.html"
         html = search_page(
             picture,
             answer,
@@ -85,7 +94,7 @@ def run_demo(photos: Path | None, folder: Path, *, workers: int | None, progress
             collection=engine.index.size().pictures,
             box=box,
         )
-        write_page(page, html)
+        write_page(page, html, force=force)
     return Demo(photos, index, page, query, box, report, answer, right)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from d2r.boxes import Box
 from d2r.features.base import Features
+from d2r.files import GENERATOR, is_our_png, writing
 from d2r.images import Picture, shrink
 
 MATCH_SIDE: Final = 720
@@ -53,6 +56,23 @@ class ScaleCount:
 
     def __str__(self) -> str:
         return f"{self.low:.3g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+
+
+def write_png(picture: Picture, path: Path, *, force: bool = False) -> None:
+    """Write a drawing as a PNG whose metadata say that this program drew it.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        path: of the PNG.
+        force: see :func:`d2r.files.writing`.
+
+    Raises:
+        d2r.files.OutputError: there is a file that is no drawing of this program.
+    """
+    about = PngInfo()
+    about.add_text("Software", GENERATOR)
+    with writing(path, is_our_png, force=force) as part:
+        Image.fromarray(picture).save(part, "PNG", optimize=True, pnginfo=about)
 
 
 def count_by_scale(scales: NDArray[np.float32]) -> list[ScaleCount]:

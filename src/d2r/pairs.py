@@ -8,14 +8,16 @@ from pathlib import Path
 
 from d2r.build import Progress
 from d2r.engine import Engine
-from d2r.files import display_path, replacing
+from d2r.files import display_path, writing
 from d2r.index import PictureRow, StoreError
 
 
 def write_pairs(
-    engine: Engine, file: Path, *, top: int, verify: bool, root: Path | None, progress: Progress
+    engine: Engine, file: Path, *, top: int, verify: bool, root: Path | None, progress: Progress, force: bool = False
 ) -> tuple[int, str]:
     """Pair every picture with the ``top`` pictures most similar to it, and write one pair a line.
+
+    The last line is empty, which hloc and COLMAP pass over: they read nothing else that could say who wrote the file.
 
     Args:
         engine: the index.
@@ -24,11 +26,13 @@ def write_pairs(
         verify: leave out pairs whose geometry is not confirmed.
         root: names are relative to this folder; None is the deepest that holds all pictures.
         progress: told how far it is, stage "pairs".
+        force: see :func:`d2r.files.writing`.
 
     Returns:
         number of pairs, and the folder that names are relative to.
 
     Raises:
+        d2r.files.OutputError: there is a file that is not :func:`is_ours`.
         StoreError: a picture lies outside ``root``, or a name has white space, which the format cannot hold.
     """
     paths = [row.path for row in engine.index.pictures() if row.findable]
@@ -42,9 +46,25 @@ def write_pairs(
             first, second = sorted((names[one.path], names[other.path]))
             found.add((first, second))
         progress("pairs", done, len(paths))
-    with replacing(file) as part, part.open("wb") as stream:
-        stream.writelines(os.fsencode(f"{first} {second}\n") for first, second in sorted(found))
+    lines = sorted(os.fsencode(f"{first} {second}\n") for first, second in found)
+    with writing(file, is_ours, force=force) as part, part.open("wb") as stream:
+        stream.writelines(lines)
+        stream.write(b"\n" if lines else b"")
     return len(found), folder
+
+
+def is_ours(file: Path) -> bool:
+    """Say whether a file is what :func:`write_pairs` writes: pairs in order, each once, and then an empty line."""
+    before = b""
+    with file.open("rb") as lines:
+        for line in lines:
+            if line == b"\n":
+                return bool(before) and next(lines, None) is None
+            names = line.split()
+            if len(names) != 2 or line != b" ".join(names) + b"\n" or line <= before:
+                return False
+            before = line
+    return False
 
 
 def _similar(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, PictureRow]]]:

@@ -34,6 +34,11 @@ Workers = Annotated[
     int | None, typer.Option(min=0, help="Worker processes; 0 does everything in one.", show_default="one a processor")
 ]
 
+Force = Annotated[
+    bool, typer.Option("--force", help="Write over a file that d2r did not write; never over a picture or in an index.")
+]
+"""Of commands that write a file; see :func:`d2r.files.check_output`."""
+
 Ray = Annotated[
     bool,
     typer.Option(

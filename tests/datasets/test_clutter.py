@@ -201,3 +201,51 @@ def test_a_folder_that_cannot_be_written_is_named(sources, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ClutterError, match="file: cannot be written"):
         compose_set(SMALL, *sources, 1, tmp_path / "file")
+
+
+def test_a_picture_of_the_user_with_the_name_of_one_of_the_set_is_kept(sources, tmp_path):
+    mine = tmp_path / "photos" / "00000.jpg"
+    before = write(mine, texture(1, 40, 30)).read_bytes()
+    with pytest.raises(ClutterError, match=r"00000\.jpg: not of this set; compose into an empty folder"):
+        compose_set(SMALL, *sources, 1, tmp_path)
+    assert mine.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "photos", "ground_truth.json"])
+def test_a_folder_of_something_else_is_refused_and_nothing_is_added_to_it(sources, tmp_path, name):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if name == "photos":
+        (tmp_path / "elsewhere").mkdir()
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        (folder / name).write_text("mine")
+    with pytest.raises(ClutterError, match=name):
+        compose_set(SMALL, *sources, 1, folder)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert name == "photos" or (folder / name).read_text() == "mine"
+
+
+def test_a_set_of_another_seed_is_not_written_over(composed, sources):
+    before = {path: path.read_bytes() for path in composed.folder.rglob("*") if path.is_file()}
+    with pytest.raises(ClutterError, match=r"ground_truth\.json: not of this set"):
+        compose_set(SMALL, *sources, 8, composed.folder)
+    assert {path: path.read_bytes() for path in composed.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_set_that_was_stopped_is_gone_on_with_and_its_pictures_are_not_written_again(composed, sources, tmp_path):
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(stage, done, total):
+        if (stage, done) == ("pictures", 3):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        compose_set(SMALL, *sources, 7, tmp_path, stop)
+    (tmp_path / "photos" / f".{'0' * 32}.part").touch()  # as a kill leaves it
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+    assert len(times) == len(composed.queries) + 3
+    compose_set(SMALL, *sources, 7, tmp_path)
+    assert pictures(tmp_path) == pictures(composed.folder)
+    assert {path: path.stat().st_mtime_ns for path in times} == times

@@ -10,6 +10,7 @@ from filelock import FileLock
 from d2r.datasets import download
 from d2r.datasets.download import BASE_URLS, NAMES, DownloadError, Limits, NoAnswerError, fetch, get_dataset
 from d2r.datasets.revisited import read_ground_truth
+from d2r.files import OutputError
 from web import Resource
 
 
@@ -59,7 +60,8 @@ def oxford(server):
 
 
 def files_in(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: content for name, content in found.items() if not name.endswith(".made-by-d2r")}
 
 
 def assert_is_oxford(root, pictures):
@@ -454,3 +456,26 @@ def test_every_source_has_an_address():
     assert sources == set(BASE_URLS)
     assert all(url.startswith("http") and not url.endswith("/") for urls in BASE_URLS.values() for url in urls)
     assert len(download._DATASETS["r1m"].archives) == 100
+
+
+def test_pictures_that_are_there_are_not_written_over_by_those_of_an_archive(tmp_path, server, oxford):
+    mine = tmp_path / "roxford5k" / "jpg" / "oxford_000002.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"the photograph before faces were blurred")
+    root = get("roxford5k", tmp_path, server)
+    assert mine.read_bytes() == b"the photograph before faces were blurred"
+    assert {path.name for path in (root / "jpg").iterdir()} == set(oxford)
+
+
+def test_a_folder_of_the_users_with_the_name_of_ours_stays(tmp_path, server, oxford):
+    mine = tmp_path / "roxford5k" / "downloads" / "oxbuild_images-v1.tgz"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="downloads: it holds what d2r did not put there; move it"):
+        get("roxford5k", tmp_path, server)
+    mine.parent.rename(tmp_path / "roxford5k" / "kept")
+    root = get("roxford5k", tmp_path, server)
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    get("roxford5k", tmp_path, server)  # all is there, and nothing is removed
+    assert mine.read_bytes() == (root / "kept" / mine.name).read_bytes() == b"mine"

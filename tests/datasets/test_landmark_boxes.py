@@ -133,7 +133,7 @@ def test_a_file_is_replaced_whole_or_kept(folder, monkeypatch):
 
     monkeypatch.setattr(csv, "writer", full)
     with pytest.raises(OSError, match="No space"):
-        write_dataset(folder, LandmarkBoxes({}, {}, {}))
+        write_dataset(folder, LandmarkBoxes({}, {}, {}), force=True)
     assert (folder / "train.csv").read_text() == TRAIN
     assert sorted(path.name for path in folder.iterdir()) == ["boxes_split1.csv", "boxes_split2.csv", "train.csv"]
 

@@ -10,6 +10,7 @@ from d2r.datasets import landmark_pictures
 from d2r.datasets.download import DownloadError
 from d2r.datasets.landmark_boxes import LandmarkBoxesError, LandmarkPicture
 from d2r.datasets.landmark_pictures import Fetched, get_pictures
+from d2r.files import OutputError
 from d2r.images import encode_jpeg, read_image
 from synthetic import texture
 from web import Resource
@@ -31,7 +32,8 @@ def failures(folder):
 
 
 def names_in(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {".pictures.lock"}
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != ".made-by-d2r"]
+    return {path.relative_to(folder).as_posix() for path in found} - {".pictures.lock"}
 
 
 def test_pictures_are_fetched_under_their_ids_and_not_again(tmp_path, server):
@@ -185,3 +187,18 @@ def test_a_damaged_list_of_failures_is_named(tmp_path, server):
     (tmp_path / "failures.csv").write_text("id,reason\n")
     with pytest.raises(LandmarkBoxesError, match=r"failures.csv: row 1: the columns must be id,url,reason"):
         get(pictures(server, "a"), tmp_path)
+
+
+def test_a_link_in_the_place_of_a_picture_and_a_folder_of_the_users_stay(tmp_path, server):
+    server.files["/a"] = server.files["/b"] = Resource(JPEG)
+    (tmp_path / "jpg").mkdir()
+    (tmp_path / "jpg" / "a.jpg").symlink_to("/nowhere/on-a-drive-that-is-away.jpg")
+    done = get(pictures(server, "a", "b"), tmp_path)
+    assert done.failed == {"a": f"a link or a folder is in its place: {tmp_path / 'jpg' / 'a.jpg'}"}
+    assert (tmp_path / "jpg" / "a.jpg").is_symlink()
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "c.jpg").write_bytes(b"mine")
+    server.files["/c"] = Resource(JPEG)
+    with pytest.raises(OutputError, match="downloads: it holds what d2r did not put there"):
+        get(pictures(server, "c"), tmp_path)
+    assert (tmp_path / "downloads" / "c.jpg").read_bytes() == b"mine"

@@ -10,6 +10,7 @@ from filelock import FileLock
 from d2r import models
 from d2r.datasets.download import DownloadError
 from d2r.features import Delf
+from d2r.files import OutputError
 from d2r.models import DETECTOR, LOCAL_FEATURES, PATCH_DESCRIPTORS, catalogue, find_model, model_names, user_folder
 from d2r.models.catalogue import add_model, list_models, pull_model, read_record
 from d2r.models.known import KnownModel
@@ -242,3 +243,27 @@ def test_without_torch_nothing_is_fetched(folder, server, monkeypatch):
     assert server.asked == []
     with pytest.raises(ModelError, match="other: no such model is known; there are: tiny"):
         pull_model("other")
+
+
+@pytest.mark.parametrize("name", ["mine.onnx", "mine.json"])
+def test_a_file_of_the_users_in_the_folder_of_networks_is_not_written_over(folder, tmp_path, name):
+    path = write_features(tmp_path / "mine.onnx")
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(ModelError, match=r"mine: .*give another --name"):
+        add_model(str(path))
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"mine: .*give another --name"):
+        add_model(str(path))
+    assert (folder / name).is_symlink()
+    (folder / name).unlink()
+    assert add_model(str(path)) == add_model(str(path))
+
+
+def test_a_folder_of_downloads_of_the_users_stays(folder, server):
+    (folder / "downloads").mkdir(parents=True)
+    (folder / "downloads" / "toy.onnx").write_text("mine")
+    with pytest.raises(OutputError, match="downloads: it holds what d2r did not put there"):
+        add_model(f"{server.url}/toy.onnx", pause_s=0.0)
+    assert (folder / "downloads" / "toy.onnx").read_text() == "mine"

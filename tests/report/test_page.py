@@ -275,15 +275,15 @@ def test_the_header_tells_the_collection_and_the_time_of_each_stage() -> None:
 
 def test_a_page_replaces_the_file_at_once_or_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "page.html"
-    write_page(target, "old")
+    write_page(target, old := page_of())
 
     def full(self: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        write_page(target, "new")
-    assert target.read_text() == "old"
+        write_page(target, page_of(name="new.jpg"))
+    assert target.read_text() == old
     assert list(tmp_path.iterdir()) == [target]
 
 

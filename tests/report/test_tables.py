@@ -37,4 +37,4 @@ def test_published_figures_are_set_out_by_protocol():
 def test_three_files_are_written(tmp_path):
     files = write_tables(TABLE, tmp_path / "fig5-set.v2")
     assert [file.name for file in files] == ["fig5-set.v2.md", "fig5-set.v2.csv", "fig5-set.v2.tex"]
-    assert files[0].read_text() == as_text(TABLE) + "\n"
+    assert files[0].read_text() == "<!-- d2r -->\n" + as_text(TABLE) + "\n"

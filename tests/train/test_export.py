@@ -135,3 +135,18 @@ def test_without_torch_the_command_says_what_to_install(labels, tmp_path) -> Non
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install 'detect-to-retrieve[train]'" in done.stderr
+
+
+def test_a_file_of_the_user_is_not_exported_over_and_an_exported_one_is(d2r, trained, tmp_path) -> None:
+    model, weights = tmp_path / "model.onnx", trained[0] / "best.safetensors"
+    model.write_text("mine")
+    before = weights.read_bytes()
+    status, _, err = d2r("train", "export", trained[0], "--out", model)
+    assert (status, "model.onnx: it exists and was not written by d2r" in err) == (1, True)
+    assert model.read_text() == "mine"
+    status, _, err = d2r("train", "export", trained[0], "--out", weights, "--force")
+    assert (status, "best.safetensors: it is read here, and would be lost" in err) == (1, True)
+    assert weights.read_bytes() == before
+    for force in (["--force"], []):
+        assert d2r("train", "export", trained[0], "--out", model, *force)[0] == 0
+        check_contract(model, "ssd-mobilenetv2", 96, 1)

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from d2r.evaluate.detection import evaluate_boxes
 from d2r.train import loop
 from d2r.train.architectures import InitError
+from d2r.train.course import begin
 from d2r.train.log import EpochRow
 from d2r.train.loop import train_detector
-from d2r.train.settings import Settings, TrainError
+from d2r.train.settings import Settings, TrainError, write_settings
 
 
 class StoppedError(Exception):
@@ -195,3 +196,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path) -> None:
 def test_a_wrong_setting_is_named(settings: Settings, change, message) -> None:
     with pytest.raises(TrainError, match=message):
         dataclasses.replace(settings, **{"shares": (), **change})
+
+
+@pytest.mark.parametrize("name", ["settings.json", "log.csv", "best.safetensors", "photo.jpg"])
+def test_a_run_is_not_begun_in_a_folder_with_something_else(settings: Settings, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(TrainError, match=rf"{name}: it is not of a run; give a new folder, or an empty one"):
+        train_detector(settings, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(settings: Settings, tmp_path: Path) -> None:
+    write_settings(settings, tmp_path)
+    (tmp_path / "best.safetensors").touch()
+    assert begin(settings, tmp_path, resume=False) is None

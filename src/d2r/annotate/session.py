@@ -11,11 +11,11 @@ from collections.abc import Iterator, KeysView, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from filelock import FileLock, Timeout
 
 from d2r.datasets.landmark_boxes import (
+    FILES,
     PICTURES,
     TRAINING,
     VALIDATION,
@@ -27,10 +27,8 @@ from d2r.datasets.landmark_boxes import (
     write_pictures,
 )
 from d2r.datasets.landmark_sample import Sample, draw_sample
-from d2r.files import display_path
+from d2r.files import check_no_index, check_plain, display_path
 from d2r.walk import find_pictures
-
-_FILES: Final = (TRAINING, VALIDATION, PICTURES)
 
 
 class AnnotateError(Exception):
@@ -130,10 +128,13 @@ class Session:
             VALIDATION: read_boxes(out / VALIDATION, None, training),
         }
         self._pictures_on_disk: KeysView[str] = pictures.keys()
-        boxes = {
-            split: {picture: box for picture, box in read.items() if picture in pictures}
-            for split, read in self._boxes_on_disk.items()
-        }
+        boxes, self._unlisted = (
+            {
+                split: {picture: box for picture, box in read.items() if (picture in pictures) is listed}
+                for split, read in self._boxes_on_disk.items()
+            }
+            for listed in (True, False)
+        )
         self._state = _State(pictures, boxes)
         self._history: list[tuple[int, Decision | None, str | None]] = []
         self._unreadable: set[int] = set()
@@ -205,18 +206,23 @@ class Session:
         """Write what is on the disk in another way.
 
         Two files cannot change at the same time. Where a picture joins or goes, the order is such that a crash in
-        between leaves a box without its picture, never a picture without its box, which would say something else;
-        such a box is passed over when the files are read, and gone when they are next written.
+        between leaves a box without its picture, never a picture without its box, which would say something else.
+        Such a box is no decision, but stays in its file until there is one about its picture: it may be somebody's who
+        has boxes without a list of pictures.
         """
         joins = len(state.pictures) >= len(self._state.pictures)
-        for name in _FILES if joins else reversed(_FILES):
+        for name in FILES if joins else reversed(FILES):
             if name == PICTURES and state.pictures.keys() != self._pictures_on_disk:
                 write_pictures(self.out / name, state.pictures.values())
                 self._pictures_on_disk = state.pictures.keys()
-            elif name != PICTURES and state.boxes[name] != self._boxes_on_disk[name]:
-                write_boxes(self.out / name, state.boxes[name])
-                self._boxes_on_disk[name] = state.boxes[name]
+            elif name != PICTURES and (boxes := self._to_write(state, name)) != self._boxes_on_disk[name]:
+                write_boxes(self.out / name, boxes)
+                self._boxes_on_disk[name] = boxes
         self._state = state
+
+    def _to_write(self, state: _State, split: str) -> dict[str, FractionBox]:
+        unlisted = self._unlisted[split].items()
+        return {**{picture: box for picture, box in unlisted if picture not in state.pictures}, **state.boxes[split]}
 
 
 @contextmanager
@@ -236,7 +242,7 @@ def open_session(
         AnnotateError: there are no pictures, or another process writes the files.
         d2r.datasets.landmark_boxes.LandmarkBoxesError: a file of ``out`` is damaged, or a landmark has too few pictures
             to draw from.
-        OSError: ``out`` cannot be written.
+        OSError: ``out`` cannot be written, is in an index, or one of the files is a link.
     """
     items, skipped = _items(folder)
     sample = None
@@ -248,6 +254,9 @@ def open_session(
     if not items:
         what = "no pictures" if sample is None else "no pictures in sub-folders, one a landmark"
         raise AnnotateError(f"{display_path(folder)}: {what}")
+    check_no_index(out)
+    for name in FILES:
+        check_plain(out / name)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".annotate.lock", timeout=0):

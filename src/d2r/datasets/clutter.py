@@ -36,15 +36,18 @@ from d2r.datasets.ground_truth import (
     Planted,
     Query,
     Skipped,
+    load_set,
     write_ground_truth,
 )
 from d2r.datasets.planning import ClutterPlan, Progress, Stream, Target, generator, plan_set
 from d2r.datasets.planting import plant, tone_curve
 from d2r.datasets.texture import textured_box
-from d2r.files import display_path
+from d2r.files import check_no_index, check_plain, display_path, is_temporary, replacing
 from d2r.images import ImageError, Picture, encode_jpeg, read_image, shrink
 
 _QUERY_QUALITY = 92
+_FOLDERS = ("query", "photos")
+_ANOTHER = "not of this set; compose into an empty folder"
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def compose_set(
 ) -> ClutterSet:
     """Compose a whole set and write it.
 
-    Files of the same name are written over; ``ground_truth.json`` comes last, so that a set that has it is whole.
+    ``ground_truth.json`` comes last, so that a set that has it is whole. No picture is written over: where a run was
+    stopped, the same set is gone on with, and what is there must be what would be written.
 
     Args:
         config: sizes and limits.
@@ -151,26 +155,28 @@ def compose_set(
         backgrounds: photographs to plant in and to take decoys from; see
             :func:`d2r.datasets.sources.read_backgrounds`. Those that are also an instance's are left out.
         seed: of all that is random, 0 or more.
-        folder: where to write; made if need be.
+        folder: where to write: new or empty, or with this very set, or a part of it.
         progress: told about each instance and each picture.
 
     Returns:
         the set, equal to what :func:`d2r.datasets.ground_truth.load_set` reads back.
 
     Raises:
-        ClutterError: nothing can be composed, the folder holds pictures of another set, or it cannot be written.
+        d2r.files.OutputError: the folder is in an index.
+        ClutterError: nothing can be composed, the folder holds something else than this set, or it cannot be written.
         d2r.images.ImageError: a photograph of an instance, read when planning, cannot be read any more.
     """
+    check_no_index(folder)
     plan = plan_set(config, instances, backgrounds, seed, progress)
     names = [_query_path(k, target.name) for k, target in enumerate(plan.targets)]
     try:
-        _prepare(folder, {*names, *(_picture_path(k) for k in range(len(plan)))})
+        _prepare(folder, plan, {*names, *(_picture_path(k) for k in range(len(plan)))})
         queries = [_write_query(plan, target, folder, name) for target, name in zip(plan.targets, names, strict=True)]
         database: list[DatabasePicture] = []
         skipped = dict.fromkeys(plan.skipped)
         for index in range(len(plan)):
             composed = compose_picture(plan, index)
-            (folder / composed.truth.path).write_bytes(composed.jpeg)
+            _put(folder / composed.truth.path, composed.jpeg)
             database.append(composed.truth)
             skipped |= dict.fromkeys(composed.skipped)
             if progress:
@@ -198,7 +204,7 @@ def _query_path(number: int, name: str) -> str:
 def _write_query(plan: ClutterPlan, target: Target, folder: Path, name: str) -> Query:
     photo = read_image(target.query.photo)
     picture = shrink(photo, plan.config.side)
-    (folder / name).write_bytes(encode_jpeg(picture, _QUERY_QUALITY))
+    _put(folder / name, encode_jpeg(picture, _QUERY_QUALITY))
     scale = picture.shape[1] / photo.shape[1]
     x1, y1, x2, y2 = (round(value * scale, 2) for value in target.query.box)
     return Query(
@@ -211,11 +217,30 @@ def _write_query(plan: ClutterPlan, target: Target, folder: Path, name: str) -> 
     )
 
 
-def _prepare(folder: Path, paths: set[str]) -> None:
-    """Make the folders of a set; refuse when they hold other pictures than the set will have."""
-    for name in ("query", "photos"):
+def _put(path: Path, jpeg: bytes) -> None:
+    """Write a picture, unless it is there."""
+    if not path.exists():
+        with replacing(path) as part:
+            part.write_bytes(jpeg)
+    elif path.read_bytes() != jpeg:
+        raise ClutterError(f"{display_path(path)}: {_ANOTHER}")
+
+
+def _prepare(folder: Path, plan: ClutterPlan, paths: set[str]) -> None:
+    """Make the folders of a set; refuse what is not of this set before anything is written."""
+    if (folder / GROUND_TRUTH).exists():
+        check_plain(folder / GROUND_TRUTH)
+        whole = load_set(folder)
+        made_of = (whole.config, whole.seed, whole.instances, whole.backgrounds)
+        if made_of != (plan.config, plan.seed, plan.instances, plan.backgrounds):
+            raise ClutterError(f"{display_path(folder / GROUND_TRUTH)}: {_ANOTHER}")
+    elif folder.exists() and (other := sorted({path.name for path in folder.iterdir()} - set(_FOLDERS))):
+        raise ClutterError(f"{display_path(folder / other[0])}: {_ANOTHER}")
+    for place in (folder / name for name in _FOLDERS):
+        if place.is_symlink():
+            raise ClutterError(f"{display_path(place)}: {_ANOTHER}")
+        for path in sorted(place.iterdir()) if place.exists() else ():
+            if f"{place.name}/{path.name}" not in paths and not is_temporary(path):
+                raise ClutterError(f"{display_path(path)}: {_ANOTHER}")
+    for name in _FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for path in sorted((folder / name).iterdir()):
-            if f"{name}/{path.name}" not in paths:
-                raise ClutterError(f"{display_path(path)}: not of this set; compose into an empty folder")
-    (folder / GROUND_TRUTH).unlink(missing_ok=True)

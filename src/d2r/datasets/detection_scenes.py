@@ -41,7 +41,7 @@ from d2r.datasets.planning import Progress, Stream, generator
 from d2r.datasets.planting import Matrix, Planting, plant
 from d2r.datasets.sources import read_backgrounds
 from d2r.datasets.texture import textured_box
-from d2r.files import display_path
+from d2r.files import check_no_index, display_path
 from d2r.images import ImageError, Picture, encode_jpeg, read_image
 from d2r.workers import WorkerDied, map_in_processes
 
@@ -235,6 +235,7 @@ def compose_scenes(
         d2r.images.ImageError: see :func:`compose_scene`.
     """
     name = display_path(folder)
+    check_no_index(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     skipped: dict[Skipped, None] = {}
     images: list[dict[str, Any]] = []

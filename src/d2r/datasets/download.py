@@ -2,7 +2,7 @@
 
 A data set is laid out as ``folder/name/jpg/`` with its ground truth, ``gnd_name.pkl``, beside it (for the
 distractors ``revisitop1m.txt``, the list of pictures). What is under way is in ``folder/name/downloads/``,
-which goes when everything is there.
+which goes when everything is there. A picture or a ground truth that is there already is never written over.
 
 Nothing gets its final name before it is whole: a file is fetched under ``.part`` and renamed, and the
 pictures of an archive are moved into place after all of it was unpacked and its checksum held.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import math
+import os
 import shutil
 import tarfile
 import time
@@ -27,7 +28,7 @@ from typing import Final, TypeAlias
 from filelock import FileLock, Timeout
 
 from d2r.datasets.revisited import GroundTruthError, find_ground_truth, read_ground_truth
-from d2r.files import file_sha256, sync
+from d2r.files import OutputError, check_no_index, file_sha256, move_new, own_folder, remove_own_folder, sync
 from d2r.images import SUFFIXES
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -164,6 +165,7 @@ def get_dataset(
         DownloadError: the data set is unknown; a file cannot be fetched, or is damaged or unsafe; the
             archives lack pictures that the ground truth names; the folder cannot be written, or another
             process fetches into it.
+        d2r.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
     """
     if name not in _DATASETS:
         raise DownloadError(name, f"no such data set; there are {', '.join(NAMES)}")
@@ -177,15 +179,19 @@ def get_dataset(
         fetch(urls, path, progress=progress, tries=tries, pause_s=pause_s)
         return path
 
+    check_no_index(root)
     listing = find_ground_truth(root) or root / PurePosixPath(dataset.listing[1]).name
     try:
         if not listing.exists() or _missing(root, _listed_pictures(listing)):
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f".{name}.lock", timeout=0):
+                own_folder(downloads)
                 if not listing.exists():
                     _admit_listing(bring(dataset.listing), listing)
                 _fill(root, dataset.archives, _listed_pictures(listing), bring)
-        shutil.rmtree(downloads, ignore_errors=True)
+        remove_own_folder(downloads)
+    except OutputError:
+        raise
     except Timeout as error:
         raise DownloadError(str(root), "another process is fetching it") from error
     except OSError as error:
@@ -368,7 +374,7 @@ def _admit_listing(arrived: Path, listing: Path) -> None:
     except DownloadError:
         arrived.unlink()
         raise
-    arrived.replace(listing)
+    move_new(arrived, listing)
 
 
 def _listed_pictures(listing: Path) -> frozenset[str]:
@@ -420,7 +426,9 @@ def _fill(
 
 
 def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
-    """Unpack the pictures of an archive that a data set names; they move to ``folder`` when all are out.
+    """Unpack the pictures of an archive that a data set names; when all are out they move to ``folder``.
+
+    A picture that is there stays.
 
     Raises:
         DownloadError: the archive is damaged, or holds what would be written elsewhere. The archive is
@@ -449,7 +457,8 @@ def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
         raise DownloadError(str(archive), f"damaged or unsafe ({error}); it was removed, to be fetched anew") from error
     for name in unpacked:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (staging / name).replace(folder / name)
+        if not os.path.lexists(folder / name):  # what is there may be better, such as a picture without blurred faces
+            (staging / name).rename(folder / name)
     for parent in {(folder / name).parent for name in unpacked}:
         sync(parent)
     shutil.rmtree(staging, ignore_errors=True)

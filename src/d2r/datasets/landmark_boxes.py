@@ -16,9 +16,11 @@ from typing import Final
 
 from d2r.boxes import PixelBox
 from d2r.datasets.landmark_csv import LandmarkBoxesError, read_rows, write_rows, wrong_row
+from d2r.files import check_no_index, check_output
 from d2r.images import SUFFIXES
 
 __all__ = [
+    "FILES",
     "PICTURES",
     "TRAINING",
     "VALIDATION",
@@ -40,6 +42,7 @@ __all__ = [
 PICTURES: Final = "train.csv"
 TRAINING: Final = "boxes_split1.csv"
 VALIDATION: Final = "boxes_split2.csv"
+FILES: Final = (TRAINING, VALIDATION, PICTURES)
 
 _PICTURE_COLUMNS: Final = ("id", "url", "landmark_id")
 _BOX_COLUMNS: Final = ("id", "box")
@@ -183,12 +186,37 @@ def read_boxes(
     return boxes
 
 
-def write_dataset(folder: Path, dataset: LandmarkBoxes) -> None:
-    """Write a folder of landmark boxes; each file is replaced in one step, or kept when writing fails."""
+def write_dataset(folder: Path, dataset: LandmarkBoxes, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Write a folder of landmark boxes; each file is replaced in one step, or kept when writing fails.
+
+    Nothing in the format says who wrote it, and it may be somebody's work of days: files that say something else than
+    ``dataset`` stay as they are, unless ``force`` is given.
+
+    Args:
+        folder: made if need be.
+        dataset: to be written.
+        force: write over files that say something else.
+        inputs: files that are never written over.
+
+    Raises:
+        d2r.files.OutputError: there are files that say something else; or see :func:`d2r.files.check_output`.
+    """
+    check_no_index(folder)
+    if not force and _holds(folder, dataset):
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        check_output(folder / name, lambda file: False, force=force, inputs=inputs)
     write_pictures(folder / PICTURES, dataset.pictures.values())
     write_boxes(folder / TRAINING, dataset.training)
     write_boxes(folder / VALIDATION, dataset.validation)
+
+
+def _holds(folder: Path, dataset: LandmarkBoxes) -> bool:
+    try:
+        return read_dataset(folder) == dataset
+    except LandmarkBoxesError:  # some or all of the files are not there, or are something else
+        return False
 
 
 def write_pictures(path: Path, pictures: Iterable[LandmarkPicture]) -> None:

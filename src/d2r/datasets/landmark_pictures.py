@@ -7,11 +7,11 @@ under way is in ``folder/downloads/``; nothing is in ``jpg/`` before it was deco
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from d2r.datasets.download import DownloadError, Limits, NoAnswerError, fetch
 from d2r.datasets.landmark_boxes import LandmarkPicture, picture_path
 from d2r.datasets.landmark_csv import read_rows, write_rows
-from d2r.files import display_path
+from d2r.files import check_no_index, display_path, move_new, own_folder, remove_own_folder
 from d2r.images import ImageError, read_image
 
 FOLDER: Final = "jpg"
@@ -86,8 +86,10 @@ def get_pictures(
     Raises:
         DownloadError: another process fetches into the folder, or no server answers any longer.
         LandmarkBoxesError: ``failures.csv`` is damaged.
+        d2r.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
         OSError: the folder cannot be written.
     """
+    check_no_index(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".pictures.lock", timeout=0):
@@ -188,12 +190,13 @@ class _Round:
                 passed_over += 1
             else:
                 wanted.append(picture)
+        if wanted:
+            own_folder(self._folder / _DOWNLOADS)
         try:
             self._fetch_all(wanted, progress)
         finally:
             self._failures.write()
-        with suppress(OSError):  # it has what is left of pictures that failed, to go on with
-            (self._folder / _DOWNLOADS).rmdir()
+        remove_own_folder(self._folder / _DOWNLOADS, filled=False)  # else it has beginnings, to go on with
         return Fetched(there, len(wanted) - len(self._failed), self._failed, passed_over, without_url)
 
     def _fetch_all(self, wanted: list[LandmarkPicture], progress: Callable[[str, int, int], None]) -> None:
@@ -224,6 +227,9 @@ class _Round:
     def _bring(self, picture: LandmarkPicture) -> None:
         """Fetch one picture, decode it, and give it its name."""
         url = picture.url or ""
+        target = picture_path(self._folder / FOLDER, picture.id)
+        if os.path.lexists(target):  # no file, or it would not be fetched
+            raise DownloadError(url, f"a link or a folder is in its place: {display_path(target)}")
         arrived = picture_path(self._folder / _DOWNLOADS, picture.id)
         fetch([url], arrived, tries=self._tries, pause_s=self._pause_s, limits=self._limits)
         try:
@@ -231,9 +237,8 @@ class _Round:
         except ImageError as error:
             arrived.unlink()
             raise DownloadError(url, f"what arrived cannot be used: {error.reason}") from error
-        target = picture_path(self._folder / FOLDER, picture.id)
         target.parent.mkdir(parents=True, exist_ok=True)
-        arrived.replace(target)
+        move_new(arrived, target)
 
     def _note(self, picture: LandmarkPicture, error: BaseException | None) -> None:
         """Keep what became of a picture.

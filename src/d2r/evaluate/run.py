@@ -29,7 +29,7 @@ from d2r.evaluate.extraction import (
 )
 from d2r.evaluate.methods import METHODS, invert, scores
 from d2r.evaluate.revisited import RetrievalScores, mean_average_precision
-from d2r.files import replacing
+from d2r.files import is_our_json, marked, writing
 from d2r.ingest import Recipe, check_codebook, origin_of
 
 KS = (1, 5, 10)
@@ -288,7 +288,11 @@ def as_json(
     }
 
 
-def write_json(path: Path, run: dict[str, Any]) -> None:
-    """Write a run to a file, whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(run, indent=1))
+def write_json(path: Path, run: dict[str, Any], *, force: bool = False) -> None:
+    """Write a run to a file, whole or not at all.
+
+    Raises:
+        d2r.files.OutputError: there is a file that is no JSON of this program, see :func:`d2r.files.writing`.
+    """
+    with writing(path, is_our_json, force=force) as part:
+        part.write_text(json.dumps(marked(run), indent=1), encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from d2r.features.hardnet import FORMAT as PATCH_DESCRIPTORS
 from d2r.features.hardnet import load_patch_network
 from d2r.features.network import FORMAT as LOCAL_FEATURES
 from d2r.features.network import load_feature_network
-from d2r.files import display_path, file_sha256, replacing
+from d2r.files import display_path, file_sha256, own_folder, remove_own_folder, replacing
 from d2r.models import FOLDER, folders, model_names, user_folder
 from d2r.models.known import KNOWN
 from d2r.onnx_files import ModelError, read_metadata
@@ -149,7 +150,7 @@ def pull_model(name: str, *, progress: Progress | None = None, pause_s: float = 
         return _describe(folder, name)
     convert = _converter(name)
     with _adding() as folder, _downloaded(folder, known.urls, known.sha256, progress, pause_s) as checkpoint:
-        converted = checkpoint.with_name(f"{name}.onnx")
+        converted = checkpoint.with_name(f"{checkpoint.name}.onnx")
         try:
             convert(checkpoint, converted, arch=known.arch)
             return _place(
@@ -228,10 +229,13 @@ def _place(
         raise ModelError(str(path), f"not a model of this project: its metadata must say d2r = {known}")
     _LOAD[format](path)
     sha256, target = file_sha256(path), folder / f"{name}.onnx"
-    if target.exists() and file_sha256(target) != sha256:
+    if os.path.lexists(target) and not (target.is_file() and file_sha256(target) == sha256):
         raise ModelError(
             name, f"another model of that name was added before; give another --name, or remove {display_path(target)}"
         )
+    beside = target.with_name(f"{name}.json")
+    if os.path.lexists(beside) and read_record(target) is None:
+        raise ModelError(name, f"{display_path(beside)} is not of a model; give another --name, or move that file")
     record = Record(
         KINDS[format],
         sha256,
@@ -244,7 +248,7 @@ def _place(
     if not target.exists():
         with replacing(target) as part:
             shutil.copyfile(path, part)
-    with replacing(target.with_suffix(".json")) as part:
+    with replacing(beside) as part:
         part.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
     return _describe(folder, name)
 
@@ -267,12 +271,14 @@ def _downloaded(
 ) -> Iterator[Path]:
     """Yield the file that some addresses give, which goes at the end; a download that broke off goes on."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(urls[0], remote=True))[:60]
+    own_folder(folder / "downloads")
     path = folder / "downloads" / f"{hashlib.sha256(urls[0].encode()).hexdigest()[:12]}-{readable}"
-    fetch(urls, path, sha256=sha256, progress=progress, pause_s=pause_s)
     try:
+        fetch(urls, path, sha256=sha256, progress=progress, pause_s=pause_s)
         yield path
     finally:  # also where it could not be used: the next one may be another
         path.unlink(missing_ok=True)
+        remove_own_folder(path.parent, filled=False)
 
 
 def _converter(name: str) -> Callable[..., Any]:

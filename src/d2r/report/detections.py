@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from d2r.boxes import Boxes
+from d2r.drawing import write_png
 from d2r.evaluate.detector import Judged
-from d2r.files import printable_path, replacing
+from d2r.files import printable_path
 from d2r.images import read_image, shrink
 
 _TILE = 300  # pixels, the longer side of a picture
@@ -22,7 +24,7 @@ _TRUE = (40, 200, 70)
 _FOUND = ((255, 70, 40), (255, 160, 40), (240, 220, 60))
 
 
-def write_sheet(judged: Sequence[Judged], path: Path, *, max_pixels: int) -> None:
+def write_sheet(judged: Sequence[Judged], path: Path, *, max_pixels: int, force: bool = False) -> None:
     """Write pictures to one PNG: true boxes green, the three best found red, orange and yellow with their scores.
 
     Below each picture stand its name and the IoU of its best found box with a true one.
@@ -31,6 +33,10 @@ def write_sheet(judged: Sequence[Judged], path: Path, *, max_pixels: int) -> Non
         judged: at least one.
         path: of the PNG.
         max_pixels: see :func:`d2r.images.read_image`.
+        force: see :func:`d2r.files.writing`.
+
+    Raises:
+        d2r.files.OutputError: there is a file that is no drawing of this program.
     """
     columns = min(_COLUMNS, len(judged))
     rows = -(-len(judged) // columns)
@@ -39,8 +45,7 @@ def write_sheet(judged: Sequence[Judged], path: Path, *, max_pixels: int) -> Non
     for number, one in enumerate(judged):
         row, column = divmod(number, columns)
         sheet.paste(_tile(one, max_pixels), (_GAP + column * width, _GAP + row * height))
-    with replacing(path) as part:
-        sheet.save(part, "PNG", optimize=True)
+    write_png(np.asarray(sheet), path, force=force)
 
 
 def _tile(one: Judged, max_pixels: int) -> Image.Image:

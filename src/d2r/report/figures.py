@@ -7,18 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2r.evaluate.run import Row
+from d2r.files import GENERATOR, is_our_png, is_our_svg, writing
 
 
-def accuracy_curves(rows: Sequence[Row], title: str, path: Path) -> tuple[Path, Path]:
+def curve_files(path: Path) -> tuple[Path, Path]:
+    """Return the files that :func:`accuracy_curves` writes."""
+    return path.with_name(path.name + ".png"), path.with_name(path.name + ".svg")
+
+
+def accuracy_curves(rows: Sequence[Row], title: str, path: Path, *, force: bool = False) -> tuple[Path, Path]:
     """Plot mAP over regions per picture, a curve for each selector, the baseline without regions as a level line.
 
     Args:
         rows: of a sweep; one protocol is a panel.
         title: of the figure.
         path: without ending.
+        force: see :func:`d2r.files.writing`.
 
     Returns:
         the PNG and the SVG that were written.
+
+    Raises:
+        d2r.files.OutputError: there is a file that is no figure of this program.
     """
     import matplotlib as mpl
 
@@ -49,8 +59,10 @@ def accuracy_curves(rows: Sequence[Row], title: str, path: Path) -> tuple[Path, 
         panel.legend(frameon=False, fontsize=8)
     figure.suptitle(textwrap.fill(title, 60 * len(protocols)), fontsize=10)
     figure.tight_layout()
-    written = path.with_name(path.name + ".png"), path.with_name(path.name + ".svg")
-    for file in written:
-        figure.savefig(file, dpi=150)
+    png, svg = curve_files(path)
+    with writing(png, is_our_png, force=force) as part:
+        figure.savefig(part, format="png", dpi=150, metadata={"Software": GENERATOR})
+    with writing(svg, is_our_svg, force=force) as part:
+        figure.savefig(part, format="svg", metadata={"Creator": GENERATOR})
     plt.close(figure)
-    return written
+    return png, svg

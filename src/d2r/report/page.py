@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from d2r.boxes import Box
 from d2r.defaults import MAX_PIXELS
 from d2r.engine import Answer, Result
-from d2r.files import PathLike, printable_path, replacing
+from d2r.files import PathLike, is_our_page, printable_path, writing
 from d2r.images import ImageError, Picture, read_image, shrink
 from d2r.report.html import corners, data_uri, polygon, rounded, template
 
@@ -145,9 +145,13 @@ def search_page(
     )
 
 
-def write_page(path: PathLike, html: str) -> None:
-    """Write a page; a file that was there is replaced once all is written, and kept when writing fails."""
-    with replacing(Path(os.fsdecode(path))) as part:
+def write_page(path: PathLike, html: str, *, force: bool = False) -> None:
+    """Write a page; one that was there is replaced once all is written, and kept when writing fails.
+
+    Raises:
+        d2r.files.OutputError: there is a file that is no page of this program, see :func:`d2r.files.writing`.
+    """
+    with writing(Path(os.fsdecode(path)), is_our_page, force=force) as part:
         part.write_bytes(html.encode())
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from d2r.evaluate.revisited import RetrievalScores, paired_bootstrap
 from d2r.evaluate.run import Row
-from d2r.files import replacing
+from d2r.files import writing
+
+_MARK_MD = "<!-- d2r -->\n"
+_MARK_TEX = "% d2r\n"
+_MARK_CSV = "method,regions,words,mAP"
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,29 @@ def published_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
     return Table("As published", ("method", *(f"mAP {protocol[0].upper()}" for protocol in protocols)), rows)
 
 
-def write_tables(table: Table, path: Path) -> tuple[Path, ...]:
-    """Write a table as ``path`` with the endings .md, .csv and .tex, and return the three files."""
-    texts = {".md": as_text(table) + "\n", ".csv": as_csv(table), ".tex": as_latex(table)}
-    files = tuple(path.with_name(path.name + ending) for ending in texts)
-    for file, text in zip(files, texts.values(), strict=True):
-        with replacing(file) as part:
-            part.write_text(text)
+def table_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that :func:`write_tables` writes."""
+    return tuple(path.with_name(path.name + ending) for ending in (".md", ".csv", ".tex"))
+
+
+def write_tables(table: Table, path: Path, *, force: bool = False) -> tuple[Path, ...]:
+    """Write a table as ``path`` with the endings .md, .csv and .tex, and return the three files.
+
+    Raises:
+        d2r.files.OutputError: there is a file that is not :func:`is_our_table`, see :func:`d2r.files.writing`.
+    """
+    files = table_files(path)
+    texts = f"{_MARK_MD}{as_text(table)}\n", as_csv(table), _MARK_TEX + as_latex(table)
+    for file, text in zip(files, texts, strict=True):
+        with writing(file, is_our_table, force=force) as part:
+            part.write_text(text, encoding="utf-8")
     return files
+
+
+def is_our_table(path: Path) -> bool:
+    """Say whether a file is a table of this program; CSV, which has no place to say so, is known by its heads."""
+    with path.open("rb") as file:
+        return file.read(64).startswith(tuple(mark.encode() for mark in (_MARK_MD, _MARK_TEX, _MARK_CSV)))
 
 
 def as_text(table: Table) -> str:

@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from d2r.files import display_path, replacing
+from d2r.files import check_no_index, display_path, is_our_json, is_temporary, replacing
 from d2r.train.checkpoint import LAST, read_checkpoint, write_checkpoint
 from d2r.train.data import derived_seed
 from d2r.train.log import EpochRow, as_plain, as_rows, write_log
-from d2r.train.settings import RunSettings, TrainError, as_document, check_same, write_settings
+from d2r.train.settings import SETTINGS, RunSettings, TrainError, as_document, check_same, write_settings
 
 BEST: Final = "best.safetensors"
+DESCRIPTORS: Final = "descriptors"
+"""Folder in that of a run which learns in two stages, with the first one as a run of its own."""
 
 _WARM_UP: Final = 0.05  # share of all steps
 _LAST_LR: Final = 0.01  # share of the highest learning rate that the cosine ends at
@@ -112,19 +114,37 @@ def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] |
     """Return the checkpoint to go on from, or None for a new run, whose folder is made.
 
     Raises:
-        TrainError: there is nothing to resume, or of other settings, or there is a run where a new one is to be.
+        TrainError: there is nothing to resume, or of other settings; or see :func:`check_new`.
+        d2r.files.OutputError: the folder is in an index.
     """
     last = folder / LAST
     if resume:
         stored = read_checkpoint(last)
         check_same(stored["settings"], settings, folder)
         return stored
-    if last.exists():
+    check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def check_new(folder: Path) -> None:
+    """Make sure that a run can begin in a folder: it is not there, or empty, or has one that had no checkpoint yet.
+
+    Raises:
+        TrainError: there is a run, or something that is not of one.
+        d2r.files.OutputError: the folder is in an index.
+    """
+    check_no_index(folder)
+    if not folder.exists():
+        return
+    if (folder / LAST).exists():
         raise TrainError(
             f"{display_path(folder)}: there is a run here; give --resume to go on with it, or another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return None
+    names = {path.name for path in folder.iterdir() if not is_temporary(path)} - {DESCRIPTORS}
+    begun = (folder / SETTINGS).is_file() and is_our_json(folder / SETTINGS)
+    if other := sorted(names - {SETTINGS, BEST} if begun else names):
+        raise TrainError(f"{display_path(folder / other[0])}: it is not of a run; give a new folder, or an empty one")
 
 
 def assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, decay: float, steps: int) -> Run:

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from d2r.files import display_path, replacing
+from d2r.files import display_path
 from d2r.images import Picture
 from d2r.regions.detector import squash
 from d2r.regions.network import FORMAT, INPUT, OUTPUTS
 from d2r.train.architectures import ARCHITECTURES, build
-from d2r.train.onnx_files import store_half, to_onnx
+from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
 
 _TOP_SSD: Final = 200
@@ -57,7 +57,7 @@ class Exported:
     score_difference: float
 
 
-def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = False) -> Exported:
+def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = False, force: bool = False) -> Exported:
     """Write the best weights of a run as an ONNX file, and check it against torch on a picture.
 
     Args:
@@ -65,8 +65,10 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
         path: of the ONNX file.
         picture: to compare on, uint8 (H, W, 3).
         half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+        force: see :func:`d2r.files.writing`.
 
     Raises:
+        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
         ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime finds other boxes than torch;
             then nothing is written. The comparison is made before weights are rounded to 16 bits.
     """
@@ -84,9 +86,7 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
     if half:
         store_half(graph)
         box, score = _difference(network, pixels, graph.SerializeToString())
-    onnx.checker.check_model(graph, full_check=True)
-    with replacing(path) as part:
-        part.write_bytes(graph.SerializeToString())
+    write_onnx(graph, path, force=force)
     return Exported(path, arch, side, path.stat().st_size, box, score)
 
 

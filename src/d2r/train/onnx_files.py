@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+
+from d2r.files import GENERATOR, is_our_onnx, writing
 
 _OPSET: Final = 18
 _HALF_FROM: Final = 64  # values; smaller arrays stay as they are, some of them are shapes and scales
@@ -48,6 +51,18 @@ def to_onnx(
             opset_version=_OPSET,
         )
     return onnx.load_from_string(buffer.getvalue())
+
+
+def write_onnx(model: onnx.ModelProto, path: Path, *, force: bool = False) -> None:
+    """Check a graph and write it, with this program as its producer.
+
+    Raises:
+        d2r.files.OutputError: there is a file that this program did not export, see :func:`d2r.files.writing`.
+    """
+    model.producer_name = GENERATOR
+    onnx.checker.check_model(model, full_check=True)
+    with writing(path, is_our_onnx, force=force) as part:
+        part.write_bytes(model.SerializeToString())
 
 
 def store_half(model: onnx.ModelProto) -> None:

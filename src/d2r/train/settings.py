@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2r.files import display_path, replacing
+from d2r.files import display_path, marked, replacing
 
 SETTINGS = "settings.json"
 
@@ -109,7 +109,7 @@ def as_document(settings: RunSettings) -> dict[str, Any]:
 def write_settings(settings: RunSettings, folder: Path) -> None:
     """Write ``settings.json`` into the folder of a run."""
     with replacing(folder / SETTINGS) as part:
-        part.write_text(json.dumps(as_document(settings), indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(marked(as_document(settings)), indent=1) + "\n", encoding="utf-8")
 
 
 def check_same(stored: dict[str, Any], settings: RunSettings, where: Path) -> None:

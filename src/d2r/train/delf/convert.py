@@ -38,7 +38,9 @@ class ConvertError(Exception):
     """A checkpoint that cannot be converted; the message names the file and what to do."""
 
 
-def convert_checkpoint(checkpoint: Path, path: Path, *, arch: str, half: bool = False) -> ExportedFeatures:
+def convert_checkpoint(
+    checkpoint: Path, path: Path, *, arch: str, half: bool = False, force: bool = False
+) -> ExportedFeatures:
     """Write published weights as an ONNX file of local features. Nothing in the checkpoint is executed.
 
     Args:
@@ -46,10 +48,12 @@ def convert_checkpoint(checkpoint: Path, path: Path, *, arch: str, half: bool = 
         path: of the ONNX file.
         arch: one of :data:`CONVERTIBLE`.
         half: store weights in 16 bits, which halves the file.
+        force: see :func:`d2r.files.writing`.
 
     Raises:
         ConvertError: the file cannot be read, or is not of ``arch``.
         d2r.train.weights.ExportError: ONNX Runtime does not agree with torch; then nothing is written.
+        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
     """
     if arch not in CONVERTIBLE:
         raise ConvertError(f"--arch {arch!r} is not known; there are: {', '.join(CONVERTIBLE)}")
@@ -67,7 +71,7 @@ def convert_checkpoint(checkpoint: Path, path: Path, *, arch: str, half: bool = 
         fit_projection(network, decoded, 0, whiten=1.0, attended=True)
         threshold = fit_threshold(network, decoded, 0)
     photo = read_image(bundled.instances[0].photos[0])
-    return write_features(network, path, photo, half=half, scales=SCALES, threshold=threshold, arch=arch)
+    return write_features(network, path, photo, half=half, scales=SCALES, threshold=threshold, arch=arch, force=force)
 
 
 def _how(checkpoint: Path, arch: str) -> LocalNetwork:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from d2r.features.network import FORMAT, MAP, OUTPUTS
-from d2r.files import display_path, replacing
+from d2r.files import display_path
 from d2r.images import Picture, shrink
 from d2r.onnx_files import PICTURES
 from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, receptive_field, unit
-from d2r.train.onnx_files import store_half, to_onnx
+from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
 
 SCALES: Final = tuple(round(2 ** (k / 2), 4) for k in range(-4, 3))
@@ -63,6 +63,7 @@ def export_features(
     half: bool = False,
     scales: Sequence[float] = SCALES,
     threshold: float | None = None,
+    force: bool = False,
 ) -> ExportedFeatures:
     """Write the best weights of a run as an ONNX file, and check it against torch on a picture.
 
@@ -73,15 +74,16 @@ def export_features(
         half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
         scales: of the pyramid that the file is to be used with.
         threshold: least attention that is worth keeping; None takes the run's.
+        force: see :func:`d2r.files.writing`.
 
     Raises:
+        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
         ExportError: there are no weights, they are damaged or not ours, a scale is not above 0, or ONNX Runtime does
             not agree with torch; then nothing is written. The comparison is made before weights are rounded to 16 bits.
     """
     network, found = load_features(run)
-    return write_features(
-        network, path, picture, half=half, scales=scales, threshold=found if threshold is None else threshold
-    )
+    threshold = found if threshold is None else threshold
+    return write_features(network, path, picture, half=half, scales=scales, threshold=threshold, force=force)
 
 
 def load_features(run: Path) -> tuple[LocalNetwork, float]:
@@ -116,6 +118,7 @@ def write_features(
     scales: Sequence[float],
     threshold: float,
     arch: str | None = None,
+    force: bool = False,
 ) -> ExportedFeatures:
     """Write a network as an ONNX file; ``arch`` is what the file says, else as :func:`export_features`."""
     if not scales or not all(0.0 < scale <= 8.0 for scale in scales):
@@ -154,9 +157,7 @@ def write_features(
     if half:
         store_half(graph)
         difference = _difference(network, pixels, graph.SerializeToString())
-    onnx.checker.check_model(graph, full_check=True)
-    with replacing(path) as part:
-        part.write_bytes(graph.SerializeToString())
+    write_onnx(graph, path, force=force)
     return ExportedFeatures(path, about["arch"], network.dim, path.stat().st_size, threshold, difference)
 
 

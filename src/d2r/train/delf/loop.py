@@ -23,7 +23,19 @@ from torch import nn
 from d2r.datasets.labelled import LabelledPicture, read_labelled
 from d2r.files import display_path
 from d2r.train.checkpoint import LAST
-from d2r.train.course import BEST, Listener, Sizes, Trainer, assemble, begin, start, train_epochs, write_weights
+from d2r.train.course import (
+    BEST,
+    DESCRIPTORS,
+    Listener,
+    Sizes,
+    Trainer,
+    assemble,
+    begin,
+    check_new,
+    start,
+    train_epochs,
+    write_weights,
+)
 from d2r.train.data import DecodedPictures, default_workers
 from d2r.train.delf.classify import ClassifyTrainer, LandmarkClassifier, prepare
 from d2r.train.delf.matching import MatchingTrainer
@@ -37,7 +49,6 @@ from d2r.train.settings import TrainError
 
 _WEIGHT_DECAY: Final = 1e-4
 _BACKBONE: Final = 0.1  # share of the learning rate that weights of the backbone move at
-DESCRIPTORS: Final = "descriptors"
 """Folder in that of a run of the recipe "classify", of its first stage."""
 
 _WHITEN_SELF: Final = 0.5  # of the projection that training begins with
@@ -163,9 +174,9 @@ def _train_classify(stage: _Stage, resume: bool) -> list[EpochRow]:
     settings, folder = stage.settings, stage.folder
     first = dataclasses.replace(stage, folder=folder / DESCRIPTORS)
     second = resume and (folder / LAST).exists()
+    if not second:
+        check_new(folder)
     stored = begin(settings, folder if second else first.folder, resume)
-    if not second and (folder / LAST).exists():
-        begin(settings, folder, resume=False)  # refuses
 
     training, validation, names = _labelled_photos(settings)
     photos, measured = stage.photos(training), stage.photos(validation)

@@ -12,12 +12,12 @@ import onnxruntime
 import torch
 
 from d2r.features.hardnet import FORMAT, OUTPUTS
-from d2r.files import display_path, replacing
+from d2r.files import display_path
 from d2r.images import Picture
 from d2r.onnx_files import PICTURES
 from d2r.train.hardnet.network import DIM, SIDE, PatchNetwork, build
 from d2r.train.hardnet.pairs import WIDTH, patch_pairs
-from d2r.train.onnx_files import store_half, to_onnx
+from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
 
 _TOLERANCE: Final = 1e-4  # of a descriptor's values
@@ -41,7 +41,9 @@ class ExportedPatches:
     difference: float
 
 
-def export_hardnet(run: Path, path: Path, picture: Picture, *, half: bool = False) -> ExportedPatches:
+def export_hardnet(
+    run: Path, path: Path, picture: Picture, *, half: bool = False, force: bool = False
+) -> ExportedPatches:
     """Write the best weights of a run as an ONNX file, and check it against torch on the patches of a picture.
 
     Args:
@@ -49,8 +51,10 @@ def export_hardnet(run: Path, path: Path, picture: Picture, *, half: bool = Fals
         path: of the ONNX file.
         picture: to compare on, uint8 (H, W, 3).
         half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+        force: see :func:`d2r.files.writing`.
 
     Raises:
+        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
         ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime does not agree with torch; then
             nothing is written. The comparison is made before weights are rounded to 16 bits.
     """
@@ -70,9 +74,7 @@ def export_hardnet(run: Path, path: Path, picture: Picture, *, half: bool = Fals
     if half:
         store_half(graph)
         difference = _difference(network, patches, graph)
-    onnx.checker.check_model(graph, full_check=True)
-    with replacing(path) as part:
-        part.write_bytes(graph.SerializeToString())
+    write_onnx(graph, path, force=force)
     return ExportedPatches(path, arch, path.stat().st_size, difference)
 
 
