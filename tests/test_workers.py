@@ -4,11 +4,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from d2r.workers import WorkerDied, default_workers, map_in_processes
+from d2r.workers import WorkerDied, Workers, WorkerStartError, default_workers, map_in_processes
 
 
 def nothing():
@@ -34,6 +36,40 @@ def mark_process():
 
 def times_prepared(number):
     return os.environ.get("D2R_TEST_PREPARED")
+
+
+def end_by(how):
+    if how == "exit":
+        os._exit(7)
+    os.kill(os.getpid(), how)
+
+
+def end_at_first(place, how, number):
+    """End the process at the first try of a number; the second gives its square."""
+    tried = place / str(number)
+    if not tried.exists():
+        tried.touch()
+        end_by(how)
+    return number * number
+
+
+def end_differently(place, number):
+    end_at_first(place, signal.SIGKILL, number)
+    end_by("exit")
+
+
+def say_half(place, number):
+    """Kill the process when half of the result is handed over, at the first try."""
+    tried = place / str(number)
+    if not tried.exists():
+        tried.touch()
+
+        def half(self, data, write=os.write):
+            os.write(self.fileno(), bytes(data)[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Connection._send = half
+    return bytes(100_000 + number)
 
 
 def run(items, workers):
@@ -65,11 +101,11 @@ def test_only_the_items_that_kill_their_process_are_lost():
 )
 def test_every_other_item_gets_its_result_wherever_two_killers_stand(items):
     done = list(map_in_processes(square_or_die, items, workers=2, prepare=nothing))
-    assert sorted(item for item, _ in done) == sorted(items)
+    assert [item for item, _ in done] == items
     for item, result in done:
         if item < 0:
             assert isinstance(result, WorkerDied)
-            assert str(result)
+            assert str(result) == "was killed (SIGKILL), twice"
         else:
             assert result == item * item
 
@@ -79,6 +115,93 @@ def test_nothing_but_killers_is_reported_in_full(workers):
     done = list(map_in_processes(square_or_die, [-1, -2, -1], workers=workers, prepare=nothing))
     assert [item for item, _ in done] == [-1, -2, -1]
     assert all(isinstance(result, WorkerDied) for _, result in done)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, "exit"])
+def test_an_item_whose_process_ends_once_is_tried_again(how, tmp_path):
+    results = map_in_processes(partial(end_at_first, tmp_path, how), [1, 2], workers=2, prepare=nothing)
+    assert list(results) == [(1, 1), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (signal.SIGKILL, "was killed (SIGKILL), twice"),
+        (signal.SIGTERM, "was killed (SIGTERM), twice"),
+        (signal.SIGRTMIN + 1, f"was killed (signal {signal.SIGRTMIN + 1}), twice"),
+        (signal.SIGSEGV, "crashed (SIGSEGV), twice"),
+        ("exit", "ended with exit code 7, twice"),
+    ],
+)
+def test_it_is_said_how_a_process_ended(how, said):
+    ((_, result),) = map_in_processes(end_by, [how], workers=1, prepare=nothing)
+    assert str(result) == said
+
+
+def test_it_is_said_when_two_processes_ended_differently(tmp_path):
+    ((_, result),) = map_in_processes(partial(end_differently, tmp_path), [1], workers=1, prepare=nothing)
+    assert str(result) == "was killed (SIGKILL), then ended with exit code 7"
+
+
+def test_a_process_that_is_killed_while_it_hands_over_a_result_is_not_waited_for(tmp_path):
+    done = list(map_in_processes(partial(say_half, tmp_path), range(3), workers=2, prepare=nothing))
+    assert [(number, len(result)) for number, result in done] == [(n, 100_000 + n) for n in range(3)]
+
+
+def test_a_process_that_is_killed_while_it_is_handed_an_item_is_not_waited_for():
+    workers = Workers(1, nothing)
+    try:
+        process = workers.submit(os.getpid).result(60)
+        os.kill(process, signal.SIGSTOP)  # it reads no more
+        length = workers.submit(len, bytes(10_000_000))
+        os.kill(process, signal.SIGKILL)
+        assert length.result(60) == 10_000_000
+    finally:
+        workers.close()
+
+
+def test_a_process_that_is_killed_between_two_items_costs_the_next_no_try(tmp_path):
+    workers = Workers(1, nothing)
+    try:
+        process = workers.submit(os.getpid).result(60)
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # it is dead, and not yet seen to be
+        assert workers.submit(end_at_first, tmp_path, signal.SIGKILL, 3).result(60) == 9
+    finally:
+        workers.close()
+
+
+def fail():
+    raise OSError(28, "no room for the model", "model.onnx")
+
+
+def test_processes_that_cannot_be_prepared_are_one_error_with_its_message():
+    read = []
+    items = (read.append(number) or number for number in range(100))
+    results = map_in_processes(square_or_die, items, workers=2, prepare=fail)
+    with pytest.raises(OSError, match=r"no room for the model: 'model\.onnx'") as caught:
+        next(results)
+    assert "in fail" in caught.value.__notes__[0]  # where it was raised
+    assert len(read) <= 4
+    assert list(results) == []
+
+
+@pytest.mark.parametrize(("how", "said"), [(signal.SIGKILL, "was killed (SIGKILL), twice"), ("exit", "exit code 7")])
+def test_processes_that_end_before_they_have_an_item_are_one_error(how, said):
+    results = map_in_processes(square_or_die, range(100), workers=2, prepare=partial(end_by, how))
+    with pytest.raises(WorkerStartError, match="do not start") as caught:
+        next(results)
+    assert said in str(caught.value)
+    assert list(results) == []
+
+
+def test_what_cannot_be_pickled_is_an_error_and_no_death():
+    with pytest.raises(TypeError, match="pickle"):
+        list(map_in_processes(nothing_that_can_be_sent, [1], workers=1, prepare=nothing))
+
+
+def nothing_that_can_be_sent(number):
+    return sys._getframe()
 
 
 def test_an_exception_is_raised_also_among_items_that_kill_their_process():

@@ -92,6 +92,7 @@ def _explain(error: Exception) -> None:
     from d2r.onnx_files import ModelError
     from d2r.registry import SpecError
     from d2r.serve.settings import ServeError
+    from d2r.workers import WorkerStartError
 
     if isinstance(error, BoxError | SpecError | NotADirectoryError):
         _fail(str(error), status=2)
@@ -110,6 +111,7 @@ def _explain(error: Exception) -> None:
         ModelError,
         ServeError,
         StoreError,
+        WorkerStartError,
     )
     if isinstance(error, failures):
         _fail(str(error))

@@ -206,7 +206,7 @@ class _Service:
         except TooLongError as error:
             raise ProblemError(422, f"The picture cannot be used: {error}.") from error
         except WorkerDied as error:
-            raise ProblemError(422, "The picture cannot be used: it makes the decoder crash.") from error
+            raise ProblemError(422, f"The picture cannot be used: the process that read it {error}.") from error
         except FileGoneError as error:
             problem = f"Picture {error.picture} is in the index, but its file is gone or broken."
             raise ProblemError(404, problem) from error
