@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from d2r.workers import WorkerDied, Workers, WorkerStartError, default_workers, map_in_processes
+from programs import LIMIT_S, running
+from programs import run as run_program
+from serving import wait_until
 
 
 def nothing():
@@ -25,8 +28,17 @@ def square_or_die(number):
     return number * number
 
 
-def own_process(number):
-    time.sleep(0.05)
+def own_process(place, number):
+    """Return when two processes are at work."""
+    (place / str(os.getpid())).touch()
+    end = time.monotonic() + LIMIT_S
+    while len(list(place.iterdir())) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def get_process(number):
     return os.getpid()
 
 
@@ -151,11 +163,11 @@ def test_a_process_that_is_killed_while_it_hands_over_a_result_is_not_waited_for
 def test_a_process_that_is_killed_while_it_is_handed_an_item_is_not_waited_for():
     workers = Workers(1, nothing)
     try:
-        process = workers.submit(os.getpid).result(60)
+        process = workers.submit(os.getpid).result(LIMIT_S)
         os.kill(process, signal.SIGSTOP)  # it reads no more
         length = workers.submit(len, bytes(10_000_000))
         os.kill(process, signal.SIGKILL)
-        assert length.result(60) == 10_000_000
+        assert length.result(LIMIT_S) == 10_000_000
     finally:
         workers.close()
 
@@ -163,10 +175,10 @@ def test_a_process_that_is_killed_while_it_is_handed_an_item_is_not_waited_for()
 def test_a_process_that_is_killed_between_two_items_costs_the_next_no_try(tmp_path):
     workers = Workers(1, nothing)
     try:
-        process = workers.submit(os.getpid).result(60)
+        process = workers.submit(os.getpid).result(LIMIT_S)
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # it is dead, and not yet seen to be
-        assert workers.submit(end_at_first, tmp_path, signal.SIGKILL, 3).result(60) == 9
+        assert workers.submit(end_at_first, tmp_path, signal.SIGKILL, 3).result(LIMIT_S) == 9
     finally:
         workers.close()
 
@@ -255,8 +267,8 @@ def test_without_workers_an_item_is_read_only_when_its_result_is_asked_for():
     assert (next(results), read) == ((1, 1), [0, 1])
 
 
-def test_the_work_is_done_in_as_many_other_processes_as_asked_and_they_are_gone_afterwards():
-    results = map_in_processes(own_process, range(40), workers=2, prepare=nothing)
+def test_the_work_is_done_in_as_many_other_processes_as_asked_and_they_are_gone_afterwards(tmp_path):
+    results = map_in_processes(partial(own_process, tmp_path), range(40), workers=2, prepare=nothing)
     processes = {next(results)[1] for _ in range(20)}
     assert len(processes) == 2
     assert os.getpid() not in processes
@@ -267,7 +279,7 @@ def test_the_work_is_done_in_as_many_other_processes_as_asked_and_they_are_gone_
 
 
 def test_without_workers_everything_happens_in_this_process():
-    assert {result for _, result in map_in_processes(own_process, [1, 2], workers=0, prepare=nothing)} == {os.getpid()}
+    assert {result for _, result in map_in_processes(get_process, [1, 2], workers=0, prepare=nothing)} == {os.getpid()}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -290,7 +302,7 @@ def test_a_script_needs_no_main_guard(tmp_path):
             print([result for _, result in map_in_processes(operator.neg, [1, 2, 3], workers=2, prepare=int)])
         """)
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    done = run_program(sys.executable, script)
     assert done.stdout == "[-1, -2, -3]\n", done.stderr
 
 
@@ -309,7 +321,7 @@ def test_a_script_may_give_a_function_of_its_own_without_a_main_guard(tmp_path):
                 print(item, result if isinstance(result, int) else type(result).__name__)
         """)
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    done = run_program(sys.executable, script)
     assert done.stdout == "started\n1 -1\n2 WorkerDied\n3 -3\n", done.stderr
 
 
@@ -324,12 +336,10 @@ def test_the_processes_end_when_the_program_is_killed(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
         """)
     )
-    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, timeout=120, check=False)
-    worker = int(done.stdout.split()[0])
-    end = time.monotonic() + 60
-    while Path(f"/proc/{worker}").exists():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    with running(sys.executable, script, stdout=subprocess.PIPE, text=True) as program:
+        worker = int(program.stdout.readline())
+        assert program.wait() == -signal.SIGKILL
+        wait_until(lambda: not Path(f"/proc/{worker}").exists())
 
 
 def test_there_is_at_least_one_worker():
