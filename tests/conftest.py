@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from d2r import build
 from d2r.cli import main
 from d2r.datasets.bundled import bundled_photos
 from d2r.engine import Engine
@@ -91,6 +93,14 @@ def no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Keep the networks that whoever runs the tests has added out of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("D2R_MODELS", os.fspath(tmp_path_factory.mktemp("models")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_commits_by_the_clock() -> Iterator[None]:
+    """Commit when a batch is full only: where segments end must not depend on how busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_BATCH_SECONDS", math.inf)
         yield
 
 

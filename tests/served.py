@@ -4,15 +4,16 @@ import threading
 from contextlib import contextmanager
 
 from d2r.webserver import WebServer
+from programs import join
 
 
 @contextmanager
 def serving(app):
     server = WebServer(app)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         yield server
     finally:
         server.stop()
-        thread.join()
+        join(thread)

@@ -10,6 +10,7 @@ from d2r.engine import Engine
 from d2r.serve.app import make_app
 from d2r.serve.settings import Limits, Settings
 from d2r.webserver import WebServer
+from programs import join
 
 TOKEN = "a-token-for-tests-only"
 LOCAL = frozenset({"127.0.0.1", "localhost"})
@@ -22,7 +23,7 @@ def serving(index, uploads, **options):
     settings = Settings(**({"uploads": uploads, "token": TOKEN, "workers": 1, "hosts": LOCAL} | options), limits=limits)
     with Engine.open(index) as engine:
         server = WebServer(make_app(engine, settings), grace_s=10)
-        thread = threading.Thread(target=server.run)
+        thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:
             with httpx.Client(base_url=server.url, timeout=120) as client:
@@ -30,7 +31,7 @@ def serving(index, uploads, **options):
                 yield client
         finally:
             server.stop()
-            thread.join()
+            join(thread)
 
 
 def wait_until(true, seconds=120):

@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from PIL import Image
 from d2r.codebook import Codebook, train_codebook
 from d2r.engine import Engine
 from d2r.version import package_version
-
-
-def start(*arguments, **options):
-    command = [sys.executable, "-c", "from d2r.cli import main; main()", *map(os.fspath, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+from programs import D2R, run, running
+from serving import wait_until
 
 
 def test_help_explains_every_command(d2r):
@@ -39,18 +35,15 @@ def test_indexing_then_searching_from_the_command_line_with_worker_processes(col
     (collection / "empty.jpg").touch()
     index = tmp_path / "new.index"
     options = ["--words", "64", "--workers", "2", "--regions", "rmac:levels=1"]
-    process = start("index", collection, "--out", index, *options)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    text = out.decode()
-    assert "10  (10 added, 1 skipped)" in text
-    assert "64  (learned now)" in text
-    assert "to search" in text
-    assert "empty.jpg: the file is empty" in text
-    process = start("search", index, collection / "pagoda-1.jpg", "--json", "--top", "3")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    answer = json.loads(out)
+    done = run(*D2R, "index", collection, "--out", index, *options)
+    assert done.returncode == 0, done.stderr
+    assert "10  (10 added, 1 skipped)" in done.stdout
+    assert "64  (learned now)" in done.stdout
+    assert "to search" in done.stdout
+    assert "empty.jpg: the file is empty" in done.stdout
+    done = run(*D2R, "search", index, collection / "pagoda-1.jpg", "--json", "--top", "3")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
     assert {Path(result["path"]).name for result in answer["results"]} == {f"pagoda-{n}.jpg" for n in range(3)}
     assert all(result["inliers"] >= 8 for result in answer["results"])
     assert [result["rank"] for result in answer["results"]] == [1, 2, 3]
@@ -298,21 +291,33 @@ def test_odd_file_names_are_printed_and_survive_json(d2r, engine, collection, tm
     assert Path(json.loads(out)["results"][0]["path"]).exists()
 
 
+# The command, with worker processes that describe two pictures and then wait for ever.
+_HELD = """
+import threading
+from d2r import cli, describers
+from d2r.ingest import sample_file
+
+def sample(recipe, max_pixels, staging, quota, job):
+    if len(list(staging.glob("*.safetensors"))) == 2:
+        threading.Event().wait()
+    return sample_file(recipe, max_pixels, staging, quota, job)
+
+describers.sample_file = sample
+cli.main()
+"""
+
+
 def test_a_run_that_is_interrupted_goes_on_where_it_was(collection, tmp_path):
-    index = tmp_path / "x.index"
-    slow = ("--regions", "rmac:levels=3", "--workers", "1")  # so that it is not done before it is interrupted
-    process = start("index", collection, "--out", index, "--words", "64", *slow, start_new_session=True)
-    staging = index / "staging"
-    deadline = time.monotonic() + 60
-    while not (staging.is_dir() and len(list(staging.glob("*.safetensors"))) >= 2):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    described = {path: path.stat().st_mtime_ns for path in staging.glob("*.safetensors")}
-    assert described
+    index, staging = tmp_path / "x.index", tmp_path / "x.index" / "staging"
+    options = ("--words", "64", "--regions", "whole", "--features", "rootsift", "--workers", "1")
+    command = (sys.executable, "-c", _HELD, "index", collection, "--out", index, *options)
+    with running(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: len(list(staging.glob("*.safetensors"))) == 2 or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the workers too
+        out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    assert len(list(staging.glob("*.safetensors"))) == 2
     with Engine.open(index) as engine:
         report = engine.sync(collection, workers=0)
         assert report.added == 10
@@ -329,11 +334,10 @@ def test_a_disk_that_fills_while_indexing_is_said_and_the_next_run_goes_on(colle
         resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    process = start("index", collection, "--out", index, "--workers", "0", preexec_fn=limit_files)
-    _, err = process.communicate()
-    assert process.returncode == 1
-    assert b"error:" in err
-    assert b"Traceback" not in err
+    done = run(*D2R, "index", collection, "--out", index, "--workers", "0", preexec_fn=limit_files)
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
     with Engine.open(index) as engine:
         assert engine.index.size().pictures == 1
         assert engine.sync(collection, workers=0).added == 9
@@ -348,11 +352,9 @@ def test_a_folder_of_ones_own_can_be_shown_as_the_demo(d2r, photo_folder, tmp_pa
 
 
 def test_the_demo_composes_a_collection_and_finds_what_it_planted(tmp_path):
-    process = start("demo", "--out", tmp_path / "demo", env={**os.environ, "COLUMNS": "200"})
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    text = out.decode()
-    right, of = text.split(" pictures that show it are on top")[0].splitlines()[-1].split(" of the ")
+    done = run(*D2R, "demo", "--out", tmp_path / "demo", env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    right, of = done.stdout.split(" pictures that show it are on top")[0].splitlines()[-1].split(" of the ")
     assert (int(right), int(of)) == (5, 5)
     page = (tmp_path / "demo" / "results.html").read_text()
     assert page.startswith("<!DOCTYPE html>") or page.startswith("<!doctype html>")
@@ -406,13 +408,10 @@ def test_a_learned_codebook_serves_another_index(d2r, photo_folder, collection, 
 def test_words_of_which_nobody_knows_what_made_them_are_taken_and_it_is_said(collection, tmp_path):
     np.save(tmp_path / "words.npy", np.random.default_rng(0).normal(size=(40, 128)).astype(np.float32))
     options = ["--codebook", tmp_path / "words.npy", "--regions", "whole", "--features", "rootsift", "--workers", "0"]
-    process = start("index", collection, "--out", tmp_path / "x.index", *options)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert b"the codebook does not say which features made it; it is taken for one of rootsift" in err
-    process = start("info", tmp_path / "x.index")
-    out, _ = process.communicate(timeout=120)
-    assert b"not recorded" in out
+    indexed = run(*D2R, "index", collection, "--out", tmp_path / "x.index", *options)
+    assert indexed.returncode == 0, indexed.stderr
+    assert "the codebook does not say which features made it; it is taken for one of rootsift" in indexed.stderr
+    assert "not recorded" in run(*D2R, "info", tmp_path / "x.index").stdout
 
 
 def test_more_words_than_the_features_are_enough_for_are_capped_and_the_same_command_goes_on(d2r, collection, tmp_path):

@@ -2,17 +2,16 @@
 
 import http.client
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from d2r.datasets.landmark_boxes import FractionBox, LandmarkBoxes, LandmarkPicture, read_dataset, write_dataset
 from d2r.images import encode_jpeg
 from detectors import write_detector
+from programs import D2R, LIMIT_S, running
 from synthetic import texture, write
 from web import Resource, serving
 
@@ -38,21 +37,16 @@ def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, propos
     out = tmp_path / "labels"
     regions = proposals.format(write_detector(tmp_path / "toy.onnx"))
     command = ["annotate", photos, "--out", out, "--no-browser", "--proposals", regions]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from d2r.cli import main; main()", *map(os.fspath, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    port = int(re.search(r"page: http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", "/api/pictures/0/proposals")
-    assert len(json.load(connection.getresponse())["boxes"]) == count
-    body = json.dumps({"box": [0, 0, 20, 15]})
-    connection.request("PUT", "/api/pictures/0/decision", body, {"Content-Type": "application/json"})
-    assert connection.getresponse().status == 200
-    process.send_signal(signal.SIGINT)
-    told, errors = process.communicate(timeout=30)
+    with running(*D2R, *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        port = int(re.search(r"page: http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+        connection.request("GET", "/api/pictures/0/proposals")
+        assert len(json.load(connection.getresponse())["boxes"]) == count
+        body = json.dumps({"box": [0, 0, 20, 15]})
+        connection.request("PUT", "/api/pictures/0/decision", body, {"Content-Type": "application/json"})
+        assert connection.getresponse().status == 200
+        process.send_signal(signal.SIGINT)
+        told, errors = process.communicate()
     assert process.returncode == 0, errors
     assert errors == ""
     assert f"2 pictures: 1 with a box, 0 without a prominent landmark, 1 not decided; written to {out}" in told

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import typer
 
 from d2r.cli import app
+from programs import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -28,7 +28,7 @@ def container_command():
 def test_systemd_has_nothing_to_say_against_the_unit(tmp_path):
     unit = tmp_path / "d2r.service"
     unit.write_text((EXAMPLES / "d2r.service").read_text().replace(unit_command()[0], sys.executable))
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    done = run("systemd-analyze", "verify", "--man=no", unit)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -2,7 +2,6 @@ import io
 import os
 import pickle
 import struct
-import subprocess
 import sys
 import textwrap
 import threading
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from d2r.images import ImageError, decode_image, encode_jpeg, read_image, shrink
+from programs import join, run
 
 
 def encoded(image, kind, **options):
@@ -146,7 +146,7 @@ def test_a_gif_that_is_too_large_is_refused_before_it_takes_any_memory(disposal,
             print(error.reason)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run(*command)
     assert done.stdout.startswith("65535 x 65535 pixels is above the limit"), done.stdout + done.stderr
 
 
@@ -197,8 +197,7 @@ def test_threads_leave_pillows_own_limit_as_it_was(monkeypatch):
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert shapes == [(30, 40, 3)] * 160
     assert Image.MAX_IMAGE_PIXELS == 10
 

@@ -5,6 +5,8 @@ import http.server
 import threading
 from dataclasses import dataclass, field
 
+from programs import join
+
 
 @dataclass
 class Resource:
@@ -83,9 +85,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving():
     with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        yield running
-        running.closing.set()
-        running.shutdown()
-        thread.join()
+        try:
+            yield running
+        finally:
+            running.closing.set()
+            running.shutdown()
+            join(thread)

@@ -127,7 +127,7 @@ def fill(
         progress("index", 0, listing.pending)
     outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.jobs())
     for done, (job, result) in enumerate(outcomes, start=1):
-        outcome = Outcome(_died(job)) if isinstance(result, WorkerDied) else result
+        outcome = Outcome(_died(job, result)) if isinstance(result, WorkerDied) else result
         old = index.picture(job.path)
         if outcome.unchanged:
             batch.touched.append(job)
@@ -157,9 +157,8 @@ def _discard(staging: Path) -> None:
         staging.rmdir()
 
 
-def _died(job: Job) -> PictureState:
-    problem = "the process that read it died: the file makes a decoder crash, or memory ran out"
-    return PictureState(job.path, job.size, job.mtime_ns, None, problem=problem)
+def _died(job: Job, died: WorkerDied) -> PictureState:
+    return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {died}")
 
 
 def _count(report: Report, outcome: Outcome, old: PictureRow | None) -> None:
@@ -241,7 +240,7 @@ def learn_codebook(
     reasons = []
     outcomes = workers.samples(recipe, max_pixels, staging, quota, sample)
     for done, (job, outcome) in enumerate(outcomes, start=1):
-        state, descriptors = (_died(job), None) if isinstance(outcome, WorkerDied) else outcome
+        state, descriptors = (_died(job, outcome), None) if isinstance(outcome, WorkerDied) else outcome
         if descriptors is not None and len(descriptors):
             parts.append(descriptors)
         else:

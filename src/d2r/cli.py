@@ -118,6 +118,7 @@ def _explain(error: Exception) -> None:
     from d2r.registry import SpecError
     from d2r.serve.settings import ServeError
     from d2r.walk import SourceError
+    from d2r.workers import WorkerStartError
 
     if isinstance(error, BoxError | SpecError | NotADirectoryError | SourceError):
         _fail(str(error), status=2)
@@ -136,6 +137,7 @@ def _explain(error: Exception) -> None:
         ModelError,
         ServeError,
         StoreError,
+        WorkerStartError,
     )
     if isinstance(error, failures):
         _fail(str(error))

@@ -117,6 +117,7 @@ def test_a_picture_that_kills_its_process_costs_no_other():
     results = [pickle.loads(row["result"]) for row in rows]
     assert results[::2] == [1, 3, 5]
     assert isinstance(results[1], WorkerDied)
+    assert str(results[1]) == "was killed (SIGKILL), twice"
     assert isinstance(results[3], _Raised)
     assert "toy.onnx: gone" in str(results[3].error)
     # What an earlier stage has settled goes through as it is.

@@ -16,6 +16,7 @@ from d2r.index.catalogue import Layout, SegmentRow
 from d2r.serve.app import make_app
 from d2r.serve.settings import Settings
 from d2r.webserver import WebServer
+from programs import join
 from serving import TOKEN, wait_until
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
@@ -203,7 +204,7 @@ def test_nothing_listens_to_other_machines(served):
 def test_the_service_answers_with_what_the_shards_find(served, pictures, tmp_path):
     engine, cluster = served
     server = WebServer(make_app(cluster, Settings(uploads=tmp_path / "uploads", token=TOKEN, workers=1)), grace_s=10)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         with httpx.Client(base_url=server.url, timeout=240) as client:
@@ -212,7 +213,7 @@ def test_the_service_answers_with_what_the_shards_find(served, pictures, tmp_pat
             answer = client.post("/v1/search", params={"top": 4, "verify": 3}, content=data).json()
     finally:
         server.stop()
-        thread.join()
+        join(thread)
     expected = engine.search(pictures / "b-pagoda-1.jpg", top=4, verify=3)
     assert answer["missing"] == 0
     assert [found["inliers"] for found in answer["results"]] == [result.inliers for result in expected.results]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from d2r.datasets.bundled import BundledError, DemoCollection, bundled_photos, d
 from d2r.datasets.ground_truth import load_set
 from d2r.features import Features, RootSIFT
 from d2r.images import read_image
+from programs import run
 
 pytest.importorskip("skimage", reason="the demo's photographs are in scikit-image: pip install '.[demo]'")
 pytest.importorskip("sklearn", reason="the demo's photographs are in scikit-learn: pip install '.[demo]'")
@@ -41,7 +41,8 @@ def test_the_photographs_are_found_without_importing_the_libraries_and_so_withou
         "import sys; from d2r.datasets.bundled import bundled_photos; bundled_photos();"
         "sys.exit(any(name in sys.modules for name in ('skimage', 'sklearn', 'pooch')))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("missing", ["skimage", "sklearn"])

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ from d2r.features.network import FeatureError, load_feature_network
 from d2r.onnx_files import find_file
 from detectors import write_detector
 from local_features import FIELD, METADATA, STRIDE, write_features
+from programs import run
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
 
@@ -87,7 +87,7 @@ def test_a_process_that_describes_pictures_does_not_import_torch(tmp_path):
         f"print(make_extractor('delf:model={path}').dim);"
         "assert not {'torch', 'torchvision'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run(sys.executable, "-c", code)
     assert (done.returncode, done.stdout.strip()) == (0, "24"), done.stderr
 
 

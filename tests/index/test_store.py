@@ -22,6 +22,7 @@ from d2r.index import BusyError, Entry, Index, Job, PictureState, RemovedError, 
 from d2r.index.catalogue import FORMAT, Catalogue
 from d2r.index.segment import Segment
 from d2r.points import Points
+from programs import LIMIT_S, join, run, running
 
 WORDS, DIM = 50, 128
 
@@ -256,20 +257,24 @@ def test_a_read_only_index_can_be_searched(index, tmp_path):
 _WRITER = """
     import os, sys
     from pathlib import Path
-    sys.path.insert(0, sys.argv[2])
+    sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
     from test_store import entry, state
     from d2r.index import Index
+
+    def say(line):
+        # As one, so that a kill leaves all of it or nothing; print writes the line break apart where it is unbuffered.
+        os.write(sys.stdout.fileno(), f"{line}\\n".encode())
 
     def write(start):
         index = Index(Path(sys.argv[1]))
         with index.writing() as writer:
-            print("ready", flush=True)
+            say("ready")
             for number in range(start, 100_000):
                 writer.put([(state(f"{number}-{part}"), entry(part)) for part in range(3)])
-                print(number, flush=True)  # acknowledged: must survive from here on
+                say(number)  # acknowledged: must survive from here on
                 if number % 5 == 4:
                     writer.remove([index.picture(f"/photos/{number - 4}-{part}.jpg") for part in range(3)])
-                    print(-(number - 4) - 1, flush=True)
+                    say(-(number - 4) - 1)
                 if number % 7 == 6:
                     writer.compact()
 """
@@ -288,12 +293,12 @@ for start in sys.stdin:
     child = os.fork()
     if not child:
         try:
-            print(os.getpid(), flush=True)
+            say(os.getpid())
             write(int(start))
         finally:
             os._exit(1)
     os.waitpid(child, 0)
-    print("dead", flush=True)
+    say("dead")
 """
 )
 
@@ -304,38 +309,43 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
     rng = random.Random(0)
     expected: set[int] = set()
     start = 0
-    moments = 0
     command = [sys.executable, "-c", _WRITERS, index.folder, Path(__file__).parent]
-    writers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for _ in range(100):
-        writers.stdin.write(f"{start}\n")
-        writers.stdin.flush()
-        pid = int(writers.stdout.readline())
-        assert writers.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.15))
-        os.kill(pid, signal.SIGKILL)
-        lines = list(iter(writers.stdout.readline, "dead\n"))
-        acknowledged = [int(line) for line in lines]
-        moments += bool(acknowledged)
-        for number in acknowledged:
-            if number >= 0:
-                expected.add(number)
-            else:
-                expected.discard(-number - 1)
-        with Index(index.folder) as reader:
-            assert reader.check() == []
-            names = found(reader)
-            numbers = {int(name.split("-")[0]) for name in names}
-            # Whole batches only; at most the change that was under way may be there beyond what was acknowledged.
-            assert all({f"{number}-{part}" for part in range(3)} <= names for number in numbers)
-            assert len(numbers ^ expected) <= 1
-            for row in reader.pictures():
-                assert row.slot is None or reader.points(row).positions[0, 0] == int(Path(row.path).stem.split("-")[1])
-            assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
-            expected, start = numbers, max(numbers, default=start) + 1
-    writers.stdin.close()
-    assert writers.wait() == 0
-    assert moments > 50
+    with running(*command, limit_s=800, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+
+        def line():
+            said = writers.stdout.readline()
+            assert said.endswith("\n"), "the writers are gone"
+            return said.strip()
+
+        for _ in range(100):
+            writers.stdin.write(f"{start}\n")
+            writers.stdin.flush()
+            pid = int(line())
+            assert line() == "ready"
+            lines = [line() for _ in range(rng.randrange(4))]
+            time.sleep(rng.uniform(0.0, 0.02))  # a change takes about so long: any moment of it
+            os.kill(pid, signal.SIGKILL)
+            while (last := line()) != "dead":
+                lines.append(last)
+            for number in map(int, lines):
+                if number >= 0:
+                    expected.add(number)
+                else:
+                    expected.discard(-number - 1)
+            with Index(index.folder) as reader:
+                assert reader.check() == []
+                names = found(reader)
+                numbers = {int(name.split("-")[0]) for name in names}
+                # Whole batches only; at most the change that was under way may be there beyond what was acknowledged.
+                assert all({f"{number}-{part}" for part in range(3)} <= names for number in numbers)
+                assert len(numbers ^ expected) <= 1
+                for row in reader.pictures():
+                    part = int(Path(row.path).stem.split("-")[1])
+                    assert row.slot is None or reader.points(row).positions[0, 0] == part
+                assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
+                expected, start = numbers, max(numbers, default=start) + 1
+        writers.stdin.close()
+        assert writers.wait() == 0
 
 
 def ranking(index, query, top=1000):
@@ -659,7 +669,7 @@ def test_a_reader_without_the_right_to_write_sees_what_a_writer_committed(index,
             "import os, sys; from pathlib import Path; from d2r.index import Index; os.setuid(65534);"
             "print(Index(Path(sys.argv[1])).size().pictures)"
         )
-        done = subprocess.run([sys.executable, "-c", code, index.folder], capture_output=True, text=True, check=False)
+        done = run(sys.executable, "-c", code, index.folder)
     assert done.stdout == "5\n", done.stderr
 
 
@@ -667,10 +677,12 @@ def test_searches_during_changes_always_see_one_whole_state(index):
     """A writer replaces all pictures again and again; every search finds each of them exactly once."""
     put(index, range(10))
     stop = threading.Event()
+    begun = threading.Barrier(4)
     errors = []
 
     def read():
         with Index(index.folder) as reader:
+            begun.wait(LIMIT_S)
             while not stop.is_set():
                 names = [Path(hit.picture.path).stem for hit in reader.search(query, 100)]
                 if sorted(names) != sorted(reachable):
@@ -679,17 +691,19 @@ def test_searches_during_changes_always_see_one_whole_state(index):
     query = entry(3, words=WORDS).aggregated
     reachable = [Path(hit.picture.path).stem for hit in index.search(query, 100)]
     assert len(reachable) == 10
-    threads = [threading.Thread(target=read) for _ in range(3)]
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for turn in range(15):
-        put(index, range(10))
-        if turn % 4 == 3:
-            with index.writing() as writer:
-                writer.compact()
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        begun.wait(LIMIT_S)
+        for turn in range(15):
+            put(index, range(10))
+            if turn % 4 == 3:
+                with index.writing() as writer:
+                    writer.compact()
+    finally:
+        stop.set()
+        join(*threads)
     assert errors == []
 
 
@@ -701,13 +715,7 @@ def test_a_disk_that_fills_loses_nothing_and_the_index_can_be_used_on(index):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     code = textwrap.dedent(_WRITER) + "write(100)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, index.folder, Path(__file__).parent],
-        preexec_fn=limit_files,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(sys.executable, "-c", code, index.folder, Path(__file__).parent, preexec_fn=limit_files)
     assert done.returncode != 0
     assert found(index) == {"0", "1", "2", "3", "4"}
     assert [path for path in index.folder.rglob("*") if path.name.endswith(".part")] == []

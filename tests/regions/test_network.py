@@ -1,7 +1,6 @@
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from onnx import TensorProto
 from d2r import onnx_files
 from d2r.regions.network import DetectorError, load_network
 from detectors import METADATA, SIDE, write_detector
+from programs import run
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
 
@@ -71,7 +71,7 @@ def test_a_process_that_runs_a_detector_does_not_import_torch(tmp_path):
         f"print(len(make_selector('detector:model={path}').select(np.zeros((9, 9, 3), np.uint8))));"
         "assert not {'torch', 'torchvision'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run(sys.executable, "-c", code)
     assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
 

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import cv2
@@ -9,6 +8,7 @@ from d2r.boxes import area, iou
 from d2r.datasets.bundled import bundled_photos
 from d2r.images import read_image, shrink
 from d2r.regions import SelectiveSearch, Whole
+from programs import run
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_a_picture_has_the_same_proposals_every_time_and_in_every_process(photo)
     first = SelectiveSearch(5).select(photo).boxes.tolist()
     SelectiveSearch(5).select(np.ascontiguousarray(photo[::-1]))
     assert SelectiveSearch(5).select(photo).boxes.tolist() == first
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == str(first)
+    other = run(sys.executable, "-c", code)
+    assert other.stdout.strip() == str(first), other.stderr
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (8, 300, 3), (15, 15, 3), (15, 400, 3), (3000, 40, 3)])

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,36 +13,20 @@ import httpx
 import pytest
 
 from d2r.engine import Engine
+from programs import D2R, join, running, workers_held
 from serving import AUTHORIZED, TOKEN, ended, wait_until
 from synthetic import texture, write
 
 
 @contextmanager
-def running(index, *options, errors=None):
+def service(index, *options, errors=None):
     """Run ``d2r serve`` as a process of its own."""
-    command = [
-        sys.executable,
-        "-c",
-        "from d2r.cli import main; main()",
-        "serve",
-        index,
-        "--port",
-        "0",
-        "--workers",
-        "1",
-    ]
+    command = (*D2R, "serve", index, "--port", "0", "--workers", "1", *options)
     environment = {**os.environ, "D2R_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-    )
-    try:
+    with running(*command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
         url = re.search(r"http://\S+", process.stdout.readline()).group()
         with httpx.Client(base_url=url, timeout=120, headers=AUTHORIZED) as client:
             yield process, client
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture
@@ -56,19 +39,20 @@ def ready(client):
 
 
 def test_what_was_accepted_before_it_is_ended_is_answered(index, pagoda):
-    with running(index) as (process, client):
+    with service(index) as (process, client):
         ready(client)
         statuses = []
-        threads = [
-            threading.Thread(target=lambda: statuses.append(client.post("/v1/search", content=pagoda).status_code))
-            for _ in range(6)
-        ]
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: "d2r_waiting 0.0" not in client.get("/v1/metrics").text)
-        process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join()
+
+        def search():
+            statuses.append(client.post("/v1/search", content=pagoda).status_code)
+
+        threads = [threading.Thread(target=search, daemon=True) for _ in range(6)]
+        with workers_held():
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: "d2r_waiting 5.0" in client.get("/v1/metrics").text)
+            process.send_signal(signal.SIGTERM)
+        join(*threads)
         assert statuses == [200] * 6
         assert process.wait(60) in (0, -signal.SIGTERM)
 
@@ -77,7 +61,7 @@ def test_what_was_accepted_before_it_is_ended_is_answered(index, pagoda):
 def test_what_was_acknowledged_survives_a_kill_during_the_add(index, tmp_path):
     sent = [write(tmp_path / f"{k}.jpg", texture(k, 300, 200)) for k in range(6)]
     log = tmp_path / "log"
-    with log.open("w") as errors, running(index, errors=errors) as (process, client):
+    with log.open("w") as errors, service(index, errors=errors) as (process, client):
         ready(client)
         jobs = [
             client.post(f"/v1/pictures?name={k}.jpg", content=path.read_bytes()).json() for k, path in enumerate(sent)
@@ -89,7 +73,7 @@ def test_what_was_acknowledged_survives_a_kill_during_the_add(index, tmp_path):
         line = f'INFO d2r.serve.access: add job={job["id"]} client=127.0.0.1 token=write name="{number}.jpg"'
         assert line in log.read_text()
     assert TOKEN not in log.read_text()
-    with running(index) as (process, client):
+    with service(index) as (process, client):
         ready(client)
         outcomes = [ended(client, job) for job in jobs]
         assert [job["state"] for job in outcomes] == ["done"] * 6

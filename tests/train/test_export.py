@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from d2r.train.architectures import build
 from d2r.train.export import ExportError, export_detector
 from d2r.train.loop import write_best
 from d2r.train.settings import Settings
+from programs import run
 
 PHOTO = bundled_photos().instances[0].photos[0]
 
@@ -132,7 +132,7 @@ def test_without_torch_the_command_says_what_to_install(labels, tmp_path) -> Non
         "import sys; sys.modules['torch'] = None; from d2r.cli import main;"
         f"sys.argv = ['d2r', 'train', 'detector', '--data', {str(labels)!r}, '--out', {str(tmp_path)!r}]; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run(sys.executable, "-c", code)
     assert done.returncode == 1
     assert "pip install 'detect-to-retrieve[train]'" in done.stderr
 

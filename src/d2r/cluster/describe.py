@@ -14,14 +14,11 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from loky import ProcessPoolExecutor
 
 from d2r.cluster.connect import accelerators, processors
 from d2r.cluster.stages import Found, Seen, describe_seen, find, look_at
@@ -30,7 +27,7 @@ from d2r.describers import Sampled
 from d2r.index import Job
 from d2r.ingest import Outcome, Recipe, prepare_worker, sample_file
 from d2r.regions import Detector, make_selector
-from d2r.workers import WorkerDied, start_processes
+from d2r.workers import WorkerDied, Workers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -155,26 +152,19 @@ class _Worker:
     def __init__(self, function: list[Any]) -> None:
         import ray
 
-        self._function: bytes = ray.get(function[0])
-        self._process: ProcessPoolExecutor | None = None
+        self._process = Workers(1, partial(_begin, ray.get(function[0])))
 
     def __call__(self, batch: pyarrow.Table) -> Iterator[pyarrow.Table]:
         for row in batch.to_pylist():
             yield _table([(row["job"], self._result(row["result"]))])
 
     def _result(self, given: bytes) -> bytes:
-        died = WorkerDied("")
-        for _ in range(2):  # the machine may have been short of memory for another reason
-            if self._process is None:
-                self._process = start_processes(1, partial(_begin, self._function))
-            try:
-                result: bytes = self._process.submit(_call, given).result()
-                return result
-            except BrokenProcessPool as error:
-                died = WorkerDied(str(error))
-                self._process.shutdown(kill_workers=True)
-                self._process = None
-        return pickle.dumps(died)
+        try:
+            return self._process.submit(_call, given).result()
+        except WorkerDied as died:
+            return pickle.dumps(died)
+        except Exception as error:  # of the process, which cannot begin
+            return pickle.dumps(_Raised(error))
 
 
 _function: Callable[[Any], Any] | None = None  # of this process

@@ -213,7 +213,7 @@ def ablate(
     kept: list[_Kept] = []
     for _, one in map_in_processes(keep, extraction.files, workers=workers, prepare=prepare_worker):
         if isinstance(one, WorkerDied):
-            raise BenchmarkError("a process died while aggregating: memory ran out")
+            raise BenchmarkError(f"the process that aggregated a picture {one}; is there memory left?")
         kept.append(one)
         progress("aggregate", len(kept), len(extraction.files))
     variants, pooled = VARIANTS, None

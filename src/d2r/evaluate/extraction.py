@@ -83,7 +83,8 @@ def extract(
     for done, (path, outcome) in enumerate(outcomes, start=1):
         file = outcome if isinstance(outcome, Path) else None
         if file is None:
-            skipped.append((display_path(path), str(outcome)))
+            died = isinstance(outcome, WorkerDied)
+            skipped.append((display_path(path), f"the process that read it {outcome}" if died else str(outcome)))
         files.append(file)
         progress("describe", done, len(benchmark.database))
     if all(file is None for file in files):
@@ -121,7 +122,7 @@ def map_pictures(
     outcomes = map_in_processes(function, items, workers=workers, prepare=prepare_worker)
     for done, (item, made) in enumerate(outcomes, start=1):
         if isinstance(made, WorkerDied):
-            raise BenchmarkError(f"{display_path(path_of(item))}: the process that read it died")
+            raise BenchmarkError(f"{display_path(path_of(item))}: the process that read it {made}")
         found.append(made)
         progress(stage, done, len(items))
     return found
@@ -186,7 +187,7 @@ def aggregate_pictures(
         map_in_processes(function, files, workers=workers, prepare=prepare_worker), start=1
     ):
         if isinstance(one, WorkerDied):
-            raise BenchmarkError("a process died while aggregating: memory ran out")
+            raise BenchmarkError(f"the process that aggregated a picture {one}; is there memory left?")
         stored.append(one)
         progress("aggregate", done, len(files))
     return stored

@@ -10,7 +10,7 @@ import hmac
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import PurePath
@@ -189,7 +189,8 @@ class _Service:
 
     async def _start(self) -> None:
         await self.processes.start()
-        await self.searches.warm()
+        with suppress(TooLongError):  # the machine is busy: the first search will be slow, and that is all
+            await self.searches.warm()
 
     # What routes need
 
@@ -210,7 +211,7 @@ class _Service:
         except TooLongError as error:
             raise ProblemError(422, f"The picture cannot be used: {error}.") from error
         except WorkerDied as error:
-            raise ProblemError(422, "The picture cannot be used: it makes the decoder crash.") from error
+            raise ProblemError(422, f"The picture cannot be used: the process that read it {error}.") from error
         except FileGoneError as error:
             raise ProblemError(404, _GONE.format(error.picture)) from error
         except RemovedError as error:

@@ -7,20 +7,19 @@ it. Another takes its place.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
-import signal
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeVar
 
-from loky import ProcessPoolExecutor
-
-from d2r.workers import WorkerDied, start_processes
+from d2r.workers import WorkerDied, Workers
 
 Result = TypeVar("Result")
+
+log = logging.getLogger("d2r.serve")
 
 
 class QueueFullError(Exception):
@@ -46,11 +45,16 @@ class Processes:
         self._queue = queue
         self._limit_s = limit_s
         self._prepare = partial(_prepare, prepare)
-        self._free: asyncio.Queue[ProcessPoolExecutor] = asyncio.Queue()
-        self._all: set[ProcessPoolExecutor] = set()
+        self._free: asyncio.Queue[Workers] = asyncio.Queue()
+        self._all: set[Workers] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.waiting = 0
-        self.deaths = 0
+        self._gone = 0
+
+    @property
+    def deaths(self) -> int:
+        """Processes that died, were killed by others, or were ended because they took too long."""
+        return self._gone + sum(one.deaths for one in self._all)
 
     async def start(self) -> None:
         """Start the processes, and return when they can work."""
@@ -60,7 +64,7 @@ class Processes:
         """Let what is under way end, then end the processes."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await asyncio.gather(*(asyncio.to_thread(one.shutdown, kill_workers=True) for one in self._all))
+        await asyncio.gather(*(asyncio.to_thread(one.close) for one in self._all))
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return ``function(*arguments)``, called in a process; what it raises is raised here.
@@ -70,7 +74,8 @@ class Processes:
         Raises:
             QueueFullError: too much is waiting.
             TooLongError: see there.
-            WorkerDied: the process died of it.
+            WorkerDied: the process died of it, and so did another.
+            WorkerStartError: no process can begin.
         """
         if self._free.empty() and self.waiting >= self._queue:
             raise QueueFullError
@@ -84,25 +89,24 @@ class Processes:
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    async def _finish(
-        self, process: ProcessPoolExecutor, function: Callable[..., Result], arguments: tuple[Any, ...]
-    ) -> Result:
+    async def _finish(self, process: Workers, function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
         broken = True
         try:
             work: Future[Result] = process.submit(function, *arguments)
             result = await asyncio.wait_for(asyncio.wrap_future(work), self._limit_s)
             broken = False
             return result
-        except BrokenProcessPool as error:
-            raise WorkerDied(str(error)) from error
+        except WorkerDied:
+            raise
         except TimeoutError as error:
+            self._gone += 1
             raise TooLongError(f"it took more than {self._limit_s:g} s") from error
         except Exception:
             broken = False
             raise
         finally:
             if broken:
-                self.deaths += 1
+                self._gone += process.deaths
                 self._all.discard(process)
                 replacing = asyncio.create_task(self._replace(process))
                 self._tasks.add(replacing)
@@ -110,15 +114,20 @@ class Processes:
             else:
                 self._free.put_nowait(process)
 
-    async def _replace(self, process: ProcessPoolExecutor) -> None:
-        await asyncio.to_thread(process.shutdown, kill_workers=True)
-        await self._begin()
+    async def _replace(self, process: Workers) -> None:
+        await asyncio.to_thread(process.close)
+        try:
+            await self._begin()
+        except Exception:
+            log.exception("a worker process does not start")
 
     async def _begin(self) -> None:
-        process = start_processes(1, self._prepare)
+        process = Workers(1, self._prepare)
         self._all.add(process)
-        await asyncio.wrap_future(process.submit(os.getpid))
-        self._free.put_nowait(process)
+        try:
+            await asyncio.wrap_future(process.submit(os.getpid))
+        finally:  # one that does not start tries to again at its next call, which is told why it cannot
+            self._free.put_nowait(process)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -127,6 +136,5 @@ class Processes:
 
 
 def _prepare(prepare: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the service ends its own in order
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prepare()
