@@ -16,15 +16,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from d2r.describers import LocalWorkers
 from d2r.engine import Engine
 from d2r.files import replacing
 from d2r.index import PictureRow, StoreError
 from d2r.serve.settings import ServeError
+from d2r.serve.work import prepare_decoding
 
 _JOURNAL = "jobs.sqlite"
 _LOCK = ".service.lock"
@@ -310,7 +313,8 @@ class Jobs:
 
     def _add(self, batch: list[Job], progress: Any) -> None:
         paths = {job.file: self._folder / (job.file or "") for job in batch}
-        workers = min(self._workers, len(paths))
+        prepare = partial(prepare_decoding, self._engine.index.folder)
+        workers = LocalWorkers(min(self._workers, len(paths)), prepare)
         self._engine.add(paths.values(), workers=workers, max_pixels=self._max_pixels, progress=progress)
         for job in batch:
             path = paths[job.file]
