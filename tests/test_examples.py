@@ -41,6 +41,11 @@ def test_the_command_takes_the_options_that_it_is_given(command):
     assert context.params["uploads"].name == "uploads"
 
 
+def test_the_container_answers_to_no_name_but_those_of_this_machine():
+    context = typer.main.get_command(app).commands["serve"].make_context("serve", container_command()[2:])
+    assert {"127.0.0.1", "localhost"} == set(context.params["allow_host"])
+
+
 def test_the_container_file_copies_what_is_there():
     root = EXAMPLES.parent
     copied = re.findall(r"^COPY (.*) \S+$", (EXAMPLES / "Containerfile").read_text(), re.MULTILINE)

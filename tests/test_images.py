@@ -1,3 +1,4 @@
+import fcntl
 import io
 import os
 import pickle
@@ -15,8 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2r.images import ImageError, decode_image, encode_jpeg, read_image, shrink
+from d2r import images
+from d2r.images import ImageError, decode_image, encode_jpeg, read_image, shrink, take_turns
 from programs import join, run
+
+
+@pytest.fixture(autouse=True)
+def some_rows_at_a_time(monkeypatch):
+    """Convert also the small pictures here in several parts."""
+    monkeypatch.setattr(images, "_AT_ONCE", 64)
 
 
 def encoded(image, kind, **options):
@@ -451,3 +459,79 @@ def test_shrinking_keeps_the_shape_and_never_enlarges():
 
 def test_a_jpeg_that_is_written_can_be_read():
     assert np.abs(decode_image(encode_jpeg(gradient(), 95)).astype(int) - gradient()).mean() < 4
+
+
+def stored_turned(picture, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(picture, "JPEG", exif=exif, quality=92)
+
+
+def test_decoding_takes_the_memory_of_two_pictures_and_no_more(tmp_path):
+    """Pillow's own, of four bytes a pixel, and the array, of three."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(stored_turned(Image.effect_noise((4000, 3000), 30).convert("RGB"), 6))
+    script = """
+        import re, sys
+        from d2r.images import read_image
+        def peak():
+            return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
+        before = peak()
+        read_image(sys.argv[1])
+        print((peak() - before) / 12e6)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert 3 < float(done.stdout) < 10  # bytes a pixel
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_jpeg_that_is_only_shown_is_decoded_at_a_fraction_of_its_size(orientation):
+    data = stored_turned(Image.fromarray(gradient(1603, 1203)), orientation)
+    whole, small = decode_image(data), decode_image(data, side=110)
+    assert max(small.shape) == 401  # a quarter; an eighth would leave less than twice 110
+    shown, expected = shrink(small, 110), shrink(whole, 110)
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(int) - expected).mean() < 2
+    np.testing.assert_array_equal(decode_image(data, side=900), whole)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_other_formats_are_decoded_whole_although_they_are_only_shown(kind):
+    assert decode_image(encoded(photo(), kind), side=1).shape == (30, 40, 3)
+
+
+def test_half_a_jpeg_is_found_damaged_at_a_fraction_of_its_size_too():
+    data = encoded(Image.effect_noise((800, 600), 60), "JPEG")
+    with pytest.raises(ImageError, match="damaged or truncated"):
+        decode_image(data[: len(data) // 2], side=1)
+
+
+def test_large_pictures_are_decoded_in_turn_and_a_process_that_dies_loses_its_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LARGE", 40 * 30 - 1)
+    monkeypatch.setattr(images._turns, "folder", None)
+    take_turns(tmp_path)
+    script = """
+        import fcntl, os, sys
+        fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+        print(flush=True)
+        input()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), tmp_path]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        assert decode_image(encoded(photo().resize((39, 30)), "PNG")).shape == (30, 39, 3)  # it is not large
+        decoding = threading.Thread(target=decode_image, args=[encoded(photo(), "PNG")], daemon=True)
+        decoding.start()
+        decoding.join(0.3)
+        assert decoding.is_alive()
+    finally:
+        other.kill()
+        other.communicate()
+    decoding.join(60)
+    assert not decoding.is_alive()
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back
+    os.close(handle)
+    assert not list(tmp_path.iterdir())

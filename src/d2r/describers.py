@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,23 +45,25 @@ class LocalWorkers:
 
     Attributes:
         count: of them; None is one a processor, 0 does everything in this process.
+        prepare: picklable; called once in every process.
     """
 
     count: int | None = None
+    prepare: Callable[[], None] = prepare_worker
 
     def samples(
         self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, Sampled | WorkerDied]]:
         """See :meth:`Describers.samples`."""
         function = partial(sample_file, recipe, max_pixels, staging, quota)
-        return map_in_processes(function, jobs, workers=self._processes(), prepare=prepare_worker)
+        return map_in_processes(function, jobs, workers=self._processes(), prepare=self.prepare)
 
     def entries(
         self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, Outcome | WorkerDied]]:
         """See :meth:`Describers.entries`."""
         function = partial(enter_file, recipe, max_pixels, staging, codebook)
-        return map_in_processes(function, jobs, workers=self._processes(), prepare=prepare_worker)
+        return map_in_processes(function, jobs, workers=self._processes(), prepare=self.prepare)
 
     def _processes(self) -> int:
         return default_workers() if self.count is None else self.count

@@ -5,12 +5,15 @@ A picture is a ``uint8`` array of shape (height, width, 3), RGB, upright, C-cont
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -29,16 +32,23 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 # one as .jpg often enough; the many other formats that Pillow knows only widen the surface of attack.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# EXIF orientation, and what makes the picture upright again; 1 is upright already.
+LARGE: Final = 16_000_000
+"""Pixels above which processes that :func:`take_turns` decode one picture at a time."""
+
+_AT_ONCE: Final = 1 << 20  # pixels that are converted to RGB at a time
+_ENOUGH: Final = 2  # pixels to one of the picture that is wanted, along a side, when a JPEG is decoded smaller
+
+# EXIF orientation, and the view of an upright array (height, width, 3) in which a picture lies as it is stored; 1 is
+# upright already.
 _ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_STORED: Final[dict[int, Callable[[Picture], Picture]]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright[:, ::-1].swapaxes(0, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: upright[::-1].swapaxes(0, 1),
 }
 
 
@@ -59,7 +69,7 @@ class ImageError(Exception):
         return f"{self.name}: {self.reason}"
 
 
-def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS, side: int | None = None) -> Picture:
     """Decode a picture file into an upright RGB array.
 
     The content decides the format, not the file's ending. EXIF orientation is applied, transparency is laid
@@ -68,9 +78,12 @@ def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Args:
         source: path of the file, or its URL in object storage.
         max_pixels: refuse a picture of more pixels (width x height) before decoding it.
+        side: pixels of the longer side that the picture is to be shrunk to for showing it. A JPEG of more than twice
+            as many is decoded at a half, a quarter or an eighth of its size where that leaves twice as many, which
+            takes a fraction of the time and memory. None decodes every pixel.
 
     Returns:
-        uint8 array (height, width, 3).
+        uint8 array (height, width, 3); smaller than the picture where ``side`` allows it.
 
     Raises:
         ImageError: the file is missing, empty, damaged, not a picture, or has too many pixels.
@@ -80,17 +93,19 @@ def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
         data = read_bytes(source)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have, with a zero byte in it
         raise ImageError(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return decode_image(data, name=name, max_pixels=max_pixels)
+    return decode_image(data, name=name, max_pixels=max_pixels, side=side)
 
 
-def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> Picture:
+def decode_image(
+    data: bytes, *, name: str = "picture", max_pixels: int = MAX_PIXELS, side: int | None = None
+) -> Picture:
     """Decode an encoded picture held in memory; the same rules and errors as :func:`read_image`."""
     if not data:
         raise ImageError(name, "the file is empty")
     try:
         with warnings.catch_warnings(), _pillow_limit.lifted():
             warnings.simplefilter("ignore")  # damaged metadata is common and harmless here
-            return _decode(data, name, max_pixels)
+            return _decode(data, name, max_pixels, side)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -101,7 +116,7 @@ def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = MAX_PI
         raise ImageError(name, f"damaged or truncated ({error})") from error
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
+def _decode(data: bytes, name: str, max_pixels: int, side: int | None) -> Picture:
     with _open(data) as image:
         width, height = image.size
         if width < 1 or height < 1:
@@ -113,8 +128,12 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
                     f"{columns} x {rows} pixels is above the limit of {max_pixels:,} (raise it with --max-pixels)",
                 )
         image.seek(0)
-        image.load()
-        return np.ascontiguousarray(_to_rgb(_upright(image)))
+        if side is not None:
+            share = min(1.0, _ENOUGH * side / max(width, height))
+            image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))  # of a JPEG; others ignore it
+        with _turns.taken(image.width * image.height):
+            image.load()
+            return _upright_rgb(image)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -176,30 +195,88 @@ class _PillowLimit:
 _pillow_limit = _PillowLimit()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose also writes the EXIF anew, which fails where any other part of it is broken.
+def take_turns(folder: str | os.PathLike[str]) -> None:
+    """Decode pictures of more than :data:`LARGE` pixels in turn with all processes that name the same folder.
+
+    However many worker processes there are, one of them at a time takes the memory that this needs. Nothing is written
+    to the folder.
+    """
+    _turns.folder = os.fspath(folder)
+
+
+class _Turns:
+    """Of large pictures, between processes. A turn ends with its process, whatever ends that."""
+
+    folder: str | None = None
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        if self.folder is None or pixels <= LARGE:
+            yield
+            return
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system that does not lock folders: without turns, then
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+_turns = _Turns()
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF must not cost the picture
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return 1
+
+
+def _upright_rgb(image: Image.Image) -> Picture:
+    """Return the pixels of a loaded picture, upright: some rows at a time, so that only these exist more than twice."""
+    width, height = image.size
+    orientation = _orientation(image)
+    upright = np.empty((width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3), np.uint8)
+    stored = _STORED[orientation](upright) if orientation in _STORED else upright
+    to_rgb = partial(_stretched, *_range(image)) if image.mode == "F" else _to_rgb
+    for top, band in _bands(image):
+        stored[top : top + band.height] = to_rgb(band)
+    return upright
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield a picture some rows at a time, each with the number of the first."""
+    width, height = image.size
+    step = max(1, _AT_ONCE // width)
+    for top in range(0, height, step):
+        yield top, image.crop((0, top, width, min(top + step, height)))
 
 
 def _to_rgb(image: Image.Image) -> Picture:
     if image.mode.startswith("I"):  # 16 bits a sample, also where Pillow holds them in 32
-        samples = np.asarray(image).astype(np.float32) / 257.0
-        return _gray_to_rgb(samples)
-    if image.mode == "F":
-        samples = np.asarray(image, dtype=np.float32)
-        finite = np.isfinite(samples)  # "no data" is often written as infinity or not-a-number
-        low = float(samples.min(where=finite, initial=np.inf))
-        high = float(samples.max(where=finite, initial=-np.inf))
-        stretched = (samples - low) * (255.0 / (high - low) if high > low else 0.0)
-        return _gray_to_rgb(np.nan_to_num(stretched, nan=0.0))
+        return _gray_to_rgb(np.asarray(image).astype(np.float32) / 257.0)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.asarray(image.convert("RGB"))
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Return the least and the greatest sample; "no data" is often written as infinity or not-a-number."""
+    lows, highs = [], []
+    for _, band in _bands(image):
+        samples = np.asarray(band, np.float32)
+        finite = np.isfinite(samples)
+        lows.append(float(samples.min(where=finite, initial=np.inf)))
+        highs.append(float(samples.max(where=finite, initial=-np.inf)))
+    return min(lows), max(highs)
+
+
+def _stretched(low: float, high: float, image: Image.Image) -> Picture:
+    samples = np.asarray(image, np.float32)
+    stretched = (samples - low) * (255.0 / (high - low) if high > low else 0.0)
+    return _gray_to_rgb(np.nan_to_num(stretched, nan=0.0))
 
 
 def _gray_to_rgb(samples: NDArray[np.float32]) -> Picture:

@@ -4,6 +4,7 @@ import io
 import shutil
 import socket
 import threading
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from PIL import Image
@@ -170,6 +171,39 @@ def test_another_name_or_another_site_is_refused(client, pagoda):
     is_problem(client.post("/v1/search", content=pagoda, headers={"Origin": "https://evil.example"}), 403)
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_elsewhere_cannot_make_the_service_work(client, site):
+    number, other = list(ids(client).values())[:2]
+    costly = ("search", f"match?query={other}", f"thresholds?query={other}", "image", "thumbnail")
+    for path in costly:
+        is_problem(client.get(f"/v1/pictures/{number}/{path}", headers={"Sec-Fetch-Site": site}), 403)
+    for asked in ("same-origin", "none"):  # the page itself; an address that was typed
+        answer = client.get(f"/v1/pictures/{number}/thumbnail", headers={"Sec-Fetch-Site": asked})
+        assert answer.status_code == 200
+    assert client.get("/", headers={"Sec-Fetch-Site": site}).status_code == 200  # a link to the page
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/v1/info", "/v1/health", "/v1/pictures", "/v1/openapi.json"])
+def test_head_is_answered_wherever_get_is(client, path):
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
+
+
+def test_a_body_with_two_lengths_ends_the_connection(client):
+    """What follows such a body, for one server on the way the body, would be the request of another client."""
+    hidden = b"0\r\n\r\nGET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(hidden)}\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as line:
+        line.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + hidden)
+        line.settimeout(60)
+        answer = b""
+        while part := line.recv(1 << 16):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 def test_the_figures_are_what_prometheus_reads(client, pagoda):
     client.post("/v1/search?top=1", content=pagoda)
     text = client.get("/v1/metrics").text
@@ -302,6 +336,45 @@ def test_a_picture_that_is_not_sent_in_time_is_given_up(built_index, tmp_path):
     ):
         line.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
         assert line.recv(100).startswith(b"HTTP/1.1 408")
+
+
+@contextmanager
+def sending(client, count, length):
+    """Connections on which the service awaits a picture of so many bytes."""
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    with ExitStack() as stack:
+        lines = []
+        for _ in range(count):
+            line = stack.enter_context(socket.create_connection((client.base_url.host, client.base_url.port)))
+            line.settimeout(60)
+            line.sendall(head.encode())
+            assert line.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+            lines.append(line)
+        yield lines
+
+
+def test_pictures_that_come_slowly_keep_nobody_out(built_index, tmp_path, pagoda):
+    with (
+        serving(built_index, tmp_path, limits={"requests": 4, "seconds": 60}) as client,
+        sending(client, 40, 1000) as lines,
+    ):
+        for line in lines:
+            line.sendall(b"x")
+        assert client.get("/v1/health").status_code == 200
+        assert client.post("/v1/search?top=1", content=pagoda).status_code == 200
+
+
+def test_the_memory_for_pictures_that_are_not_whole_yet_is_limited_and_given_back(built_index, tmp_path):
+    with serving(built_index, tmp_path, limits={"upload_bytes": 1000, "seconds": 60}) as client:
+
+        def status():
+            return client.post("/v1/search", content=b"no picture" * 20).status_code
+
+        with sending(client, 8, 1000) as lines:
+            for line in lines:
+                line.sendall(bytes(999))
+            wait_until(lambda: status() == 429)
+        wait_until(lambda: status() == 422)
 
 
 def test_a_search_that_nobody_waits_for_is_given_up(client, pagoda):

@@ -28,7 +28,7 @@ from d2r.images import ImageError
 from d2r.index import PictureRow, RemovedError
 from d2r.regions import Detector, DetectorError, make_selector
 from d2r.serve import work
-from d2r.serve.guard import Guard
+from d2r.serve.guard import Guard, Places
 from d2r.serve.jobs import Job, Jobs, Journal, access, quoted
 from d2r.serve.metrics import CONTENT_TYPE, Metrics
 from d2r.serve.models import (
@@ -59,7 +59,7 @@ MOST_RESULTS: Final = 200
 _THUMBNAIL_SIDE: Final = 360
 _IMAGE_SIDE: Final = 1600
 _KEPT_BYTES: Final = 64 << 20  # of pictures that are kept encoded
-_MOST_READING: Final = 32  # uploads that are received at the same time, each of which takes memory
+_MOST_ARRIVED: Final = 8  # of the largest uploads, whose bytes may have arrived of those that are not whole yet
 _LAST_ID: Final = 2**53 - 1  # that JavaScript can tell from the next
 _GRACE_S: Final = 20.0
 _GONE: Final = "Picture {} is in the index, but its file is gone or broken."
@@ -149,9 +149,8 @@ class _Service:
         self.metrics = Metrics()
         selector = make_selector(engine.recipe.regions)
         self.detector = selector if isinstance(selector, Detector) else None
-        self.processes = Processes(
-            settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=partial(work.prepare, engine.recipe)
-        )
+        prepare = partial(work.prepare, engine.recipe, engine.index.folder)
+        self.processes = Processes(settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=prepare)
         self.threads = Threads(settings.threads)
         most = settings.workers + limits.queue
         self.searches = Searches(engine, self.processes, self.threads, most=most, max_pixels=limits.pixels)
@@ -160,7 +159,8 @@ class _Service:
             self.jobs = Jobs(engine, settings.uploads, workers=settings.workers, max_pixels=limits.pixels)
         self.journal = self.jobs.journal if self.jobs is not None else Journal(settings.uploads, write=False)
         self.kept = _Kept(_KEPT_BYTES)
-        self.reading = 0
+        self.places = Places(limits.requests)
+        self.arrived = 0  # bytes, of the uploads that are not whole yet
         self.ready = False
         self.app = self._app()
 
@@ -234,23 +234,27 @@ class _Service:
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > most:
             raise too_large
-        if self.reading >= _MOST_READING:
-            self.metrics.refused.inc()
-            raise ProblemError(429, "Too many uploads at once; come again.", {"Retry-After": "1"})
+        too_many = ProblemError(
+            429, "Too many uploads at once; come again.", {"Retry-After": "1", "Connection": "close"}
+        )
         data = bytearray()
-        self.reading += 1
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                async for chunk in request.stream():
-                    data += chunk
-                    if len(data) > most:
-                        raise too_large
+            with self.places.left():
+                async with asyncio.timeout(self.limits.seconds):
+                    async for chunk in request.stream():
+                        data += chunk
+                        self.arrived += len(chunk)
+                        if len(data) > most:
+                            raise too_large
+                        if self.arrived > _MOST_ARRIVED * most:
+                            self.metrics.refused.inc()
+                            raise too_many
         except TimeoutError as error:
             raise ProblemError(
                 408, f"The picture was not sent within {self.limits.seconds:g} s.", {"Connection": "close"}
             ) from error
         finally:
-            self.reading -= 1
+            self.arrived -= len(data)
         if not data:
             raise ProblemError(422, "The body is empty; send a picture: curl --data-binary @FILE")
         return bytes(data)
@@ -306,6 +310,11 @@ class _Service:
                 401, "Adding and removing need a token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
 
+    async def from_here(self, request: Request) -> None:
+        """Refuse what a page of another site asks for: it cannot read the answer, and could make the service work."""
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise ProblemError(403, "Requests from pages of other sites are not taken.")
+
     # The routes
 
     def _app(self) -> FastAPI:
@@ -322,7 +331,7 @@ class _Service:
         app.add_middleware(
             Guard,
             hosts=self.settings.hosts,
-            requests=self.limits.requests,
+            places=self.places,
             observe=self.metrics.observe,
         )
         handle_problems(app)
@@ -429,19 +438,20 @@ class _Service:
                 uploaded=uploaded_file(self.settings.uploads, row.path) is not None,
             )
 
+        costly = [*reading, Depends(self.from_here)]
         shown: dict[int | str, dict[str, Any]] = {
-            **_JPEG, 304: {"description": "The browser has it"}, **documented(401, 404, 429),
+            **_JPEG, 304: {"description": "The browser has it"}, **documented(401, 403, 404, 429),
         }  # fmt: skip
 
         @app.get(
-            "/v1/pictures/{id}/image", tags=["pictures"], dependencies=reading, response_class=Response,
+            "/v1/pictures/{id}/image", tags=["pictures"], dependencies=costly, response_class=Response,
             responses=shown, summary=f"The picture, upright, at most {_IMAGE_SIDE} pixels a side",
         )  # fmt: skip
         async def get_image(request: Request, id: PictureId) -> Response:
             return await self.picture(request, self.row(id), _IMAGE_SIDE, 88)
 
         @app.get(
-            "/v1/pictures/{id}/thumbnail", tags=["pictures"], dependencies=reading, response_class=Response,
+            "/v1/pictures/{id}/thumbnail", tags=["pictures"], dependencies=costly, response_class=Response,
             responses=shown, summary=f"The picture, upright, at most {_THUMBNAIL_SIDE} pixels a side",
         )  # fmt: skip
         async def get_thumbnail(request: Request, id: PictureId) -> Response:
@@ -449,6 +459,7 @@ class _Service:
 
     def _search_routes(self, app: FastAPI) -> None:
         reading = [Depends(HTTPBearer(auto_error=False)), Depends(self.readable)]
+        costly = [*reading, Depends(self.from_here)]  # a GET, which any page may make a browser send
 
         async def answer(
             request: Request, query: Sought, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
@@ -473,8 +484,8 @@ class _Service:
             return await answer(request, await self.upload(request), box, top, verify, expand, diffuse, query_regions)
 
         @app.get(
-            "/v1/pictures/{id}/search", tags=["search"], dependencies=reading, response_model=SearchAnswer,
-            responses=documented(401, 404, 422, 429),
+            "/v1/pictures/{id}/search", tags=["search"], dependencies=costly, response_model=SearchAnswer,
+            responses=documented(401, 403, 404, 422, 429),
             summary="Search with a picture of the collection, which is left out of the results",
         )  # fmt: skip
         async def search_picture(
@@ -498,8 +509,8 @@ class _Service:
             return await match(request, await self.upload(request), box, other)
 
         @app.get(
-            "/v1/pictures/{id}/match", tags=["search"], dependencies=reading, response_class=Response,
-            responses={**_JPEG, **documented(401, 404, 422, 429)},
+            "/v1/pictures/{id}/match", tags=["search"], dependencies=costly, response_class=Response,
+            responses={**_JPEG, **documented(401, 403, 404, 422, 429)},
             summary="A picture of the matched points, beside another picture of the collection",
         )  # fmt: skip
         async def match_pictures(request: Request, id: PictureId, query: QueryId, box: BoxQuery = None) -> Response:
@@ -521,8 +532,8 @@ class _Service:
             return await self.work(request, self.searches.thresholds(query, parsed, row, detector))
 
         @app.get(
-            "/v1/pictures/{id}/thresholds", tags=["search"], dependencies=reading,
-            responses=documented(401, 404, 409, 422, 429, 503),
+            "/v1/pictures/{id}/thresholds", tags=["search"], dependencies=costly,
+            responses=documented(401, 403, 404, 409, 422, 429, 503),
             summary="Regions and score at each threshold of the detector, for another picture of the collection",
         )  # fmt: skip
         async def thresholds_pictures(
@@ -545,10 +556,10 @@ class _Service:
             name: Annotated[str, Query(max_length=200, description="what to call it")] = "",
         ) -> JobInfo:
             data = await self.upload(request)
-            checked = await self.work(request, self.processes.run(work.check, self.limits.pixels, data))
+            ending = await self.work(request, self.processes.run(work.check, self.limits.pixels, data))
             called = printable_path(name.encode("utf-8", "replace").decode()).strip() or "added picture"
             try:
-                job = await asyncio.to_thread(self.changing().add, data, checked.ending, called)
+                job = await asyncio.to_thread(self.changing().add, data, ending, called)
             except FileExistsError as error:
                 log.warning("%s: it has the name of a picture that is sent and is not that picture", error.filename)
                 raise ProblemError(500, "Another file has the picture's name; the log says which.") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -34,22 +35,52 @@ log = logging.getLogger("d2r.serve")
 Observe = Callable[[str, str, int, float], None]
 
 
+class Places:
+    """Of the requests that are answered at the same time, to be used from one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more requests can be taken."""
+        return self._taken >= self._most
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take a place for a request."""
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Leave the place while the request's body arrives: however slow its client is, it keeps nobody out."""
+        self._taken -= 1
+        try:
+            yield
+        finally:
+            self._taken += 1
+
+
 class Guard:
     """ASGI middleware.
 
     Args:
         app: what it stands around.
         hosts: names that a request may call the service by; empty takes any.
-        requests: that are answered at the same time.
+        places: of the requests that are answered at the same time.
         observe: told of every request: route, method, status and seconds.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], requests: int, observe: Observe) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], places: Places, observe: Observe) -> None:
         self._app = app
         self._hosts = hosts
-        self._most = requests
+        self._places = places
         self._observe = observe
-        self._now = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -69,12 +100,12 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(scope)
-        self._now += 1
         try:
             if refusal is not None:
                 await refusal(scope, receive, send_guarded)
             else:
-                await self._app(scope, receive, send_guarded)
+                with self._places.taken():
+                    await self._app(scope, receive, send_guarded)
         except ClientDisconnect:
             pass
         except Exception:
@@ -83,14 +114,17 @@ class Guard:
                 answer = problem_response(500, "An error of this program; its log has more.")
                 await answer(scope, receive, send_guarded)
         finally:
-            self._now -= 1
             route: Any = scope.get("route")
             path = getattr(route, "path", "other")
             self._observe(path, scope["method"] if path != "other" else "other", status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if self._now >= self._most:
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Servers on the way may differ in where the body ends, and take the rest of it for another's request.
+            problem = "Content-Length and Transfer-Encoding together are not taken."
+            return problem_response(400, problem, headers={"Connection": "close"})
+        if self._places.full:
             return problem_response(429, "Too many requests at once; come again.", headers={"Retry-After": "1"})
         host = headers.get("host", "")
         if self._hosts and _name(host) not in self._hosts:

@@ -16,15 +16,18 @@ import uuid
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from d2r.describers import LocalWorkers
 from d2r.engine import Engine
 from d2r.files import printable_path
 from d2r.index import BusyError, PictureRow, StoreError
 from d2r.serve.settings import ServeError
 from d2r.serve.uploads import JOURNAL, Uploads, uploaded_file
+from d2r.serve.work import prepare_decoding
 
 _MOST_AT_ONCE = 32  # pictures of one commit: few enough that the service can end soon
 _WAIT_S = 0.5  # between two looks whether another process still changes the index
@@ -387,7 +390,8 @@ class Jobs:
                 self._begun(batch, done, total)
 
         paths = {job.file: self._uploads.folder / (job.file or "") for job in batch}
-        workers = min(self._workers, len(paths))
+        prepare = partial(prepare_decoding, self._engine.index.folder)
+        workers = LocalWorkers(min(self._workers, len(paths)), prepare)
         report = self._engine.add(paths.values(), workers=workers, max_pixels=self._max_pixels, progress=progress)
         skipped = dict(report.skipped)
         for job in batch:

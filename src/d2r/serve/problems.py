@@ -86,7 +86,7 @@ _DETAILS = {
 
 _WHEN = {
     401: "a token is missing or wrong",
-    403: "nothing can be added or removed here",
+    403: "nothing can be added or removed here, or a page of another site asks",
     404: "there is no such thing",
     408: "the picture took too long to send",
     409: "the regions of this collection come from no detector",

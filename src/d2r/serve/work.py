@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ from PIL import Image
 
 from d2r.boxes import PixelBox
 from d2r.describe import Description, describe, describe_query
-from d2r.drawing import draw_match
+from d2r.drawing import MATCH_SIDE, draw_match
 from d2r.features import make_extractor
-from d2r.images import Picture, decode_image, encode_jpeg, read_image, shrink
+from d2r.images import Picture, decode_image, encode_jpeg, read_image, shrink, take_turns
 from d2r.ingest import Recipe, prepare_worker
 from d2r.regions import RegionSelector, make_selector
 
@@ -24,19 +24,16 @@ Source = bytes | str
 """A picture: its encoded bytes, or the path of a file of the collection."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A picture that can be decoded: its size in pixels, upright, and the ending of its format."""
-
-    width: int
-    height: int
-    ending: str
-
-
-def prepare(recipe: Recipe) -> None:
-    """Get a worker process ready: one thread, and what is imported at first use is imported."""
-    prepare_worker()
+def prepare(recipe: Recipe, index: Path) -> None:
+    """Get a worker process ready to describe: what is imported at first use is imported."""
+    prepare_decoding(index)
     make_extractor(recipe.features).extract([np.zeros((64, 64, 3), np.uint8)])
+
+
+def prepare_decoding(index: Path) -> None:
+    """Keep a worker process to one thread, and to its turn at large pictures among those of the index's folder."""
+    prepare_worker()
+    take_turns(index)
 
 
 def describe_source(
@@ -61,16 +58,16 @@ def describe_regions(selector: RegionSelector, recipe: Recipe, max_pixels: int, 
     return describe(_decode(source, max_pixels), selector, make_extractor(recipe.features), max_side=recipe.max_side)
 
 
-def check(max_pixels: int, data: bytes) -> Checked:
-    """Decode a picture to see that it can be."""
-    height, width = decode_image(data, max_pixels=max_pixels).shape[:2]
+def check(max_pixels: int, data: bytes) -> str:
+    """Decode a picture to see that it can be, and return the ending of its format."""
+    decode_image(data, max_pixels=max_pixels, side=1)  # all of the file is read, and as few pixels kept as can be
     with Image.open(io.BytesIO(data)) as image:
-        return Checked(width, height, _ENDINGS.get(image.format or "", ".jpg"))
+        return _ENDINGS.get(image.format or "", ".jpg")
 
 
 def rendered(max_pixels: int, source: Source, side: int, quality: int) -> bytes:
     """Return a picture as an upright JPEG of at most this longer side."""
-    return encode_jpeg(shrink(_decode(source, max_pixels), side), quality)
+    return encode_jpeg(shrink(_decode(source, max_pixels, side), side), quality)
 
 
 def match_picture(
@@ -91,11 +88,19 @@ def match_picture(
         query_points: float32 (N, 2) in its pixels.
         points: float32 (N, 2), the same in pixels of the other.
     """
-    left, right = (_decode(source, max_pixels) for source in (query, other))
-    return encode_jpeg(draw_match(left, right, query_points, points, box=box), 85)
+    (left, across), (right, along) = (_small(source, max_pixels, MATCH_SIDE) for source in (query, other))
+    small_box = None if box is None else np.multiply(box, across)
+    return encode_jpeg(draw_match(left, right, query_points * across, points * along, box=small_box), 85)
 
 
-def _decode(source: Source, max_pixels: int) -> Picture:
+def _small(source: Source, max_pixels: int, side: int) -> tuple[Picture, np.float32]:
+    """Return a picture of at most this longer side, and the length of one of the whole picture's pixels in it."""
+    picture = _decode(source, max_pixels)
+    small = shrink(picture, side)
+    return small, np.float32(small.shape[1] / picture.shape[1])
+
+
+def _decode(source: Source, max_pixels: int, side: int | None = None) -> Picture:
     if isinstance(source, bytes):
-        return decode_image(source, name="the picture", max_pixels=max_pixels)
-    return read_image(source, max_pixels=max_pixels)
+        return decode_image(source, name="the picture", max_pixels=max_pixels, side=side)
+    return read_image(source, max_pixels=max_pixels, side=side)
