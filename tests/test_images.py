@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import textwrap
 import threading
@@ -18,7 +19,7 @@ from PIL import Image
 
 from d2r import images
 from d2r.images import ImageError, decode_image, encode_jpeg, read_image, shrink, take_turns
-from programs import join, run
+from programs import join, run, running
 
 
 @pytest.fixture(autouse=True)
@@ -480,8 +481,8 @@ def test_decoding_takes_the_memory_of_two_pictures_and_no_more(tmp_path):
         read_image(sys.argv[1])
         print((peak() - before) / 12e6)
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = run(sys.executable, "-c", textwrap.dedent(script), path)
+    assert done.returncode == 0, done.stderr
     assert 3 < float(done.stdout) < 10  # bytes a pixel
 
 
@@ -518,19 +519,14 @@ def test_large_pictures_are_decoded_in_turn_and_a_process_that_dies_loses_its_tu
         input()
     """
     command = [sys.executable, "-c", textwrap.dedent(script), tmp_path]
-    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
+    with running(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         assert decode_image(encoded(photo().resize((39, 30)), "PNG")).shape == (30, 39, 3)  # it is not large
         decoding = threading.Thread(target=decode_image, args=[encoded(photo(), "PNG")], daemon=True)
         decoding.start()
         decoding.join(0.3)
         assert decoding.is_alive()
-    finally:
-        other.kill()
-        other.communicate()
-    decoding.join(60)
-    assert not decoding.is_alive()
+    join(decoding)
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back
     os.close(handle)

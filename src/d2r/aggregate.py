@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from d2r.checks import check_array, check_numbers
 from d2r.codebook import Codebook
+from d2r.compiling import compiled, inner, read, write
 from d2r.native import prefetch
 
 Embedding = Literal["count", "sum", "mean-unit", "unit", "sign"]
@@ -211,8 +211,9 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     key = (assigned.words.astype(np.int64) * assigned.region_count + assigned.regions) * count + np.arange(count)
     key.sort()
     order = key % max(count, 1)
-    found = _pool(
-        order, assigned.words, assigned.regions, assigned.region_count, assigned.points, assigned.origins,
+    origins = np.empty((0, dim), np.float32) if assigned.origins is None else assigned.origins
+    found = pool_residuals(
+        order, assigned.words, assigned.regions, assigned.region_count, assigned.points, origins,
         kernel.embedding == "mean-unit", kernel.embedding == "unit", out_words, codes, vectors,
     )  # fmt: skip
     return Aggregated(out_words[:found], codes[:found] if signs else vectors[:found], dim)
@@ -340,14 +341,17 @@ def _region(assigned: Assigned, region: int) -> Assigned:
     return Assigned(words, points, assigned.origins, np.zeros(len(words), np.int32), 1)
 
 
-@njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc"})  # type: ignore[untyped-decorator]
-def _pool(
+@compiled(
+    read(np.int64, 1), read(np.int32, 1), read(np.int32, 1), int, read(np.float32, 2), read(np.float32, 2), bool, bool,
+    write(np.int32, 1), write(np.uint64, 2), write(np.float32, 2), fastmath={"reassoc"},
+)  # fmt: skip
+def pool_residuals(
     order: NDArray[np.int64],
     words: NDArray[np.int32],
     regions: NDArray[np.int32],
     region_count: int,
     points: NDArray[np.float32],
-    origins: NDArray[np.float32] | None,
+    origins: NDArray[np.float32],
     unit_sums: bool,
     unit: bool,
     out_words: NDArray[np.int32],
@@ -362,7 +366,7 @@ def _pool(
         regions: int32 (N,).
         region_count: R.
         points: float32 (N, D).
-        origins: float32 (C, D) or None, see :class:`Assigned`.
+        origins: float32 (C, D), see :class:`Assigned`; without rows when the points are the residuals.
         unit_sums: normalise the sum of a word's residuals in a region before it is pooled with others.
         unit: normalise the result.
         out_words: int32 (N,), written: the different words, ascending.
@@ -374,17 +378,18 @@ def _pool(
     shares = np.ones(region_count)  # g of each region / R; one region has no need of it
     if region_count > 1:
         squares = np.zeros(region_count)
-        first = 0
+        first = np.int64(0)  # for a literal 0 _sum_residuals would be compiled once more
         while first < count:
             region = regions[order[first]]
             first, square = _sum_residuals(first, order, words, regions, points, origins, unit_sums, total)
             squares[region] += square
-        shares = 1.0 / (np.sqrt(np.maximum(squares, _ZERO * _ZERO)) * region_count)
+        for region in range(region_count):
+            shares[region] = 1.0 / (np.sqrt(max(squares[region], _ZERO * _ZERO)) * region_count)
     masks = np.empty(64, np.uint64)
     for bit in range(64):  # as numpy.packbits has it: the first of eight is the highest bit of a byte
         masks[bit] = np.uint64(1) << np.uint64(bit // 8 * 8 + 7 - bit % 8)
     found = 0
-    first = 0
+    first = np.int64(0)
     while first < count:
         word = words[order[first]]
         pooled[:] = 0.0
@@ -406,19 +411,21 @@ def _pool(
                     bits |= masks[bit] if pooled[block * 64 + bit] > 0.0 else np.uint64(0)
                 codes[found, block] = bits
         else:
-            vectors[found] = pooled / np.sqrt(square) if unit else pooled
+            length = np.sqrt(square) if unit else 1.0
+            for column in range(dim):  # Numba would compile the message of a shape error for whole rows
+                vectors[found, column] = pooled[column] / length
         found += 1
     return found
 
 
-@njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@inner(fastmath={"reassoc"})
 def _sum_residuals(
     first: int,
     order: NDArray[np.int64],
     words: NDArray[np.int32],
     regions: NDArray[np.int32],
     points: NDArray[np.float32],
-    origins: NDArray[np.float32] | None,
+    origins: NDArray[np.float32],
     unit: bool,
     total: NDArray[np.float64],
 ) -> Any:
@@ -436,15 +443,15 @@ def _sum_residuals(
             ahead = order[first + _AHEAD]
             for column in range(0, dim, _LINE):
                 prefetch(points, ahead * dim + column)
-                if origins is not None:
+                if len(origins):
                     prefetch(origins, np.int64(words[ahead]) * dim + column)
-        if origins is None:
-            for column in range(dim):
-                total[column] += point[column]
-        else:
+        if len(origins):
             origin = origins[word]
             for column in range(dim):
                 total[column] += point[column] - origin[column]
+        else:
+            for column in range(dim):
+                total[column] += point[column]
         first += 1
     square = 0.0
     for column in range(dim):

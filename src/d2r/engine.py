@@ -40,6 +40,7 @@ from d2r.index import Hit, Index, Job, Listing, PictureRow, RemovedError, StoreE
 from d2r.ingest import Recipe, check_codebook
 from d2r.localise import bounding_box, found_box
 from d2r.points import Points, make_points
+from d2r.ready import get_ready
 from d2r.regions import make_selector, pinned_spec
 from d2r.verify import NEAREST, Verification, threshold_for, verify
 from d2r.walk import find_objects, find_pictures, is_gone, job_at
@@ -233,6 +234,14 @@ class Engine:
         """
         _ = self._extractor.dim  # for which a network is loaded
 
+    def prepare(self) -> None:
+        """Compile what filling and searching call, which is done once after an installation, or load it.
+
+        Both begin with this in a thread of their own; call it to have it done before.
+        """
+        codebook = self.index.codebook
+        get_ready(self.index.settings.get("bits") or self._extractor.dim if codebook is None else codebook.bits)
+
     def close(self) -> None:
         """Release the files."""
         self._threads.shutdown()
@@ -419,6 +428,7 @@ class Engine:
         """
         _check_counts(top, verify, expand, diffuse)
         started = time.perf_counter()
+        self._threads.submit(self.prepare)  # while the query is described
         pixels = image if isinstance(image, np.ndarray) else read_image(image, max_pixels=max_pixels)
         selector = make_selector(self.recipe.regions) if query_regions else None
         query = describe_query(pixels, box, self._extractor, max_side=self.recipe.max_side, selector=selector)
@@ -689,6 +699,8 @@ class Engine:
         max_pixels: int,
         progress: Progress | None,
     ) -> Report:
+        if listing.pending:
+            self._threads.submit(self.prepare)  # while pictures are described
         return build.fill(
             self.index,
             writer,

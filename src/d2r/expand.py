@@ -105,6 +105,8 @@ def by_both(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArr
 def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
     """Return the R-ASMK* similarity of each pair of N descriptors, packed signs, float32 (N, N), 0 on the diagonal.
 
+    N is at most 65,536.
+
     Raises:
         ValueError: one is no packed signs, or of other bits than the others.
     """
@@ -117,7 +119,7 @@ def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
     order = np.argsort(every, kind="stable")
     words, firsts = np.unique(every[order], return_index=True)
     starts = np.append(firsts, len(every)).astype(np.int64)
-    slots = np.repeat(np.arange(count, dtype=np.uint32), [len(one) for one in pictures])[order]
+    slots = np.repeat(np.arange(count, dtype=np.uint16), [len(one) for one in pictures])[order]
     codes = np.concatenate([one.vectors for one in pictures]).view(np.uint64)[order]
     table = selectivity_by_distance(codes.shape[1], pictures[0].dim, KERNELS["r-asmk*"])
     found = np.zeros((count, count), np.float32)

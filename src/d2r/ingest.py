@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from d2r import compiling
 from d2r.aggregate import KERNELS, aggregate, assign, local_codes
 from d2r.codebook import Codebook, CodebookError, Origin, load_codebook
 from d2r.describe import Description, describe
@@ -98,6 +99,7 @@ def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
 
 def prepare_worker() -> None:
     """Keep the libraries of a worker process to one thread: there is a process a core already."""
+    compiling.log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
     cv2.setNumThreads(1)
     faiss.omp_set_num_threads(1)
     set_threads(1)

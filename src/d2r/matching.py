@@ -13,9 +13,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from d2r.compiling import compiled, inner, read
 from d2r.native import popcount
 
 _COARSE = 3.0  # thresholds that a match may be off a map of one correspondence, whose size and direction are inexact
@@ -27,7 +27,10 @@ _TRIES = 5  # hypotheses that are refined
 _STRETCH = 8.0  # a map that squeezes one direction more than this against the other shows no plausible viewpoint
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(
+    read(np.uint8, 1), read(np.uint64, 2), read(np.int32, 1),
+    read(np.uint8, 1), read(np.uint64, 2), int,
+)  # fmt: skip
 def match_codes(
     query_words: NDArray[np.uint8],
     query_codes: NDArray[np.uint64],
@@ -80,7 +83,9 @@ def match_codes(
     return matches[:count]
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(
+    read(np.float32, 2), read(np.float32, 2), read(np.float32, 1), read(np.float32, 1), float, int,
+)  # fmt: skip
 def fit_map(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
@@ -110,8 +115,12 @@ def fit_map(
     best_inliers = np.zeros(count, np.bool_)
     transform, inliers = np.empty((2, 3)), np.empty(count, np.bool_)
     for _ in range(_TRIES):
-        seed = np.argmax(support)
-        if support[seed] * 2 < least:  # refinement gains matches, but not so many
+        seed: Any = np.int64(-1)  # for a literal -1 _similarity would be compiled once more
+        most = 0
+        for one in range(count):
+            if support[one] > most:
+                seed, most = one, support[one]
+        if seed < 0 or most * 2 < least:  # refinement gains matches, but not so many
             break
         support[seed] = 0
         _similarity(source, target, sizes, cosines, sines, seed, transform)
@@ -125,17 +134,19 @@ def fit_map(
         if not fitted:
             continue
         score = _agreeing(source, target, sizes, cosines, sines, transform, threshold, inliers)
+        found = 0
         for one in range(count):
             if inliers[one]:  # what it explains would only lead to it again
                 support[one] = 0
-        if score > best_score and inliers.sum() >= least:
+                found += 1
+        if score > best_score and found >= least:
             best_score = score
-            best[:] = transform
-            best_inliers[:] = inliers
+            best, transform = transform, best  # not copied: Numba would compile the message of a copy's shape error
+            best_inliers, inliers = inliers, best_inliers
     return best, best_inliers
 
 
-@njit(nogil=True, cache=True, boundscheck=False, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@inner(fastmath={"reassoc", "contract"})
 def _support(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
@@ -163,7 +174,7 @@ def _support(
         support[seed] = agreeing
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _similarity(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
@@ -181,7 +192,7 @@ def _similarity(
     transform[1, 2] = target[1, seed] - (b * source[0, seed] + a * source[1, seed])
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _agreeing(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
@@ -213,7 +224,7 @@ def _agreeing(
     return score
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _least_squares(
     source: NDArray[np.float32], target: NDArray[np.float32], chosen: NDArray[np.bool_], transform: NDArray[np.float64]
 ) -> Any:
@@ -251,7 +262,7 @@ def _least_squares(
     return True
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _plausible(transform: NDArray[np.float64]) -> Any:
     """Say whether a map could be a change of viewpoint: it does not mirror, and does not flatten."""
     determinant = transform[0, 0] * transform[1, 1] - transform[0, 1] * transform[1, 0]

@@ -87,7 +87,7 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
                 matching.match_codes,
                 matching.fit_map,
             )
-            return [len(one.signatures) for one in used]
+            return [len(one.dispatcher.signatures) for one in used]
 
         async def ask():
             shard, share = Shard(str(folder), 1024, 1), (version, ray.put(Share(version, numbers, {})))
@@ -101,7 +101,7 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
 
     ready, asked_once = ray.get(compiled.remote(*asked, 1, tuple(row.id for row in layout.segments)))
     assert ready == asked_once
-    assert min(ready) == 1
+    assert set(ready) == {1}
 
 
 @pytest.mark.parametrize(("top", "verify"), [(1, 0), (3, 2), (10, 100), (7, 5), (20, 0), (100, 3)])

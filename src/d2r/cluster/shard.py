@@ -24,6 +24,7 @@ from d2r.index.ranking import Best, Ranker, Snapshot, make_snapshot, segment_and
 from d2r.index.segment import Segment
 from d2r.index.store import load_segment
 from d2r.points import Points
+from d2r.ready import get_ready
 from d2r.verify import threshold_for, verify
 
 MOST_AT_ONCE = 16
@@ -96,9 +97,10 @@ class Shard:
         self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
 
     async def hold(self, share: tuple[int, Any]) -> None:
-        """Get ready to search a share; see :meth:`rank`."""
+        """Get ready to search a share, for else the first question would miss its time; see :meth:`rank`."""
         snapshot = await self._snapshot(share)
-        await asyncio.to_thread(self._warm, snapshot)
+        for segment in snapshot.segments.values():
+            await asyncio.to_thread(get_ready, 64 * segment.posting_codes.shape[1])
 
     async def rank(self, share: tuple[int, Any], query: Aggregated, top: int) -> Best:
         """Return the best pictures of a share, best first.
@@ -169,18 +171,6 @@ class Shard:
                 while len(self._snapshots) > _KEPT:
                     self._snapshots.popitem(last=False)
             return self._snapshots[version]
-
-    def _warm(self, snapshot: Snapshot) -> None:
-        """Search once, for nothing: what is compiled at first use would make the first question miss its time."""
-        for segment in snapshot.segments.values():
-            if len(segment.words):
-                # Ray gives a question's arrays read-only, as those of a segment are, and Numba compiles for these anew.
-                query = Aggregated(segment.words[:1], segment.posting_codes[:1], 64 * segment.posting_codes.shape[1])
-                points = segment.points(int(np.diff(segment.point_starts).argmax()))  # of few no map is fitted
-                points.rows.setflags(write=False)
-                self._ranker.rank(snapshot, [query], 1)
-                verify(points, points, bits=query.dim)
-                return
 
     def _load(self, share: Share) -> Snapshot:
         known = {number: segment for one in self._snapshots.values() for number, segment in one.segments.items()}

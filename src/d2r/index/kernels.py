@@ -12,14 +12,13 @@ query when it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from d2r.compiling import Compiled, compiled, inner, read, write
 from d2r.native import popcount, prefetch
 
 _BLOCK = 64  # postings whose distances are taken at once
@@ -28,7 +27,7 @@ _STEP = 16  # postings that are scored between one fetch and the next
 _LINE = 64  # bytes of a cache line
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32], starts: NDArray[np.int64]) -> Any:
     """Return the rows in ``words`` of those that a segment has, and where their postings start and end."""
     rows = np.empty(len(words), np.int64)
@@ -38,7 +37,16 @@ def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32], starts: 
     place = 0
     for row in range(len(words)):
         word = words[row]
-        place = word if every else place + np.searchsorted(segment_words[place:], word)
+        if every:
+            place = word
+        else:
+            end = len(segment_words)
+            while place < end:
+                middle = (place + end) >> 1
+                if segment_words[middle] < word:
+                    place = middle + 1
+                else:
+                    end = middle
         if place >= len(segment_words):
             break
         if segment_words[place] == word:
@@ -47,7 +55,7 @@ def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32], starts: 
     return rows[:found], firsts[:found], ends[:found]
 
 
-@njit(nogil=True, cache=True, boundscheck=False, inline="always")  # type: ignore[untyped-decorator]
+@inner(inline="always")
 def _fetch(
     shared: int,
     posting: int,
@@ -74,7 +82,7 @@ def _fetch(
 
 
 @lru_cache(maxsize=8)
-def score_postings(blocks: int) -> Callable[..., None]:
+def score_postings(blocks: int) -> Compiled:
     """Return the scoring loop for codes of ``blocks`` uint64 each.
 
     It adds ``s(1 - 2 h / D)`` of every posting of the query's words to the score of its picture, and takes
@@ -89,7 +97,10 @@ def score_postings(blocks: int) -> Callable[..., None]:
     - scores: float32 (S,), added to in place.
     """
 
-    @njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+    @compiled(
+        read(np.int32, 1), read(np.uint64, 2), read(np.int32, 1), read(np.int64, 1),
+        read(np.uint16, 1), read(np.uint64, 2), read(np.float32, 1), write(np.float32, 1),
+    )  # fmt: skip
     def score(
         words: NDArray[np.int32],
         codes: NDArray[np.uint64],
@@ -131,10 +142,10 @@ def score_postings(blocks: int) -> Callable[..., None]:
                             bits += popcount(block[one * blocks + part] ^ code[part])
                         scores[slots[one]] += table[bits]
 
-    return score  # type: ignore[no-any-return]
+    return score
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(write(np.float32, 1), read(np.float32, 1), int, write(np.float32, 1), write(np.int64, 1))
 def keep_best(
     scores: NDArray[np.float32],
     factors: NDArray[np.float32],
@@ -166,7 +177,7 @@ def keep_best(
         block[:] = 0.0
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _replace_least(scores: NDArray[np.float32], places: NDArray[np.int64], score: np.float32, place: np.int64) -> None:
     """Put a score in place of the heap's root, and let it sink; of equal scores the later place is the lesser."""
     node = 0
@@ -184,12 +195,15 @@ def _replace_least(scores: NDArray[np.float32], places: NDArray[np.int64], score
     scores[node], places[node] = score, place
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@inner()
 def _less(scores: NDArray[np.float32], places: NDArray[np.int64], a: int, b: int) -> Any:
     return scores[a] < scores[b] or (scores[a] == scores[b] and places[a] > places[b])
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(
+    read(np.int32, 1), read(np.uint64, 2), read(np.int64, 1), write(np.int64, 1),
+    write(np.uint16, 1), write(np.uint64, 2),
+)  # fmt: skip
 def sort_postings(
     words: NDArray[np.int32],
     codes: NDArray[np.uint64],
@@ -217,7 +231,7 @@ def sort_postings(
             ends[words[row]] = place + 1
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(read(np.bool_, 1), read(np.uint16, 1))
 def postings_of(wanted: NDArray[np.bool_], posting_slots: NDArray[np.uint16]) -> Any:
     """Return the postings of the slots that are wanted, int64, ascending.
 
@@ -237,7 +251,7 @@ def postings_of(wanted: NDArray[np.bool_], posting_slots: NDArray[np.uint16]) ->
     return found
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(read(np.int64, 1), read(np.int64, 1), read(np.uint16, 1), read(np.int32, 1), write(np.int64, 1))
 def count_live(
     rows: NDArray[np.int64],
     starts: NDArray[np.int64],
@@ -251,7 +265,10 @@ def count_live(
             counts[rows[word]] += new_slots[posting_slots[posting]] >= 0
 
 
-@njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@compiled(
+    read(np.int64, 1), read(np.int64, 1), read(np.uint16, 1), read(np.uint64, 2), read(np.int32, 1),
+    write(np.int64, 1), write(np.uint16, 1), write(np.uint64, 2),
+)  # fmt: skip
 def copy_live(
     rows: NDArray[np.int64],
     starts: NDArray[np.int64],

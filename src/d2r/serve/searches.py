@@ -98,7 +98,8 @@ class Searches:
         return await (describing if isinstance(query, bytes) else of_index(query, describing))
 
     async def warm(self) -> None:
-        """Search once, for nothing: what is compiled and loaded at first use is then there."""
+        """Compile, and search once, for nothing: what is loaded at first use is then there."""
+        await self._threads.run(lambda stopped: self._engine.prepare())
         noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
         query = await self.describe(encode_jpeg(noise), None)
         await self._threads.run(lambda stopped: self._engine.search_described(query, top=1, verify=1))
