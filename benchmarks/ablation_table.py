@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from d2r.evaluate.revisited import paired_bootstrap
+from d2r.evaluate.metrics import paired_bootstrap
 from d2r.report.tables import Table, as_text
 
 

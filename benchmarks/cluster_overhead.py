@@ -19,19 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.aggregate import KERNELS, aggregate, assign
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.cluster.connect import connected
-from d2r.codebook import Codebook
 from d2r.defaults import FEATURES
 from d2r.describe import Description, describe_query
 from d2r.engine import Engine
 from d2r.features import make_extractor
 from d2r.images import read_image
-from d2r.ingest import prepare_worker
-from d2r.points import make_points
-from d2r.verify import NEAREST
-from d2r.walk import find_pictures
-from d2r.workers import default_workers
+from d2r.indexing.entry import prepare_worker
+from d2r.sources import find_pictures
+from d2r.support.processes import default_workers
+from d2r.verify.points import make_points
+from d2r.verify.verify import NEAREST
 
 WORDS = 65536
 SEGMENTS = 4

@@ -13,14 +13,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from d2r.codebook import Codebook, random_rotation
+from d2r.asmk.codebook import Codebook, random_rotation
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Setup, codebook_file, compare
-from d2r.ingest import Recipe
+from d2r.indexing.entry import Recipe
 from d2r.report.tables import accuracy_table, as_text
-from d2r.workers import default_workers
+from d2r.support.processes import default_workers
 
 
 def main() -> None:

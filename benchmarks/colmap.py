@@ -19,8 +19,8 @@ from pathlib import Path
 import pycolmap
 
 from d2r.engine import Engine
-from d2r.files import own_folder, remove_own_folder
-from d2r.pairs import write_pairs
+from d2r.mining.pairs import write_pairs
+from d2r.support.files import own_folder, remove_own_folder
 
 
 def main() -> None:

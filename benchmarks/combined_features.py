@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, aggregate, assign
-from d2r.codebook import Codebook
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY, VERIFY_FEATURES
 from d2r.evaluate.benchmark import Benchmark, load_benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, count_inliers, extract
 from d2r.evaluate.methods import invert, scores
-from d2r.evaluate.revisited import mean_average_precision
+from d2r.evaluate.metrics import mean_average_precision
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged, verified_first
-from d2r.ingest import Recipe
+from d2r.indexing.entry import Recipe
 from d2r.report.tables import accuracy_table, as_text
-from d2r.workers import default_workers
+from d2r.support.processes import default_workers
 
 METHOD = "r-asmk*"
 WORDS = 1024

@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 
 from d2r.images import Picture, read_image
-from d2r.onnx_files import set_threads
+from d2r.models.onnx import set_threads
 from d2r.regions import Detector, make_selector
 from d2r.report.tables import Table, as_text
-from d2r.walk import find_pictures
-from d2r.workers import default_workers
+from d2r.sources import find_pictures
+from d2r.support.processes import default_workers
 
 BATCH = 8
 THREADS = (1, 2)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.evaluate.revisited import paired_bootstrap
+from d2r.evaluate.metrics import paired_bootstrap
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.aggregate import KERNELS, selectivity_by_distance
+from d2r.asmk.kernels import KERNELS, selectivity_by_distance
 from d2r.index import Index
 from synthetic import measure, pictures
 

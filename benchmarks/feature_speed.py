@@ -21,11 +21,11 @@ import numpy as np
 from d2r.describe import describe
 from d2r.features import make_extractor
 from d2r.images import read_image
-from d2r.onnx_files import pixels_a_run, set_pixels_a_run, set_threads
+from d2r.models.onnx import pixels_a_run, set_pixels_a_run, set_threads
 from d2r.regions import make_selector
 from d2r.report.tables import Table, as_text
-from d2r.walk import find_pictures
-from d2r.workers import default_workers
+from d2r.sources import find_pictures
+from d2r.support.processes import default_workers
 
 WARM_UP = 2
 

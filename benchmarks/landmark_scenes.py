@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.codebook import Codebook
+from d2r.asmk.codebook import Codebook
 from d2r.datasets.detection import read_validation
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.benchmark import Benchmark, QueryPicture
 from d2r.evaluate.extraction import extract
-from d2r.evaluate.revisited import Relevance, paired_bootstrap
+from d2r.evaluate.metrics import paired_bootstrap
+from d2r.evaluate.revisited import Relevance
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
 from d2r.images import read_image
-from d2r.ingest import Recipe
-from d2r.workers import default_workers
+from d2r.indexing.entry import Recipe
+from d2r.support.processes import default_workers
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ import hashlib
 import time
 from pathlib import Path
 
-from d2r.codebook import train_codebook
+from d2r.asmk.codebook import train_codebook
 from d2r.defaults import MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.extraction import sample_descriptors
-from d2r.files import is_our_safetensors, writing
-from d2r.ingest import Recipe, origin_of
-from d2r.walk import find_pictures
+from d2r.indexing.entry import Recipe, origin_of
+from d2r.sources import find_pictures
+from d2r.support.files import is_our_safetensors, writing
 
 
 def main() -> None:

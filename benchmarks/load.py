@@ -137,7 +137,7 @@ def in_process(engine: Engine, given: argparse.Namespace, callers: int) -> Outco
 @contextmanager
 def serving(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run ``d2r serve`` until it can answer; yields its process and address."""
-    program = [sys.executable, "-c", "from d2r.cli import main; main()"]
+    program = [sys.executable, "-c", "from d2r.cli.app import main; main()"]
     command = [*program, "serve", str(index), "--port", "0", "--read-only"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

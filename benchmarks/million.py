@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.aggregate import Aggregated
-from d2r.codebook import Codebook
-from d2r.files import own_folder, remove_own_folder
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.kernels import Aggregated
 from d2r.index import Index
+from d2r.support.files import own_folder, remove_own_folder
 from synthetic import folder_bytes, measure, pictures, put
 
 SIZES = (1_000, 10_000, 100_000, 1_001_001)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from d2r.boxes import Boxes, as_boxes, clip
-from d2r.datasets.ground_truth import load_set
+from d2r.compose.ground_truth import load_set
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.describe import describe
 from d2r.evaluate.benchmark import load_benchmark
@@ -24,10 +24,10 @@ from d2r.evaluate.extraction import Extraction, extract
 from d2r.evaluate.run import Setup, codebook_file, compare
 from d2r.features import make_extractor
 from d2r.images import Picture, read_image
-from d2r.ingest import Recipe, prepare_worker, write_description
+from d2r.indexing.entry import Recipe, prepare_worker, write_description
 from d2r.regions import Regions
 from d2r.report.tables import accuracy_table, as_text
-from d2r.workers import default_workers, map_in_processes
+from d2r.support.processes import default_workers, map_in_processes
 
 
 @dataclass(frozen=True)

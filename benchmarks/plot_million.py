@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from d2r.files import GENERATOR, is_our_png, is_our_svg, writing
+from d2r.support.files import GENERATOR, is_our_png, is_our_svg, writing
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, Assigned, aggregate
-from d2r.codebook import Codebook, train_codebook
+from d2r.asmk.codebook import Codebook, train_codebook
+from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, aggregate
 from d2r.describe import describe
 from d2r.features import make_extractor
 from d2r.images import read_image
@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     options = parser.parse_args()
     try:
-        from asmk import inverted_file, kernel
         from asmk.codebook import Codebook as TheirCodebook
+
+        from asmk import inverted_file, kernel
     except ImportError:
         parser.error("the rival is not installed: pip install asmk")
     faiss.omp_set_num_threads(1)

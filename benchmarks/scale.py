@@ -3,8 +3,8 @@
     python benchmarks/scale.py
 
 A query is scored by every shard, and answered when the last has answered or the time is up. Each shard works on one
-query after the other, on all its cores. The time of a search is that of :mod:`d2r.plan`, spread as it was measured
-(the slowest of a hundred over the median), and now and then a shard stalls, as processes on shared machines do. How
+query after the other, on all its cores. The time of a search is that of :mod:`d2r.cluster.plan`, spread as it was
+measured (the slowest of a hundred over the median), and now and then a shard stalls, as processes on shared machines do. How
 often and for how long was not measured and is an assumption, which is why there are several.
 """
 
@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from d2r.plan import HOP_S, QUERY_S, TAIL, VERIFY_S, Plan, Request, make_plan
+from d2r.cluster.plan import HOP_S, QUERY_S, TAIL, VERIFY_S, Plan, Request, make_plan
 
 SECONDS = 400
 DEADLINE_S = 0.5

@@ -23,7 +23,8 @@ from rich.progress import Progress, TaskID, track
 from rich.table import Table
 
 from d2r.engine import Engine, codebook_from
-from d2r.evaluate.revisited import Relevance, mean_average_precision, paired_bootstrap
+from d2r.evaluate.metrics import mean_average_precision, paired_bootstrap
+from d2r.evaluate.revisited import Relevance
 
 ROWS = (("ASMK*", "whole", 0), ("R-ASMK*, RMAC 1-2", "rmac:levels=2", 0), ("+ verification", "rmac:levels=2", 100))
 

@@ -12,8 +12,8 @@ import time
 import numpy as np
 from numba import njit
 
-from d2r.aggregate import KERNELS, selectivity_by_distance
-from d2r.index.kernels import score_postings
+from d2r.asmk.kernels import KERNELS, selectivity_by_distance
+from d2r.index.scoring import score_postings
 
 POSTINGS = 80_000_000
 SLOTS = 65_536

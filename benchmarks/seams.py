@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from d2r.boxes import Box, iou
+from d2r.compose.detection_scenes import Kind, Scene, compose_scene, plan_scenes, split_backgrounds
 from d2r.datasets.detection import read_validation
-from d2r.datasets.detection_scenes import Kind, Scene, compose_scene, plan_scenes, split_backgrounds
 from d2r.images import Picture, decode_image, encode_jpeg, read_image
 from d2r.regions import Regions, make_selector
 from d2r.report.tables import Table, as_text

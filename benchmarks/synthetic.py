@@ -10,10 +10,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated, LocalCodes
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import Aggregated
 from d2r.boxes import as_boxes
 from d2r.index import Entry, Index, PictureState
-from d2r.points import Points
+from d2r.verify.points import Points
 
 BOX, SCORE = as_boxes([0, 0, 640, 480]), np.ones(1, np.float32)
 NO_POINTS = Points.empty(128)

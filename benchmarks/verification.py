@@ -21,23 +21,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2r.aggregate import KERNELS, aggregate, assign
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.boxes import iou
-from d2r.codebook import Codebook
-from d2r.datasets.ground_truth import load_set
+from d2r.compose.ground_truth import load_set
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.engine import codebook_from
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extract
 from d2r.evaluate.methods import invert, scores
-from d2r.evaluate.revisited import mean_average_precision, paired_bootstrap
+from d2r.evaluate.metrics import mean_average_precision, paired_bootstrap
 from d2r.evaluate.run import Setup, codebook_file
 from d2r.features.base import Features
-from d2r.ingest import Recipe, read_description, verification_features
-from d2r.localise import bounding_box, found_box
-from d2r.points import Points, make_points
-from d2r.verify import MIN_INLIERS, NEAREST, threshold_for, verify
-from d2r.workers import default_workers
+from d2r.indexing.entry import Recipe, read_description, verification_features
+from d2r.support.processes import default_workers
+from d2r.verify.localise import bounding_box, found_box
+from d2r.verify.points import Points, make_points
+from d2r.verify.verify import MIN_INLIERS, NEAREST, threshold_for, verify
 
 METHOD = "asmk*"
 

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from d2r import build
-from d2r.cli import main
-from d2r.datasets.bundled import bundled_photos
+from d2r.cli.app import main
+from d2r.compose.bundled import bundled_photos
 from d2r.engine import Engine
 from d2r.images import read_image, shrink
+from d2r.indexing import fill as build
 
 CHROMIUM = Path("/usr/bin/chromium")
 

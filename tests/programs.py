@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from cluster_processes import named
 
 LIMIT_S = 240.0
-D2R = (sys.executable, "-c", "from d2r.cli import main; main()")
+D2R = (sys.executable, "-c", "from d2r.cli.app import main; main()")
 
 
 @contextmanager

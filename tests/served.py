@@ -3,7 +3,7 @@
 import threading
 from contextlib import contextmanager
 
-from d2r.webserver import WebServer
+from d2r.support.webserver import WebServer
 from programs import join
 
 

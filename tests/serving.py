@@ -9,7 +9,7 @@ import httpx
 from d2r.engine import Engine
 from d2r.serve.app import make_app
 from d2r.serve.settings import Limits, Settings
-from d2r.webserver import WebServer
+from d2r.support.webserver import WebServer
 from programs import join
 
 TOKEN = "a-token-for-tests-only"

@@ -6,7 +6,27 @@ import sys
 
 import pytest
 
-from d2r import cli, cli_detector, cli_groups, cli_look, cli_plan, cli_serve, client, defaults, engine, images, plan
+from d2r import defaults, engine, images
+from d2r.cli import (
+    app as cli,
+)
+from d2r.cli import (
+    evaluate as cli_detector,
+)
+from d2r.cli import (
+    groups as cli_groups,
+)
+from d2r.cli import (
+    inspect as cli_look,
+)
+from d2r.cli import (
+    plan as cli_plan,
+)
+from d2r.cli import (
+    serve as cli_serve,
+)
+from d2r.cluster import plan
+from d2r.serve import client
 from d2r.serve.settings import Limits
 
 GIVEN = {
@@ -59,6 +79,6 @@ def test_the_service_is_started_with_the_limits_that_it_has_in_python():
 
 def test_the_command_line_knows_them_without_loading_what_they_are_for():
     heavy = {"cv2", "d2r.engine", "d2r.images", "faiss", "fastapi", "numba", "numpy", "onnxruntime"}
-    code = f"import sys, d2r.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, d2r.cli.app; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from d2r.boxes import BoxError
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.describe import describe, describe_query
 from d2r.features import make_extractor
 from d2r.images import read_image, shrink

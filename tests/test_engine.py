@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.aggregate import KERNELS, aggregate, assign, local_codes, pool_codes
+from d2r.asmk.codebook import CodebookError, Origin, train_codebook
+from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes, pool_codes
 from d2r.boxes import BoxError, iou
-from d2r.codebook import CodebookError, Origin, train_codebook
 from d2r.describe import describe, describe_query
 from d2r.engine import Engine, codebook_from, learn_codebook
 from d2r.expand import inside, join
 from d2r.features import RootSIFT, make_extractor
-from d2r.files import display_path
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.regions import Whole, make_selector
-from d2r.registry import SpecError
-from d2r.version import package_version
-from d2r.walk import picture_job
+from d2r.sources import picture_job
+from d2r.support.files import display_path
+from d2r.support.registry import SpecError
+from d2r.support.version import package_version
 
 
 def names(answer):
@@ -486,7 +486,7 @@ def test_a_file_that_cannot_be_looked_at_keeps_its_descriptor(engine, collection
             raise OSError(errno.EIO, "Input/output error", os.fspath(path))
         return picture_job(path)
 
-    monkeypatch.setattr("d2r.walk.picture_job", job)
+    monkeypatch.setattr("d2r.sources.picture_job", job)
     report = engine.sync(collection, workers=0)
     assert report.missing == 0
     assert report.skipped == [(os.fspath(bad), "cannot be read: Input/output error")]

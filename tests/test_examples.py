@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from d2r.cli import app
+from d2r.cli.root import app
 from programs import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

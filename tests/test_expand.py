@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from d2r.aggregate import KERNELS, Aggregated, Assigned, aggregate, pack_signs, similarity, unpack_signs
+from d2r.asmk.codes import pack_signs, unpack_signs
+from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, aggregate, similarity
 from d2r.expand import by_both, diffuse, inside, join, reciprocal_graph, sign_sums, similarities, spread
 
 KERNEL = KERNELS["r-asmk*"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.walk import SourceError, kind_of, listed_paths
+from d2r.sources import SourceError, kind_of, listed_paths
 
 MODELS = Path(__file__).parents[1] / "src" / "d2r" / "models"
 

@@ -20,106 +20,33 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from d2r import build
-from d2r.aggregate import KERNELS, Aggregated, aggregate, assign, first_regions, pool_codes, similarity
-from d2r.boxes import Box, Boxes, PixelBox
-from d2r.build import Progress, Report
-from d2r.codebook import Codebook, Origin, check_bits
+from d2r.asmk.codebook import Codebook, Origin, check_bits
+from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, assign, first_regions, pool_codes, similarity
+from d2r.boxes import Box
 from d2r.defaults import EXPAND, FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, TOP, VERIFY, VERIFY_FEATURES
 from d2r.describe import Description, describe_query
-from d2r.describers import Describers, LocalWorkers
 from d2r.expand import DIFFUSED, SURE, by_both, inside, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
-from d2r.files import PathLike, display_path, is_url
 from d2r.images import SUFFIXES, Picture, read_image
-from d2r.index import Hit, Index, Job, Listing, PictureRow, RemovedError, StoreError, Writer
-from d2r.ingest import Recipe, check_codebook
-from d2r.localise import bounding_box, found_box
-from d2r.points import Points, make_points
-from d2r.ready import get_ready
+from d2r.index import Hit, Index, Listing, PictureRow, RemovedError, StoreError, Writer
+from d2r.index.ready import get_ready
+from d2r.indexing import fill as build
+from d2r.indexing.codebook import learn_codebook as learn_from_jobs
+from d2r.indexing.codebook import sample_size
+from d2r.indexing.entry import Progress, Recipe, check_codebook
+from d2r.indexing.fill import Report
+from d2r.indexing.workers import Describers, LocalWorkers
 from d2r.regions import make_selector, pinned_spec
-from d2r.verify import NEAREST, Verification, threshold_for, verify
-from d2r.walk import find_objects, find_pictures, is_gone, job_at
-from d2r.workers import default_workers
-
-
-@dataclass(frozen=True)
-class Result:
-    """One picture found.
-
-    Attributes:
-        id: its number in the index.
-        path: of the file, absolute.
-        score: R-ASMK* similarity to the query, or to the query joined with results, at most 1.
-        inliers: matched points that agree with one affine map; None when it was not verified.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
-        boxes: float32 (R, 4), the regions that were described, the whole picture first.
-        box_scores: float32 (R,).
-        transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
-        found: box of the thing that was searched for in this picture, see :func:`d2r.localise.found_box`; None without
-            verified points.
-        query_points: float32 (inliers, 2), in pixels of the query picture.
-        points: float32 (inliers, 2), the same points in this picture.
-    """
-
-    id: int
-    path: str
-    score: float
-    inliers: int | None
-    width: int
-    height: int
-    boxes: Boxes
-    box_scores: NDArray[np.float32]
-    transform: NDArray[np.float64] | None
-    found: PixelBox | None
-    query_points: NDArray[np.float32]
-    points: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Link:
-    """Two pictures of an index that verification confirms to show the same thing.
-
-    Attributes:
-        first: the picture of the lower number.
-        second: the other.
-        score: R-ASMK* similarity.
-        inliers: matched points that agree with one affine map.
-        points: of ``first`` and of ``second``, how many there were to match.
-        transform: float64 (2, 3), maps pixels of ``first`` to those of ``second``.
-        boxes: of the agreeing points in ``first`` and in ``second``.
-    """
-
-    first: PictureRow
-    second: PictureRow
-    score: float
-    inliers: int
-    points: tuple[int, int]
-    transform: NDArray[np.float64]
-    boxes: tuple[PixelBox, PixelBox]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to a query.
-
-    Attributes:
-        query: the regions and features of the query.
-        results: best first.
-        seconds: wall-clock time of each stage: "describe", "search", "verify"; "expand" where the query was expanded.
-        missing: pictures of the index that could not be looked at, because the machine that has them did not answer;
-            the results are those of a search of the others. Always 0 on one machine.
-    """
-
-    query: Description
-    results: list[Result]
-    seconds: dict[str, float]
-    missing: int = 0
+from d2r.results import Answer, Link, Result, make_result
+from d2r.sources import Job, find_objects, find_pictures, is_gone, job_at
+from d2r.support.files import PathLike, display_path, is_url
+from d2r.support.processes import default_workers
+from d2r.verify.localise import bounding_box
+from d2r.verify.points import Points, make_points
+from d2r.verify.verify import NEAREST, Verification, threshold_for, verify
 
 
 @dataclass(frozen=True)
@@ -191,10 +118,10 @@ class Engine:
 
         Raises:
             StoreError: the folder holds something else.
-            d2r.registry.SpecError: an unknown selector or extractor.
+            d2r.support.registry.SpecError: an unknown selector or extractor.
             d2r.regions.DetectorError: the detector's model cannot be used.
             d2r.features.FeatureError: the model of the local features cannot be used.
-            d2r.codebook.CodebookError: see :func:`d2r.ingest.check_codebook`.
+            d2r.asmk.codebook.CodebookError: see :func:`d2r.indexing.entry.check_codebook`.
         """
         regions, features = pinned_spec(regions), pinned_features(features)
         check_bits(bits, make_extractor(features).dim)
@@ -737,8 +664,8 @@ def learn_codebook(
     jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
     if not jobs:
         raise StoreError(f"{display_path(folder)}: no pictures there")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: build.sample_size(words)])
-    return build.learn_codebook(
+    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: sample_size(words)])
+    return learn_from_jobs(
         Recipe(pinned_spec(regions), pinned_features(features), max_side, VERIFY_FEATURES),
         [jobs[row] for row in chosen],
         words,
@@ -765,48 +692,6 @@ def codebook_from(path: PathLike) -> Codebook:
             raise StoreError(f"{source}: this index has no visual words yet")
         book, recipe = engine.index.codebook, engine.recipe
         return replace(book, origin=book.origin or Origin(recipe.features, recipe.regions, recipe.max_side, None, None))
-
-
-def make_result(
-    query: Description,
-    hit: Hit,
-    boxes: Boxes,
-    box_scores: NDArray[np.float32],
-    transform: NDArray[np.float64] | None = None,
-    rows: NDArray[np.int32] | None = None,
-    points: NDArray[np.float32] | None = None,
-) -> Result:
-    """Return what there is to tell of a picture.
-
-    Args:
-        query: what was searched for.
-        hit: the picture, and its score.
-        boxes: its regions, float32 (R, 4).
-        box_scores: float32 (R,).
-        transform: see :class:`Result`.
-        rows: int32 (inliers,), the query's features that were matched; None when it was not verified.
-        points: float32 (inliers, 2), the points of the picture that they were matched with.
-    """
-    width, height = hit.picture.width or 0, hit.picture.height or 0
-    found = None
-    if transform is not None and points is not None:
-        whole = query.boxes[0].tolist() == [0, 0, query.width, query.height]
-        found = found_box(query.boxes[0], whole, transform, points, (width, height))
-    none = np.zeros((0, 2), np.float32)
-    return Result(
-        id=hit.picture.id,
-        path=hit.picture.path,
-        score=hit.score,
-        inliers=None if rows is None else len(rows),
-        width=width,
-        height=height,
-        boxes=boxes,
-        box_scores=box_scores,
-        transform=transform,
-        found=found,
-        query_points=none if rows is None else query.features.positions[rows],
-        points=none if points is None else points,
-    )
 
 
 def whole_features(query: Description) -> Features:

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, pack_signs, selectivity_by_distance, unpack_signs
+from d2r.asmk.codes import pack_signs, unpack_signs
+from d2r.asmk.kernels import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Box
-from d2r.index.kernels import score_postings
+from d2r.index.scoring import score_postings
 
 SURE = 12
 """Agreeing points that a result needs to join the query. More than verification asks for: of a hundred pictures some

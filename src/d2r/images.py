@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from d2r.defaults import MAX_PIXELS
-from d2r.files import PathLike, display_path, read_bytes
+from d2r.support.files import PathLike, display_path, read_bytes
 
 Picture: TypeAlias = NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from d2r.annotate.server import MOST_PROPOSALS, SHOWN_SIDE, make_app
 from d2r.annotate.session import open_session
 from d2r.datasets.landmark_boxes import FractionBox, read_dataset
 from d2r.regions import make_selector
-from d2r.webserver import WebServer
+from d2r.support.webserver import WebServer
 from served import serving
 from synthetic import texture, write
 

@@ -5,7 +5,7 @@ from fastapi import FastAPI
 
 from cluster_processes import named
 from d2r.engine import Engine
-from d2r.webserver import WebServer
+from d2r.support.webserver import WebServer
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
 

@@ -5,11 +5,11 @@ import signal
 import pytest
 
 from cluster_processes import kill, named
-from d2r import build
 from d2r.engine import Engine
-from d2r.index import Job
+from d2r.indexing import fill as build
 from d2r.regions import DetectorError
-from d2r.workers import WorkerDied
+from d2r.sources import Job
+from d2r.support.processes import WorkerDied
 from detectors import write_detector
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]

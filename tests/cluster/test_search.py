@@ -15,7 +15,7 @@ from d2r.images import read_image
 from d2r.index.catalogue import Layout, SegmentRow
 from d2r.serve.app import make_app
 from d2r.serve.settings import Settings
-from d2r.webserver import WebServer
+from d2r.support.webserver import WebServer
 from programs import join
 from serving import TOKEN, wait_until
 
@@ -75,10 +75,10 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
     def compiled(query, sought, version, numbers):
         import asyncio
 
-        from d2r import matching
         from d2r.cluster.shard import Shard, Share, Sought, Wanted
         from d2r.index import kernels
         from d2r.index.ranking import place_of
+        from d2r.verify import geometry as matching
 
         def signatures():
             used = (

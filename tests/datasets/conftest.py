@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from d2r.datasets.clutter import compose_set
-from d2r.datasets.ground_truth import ClutterSet, Instance
-from d2r.datasets.sources import read_backgrounds, read_instances
+from d2r.compose.clutter import compose_set
+from d2r.compose.ground_truth import ClutterSet, Instance
+from d2r.compose.sources import read_backgrounds, read_instances
 from d2r.images import Picture
 from synthetic import SMALL, texture, write
 from web import Server, serving

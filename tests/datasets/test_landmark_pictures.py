@@ -7,11 +7,11 @@ import pytest
 from filelock import FileLock
 
 from d2r.datasets import landmark_pictures
-from d2r.datasets.download import DownloadError
 from d2r.datasets.landmark_boxes import LandmarkBoxesError, LandmarkPicture
 from d2r.datasets.landmark_pictures import Fetched, get_pictures
-from d2r.files import OutputError
 from d2r.images import encode_jpeg, read_image
+from d2r.support.download import DownloadError
+from d2r.support.files import OutputError
 from synthetic import texture
 from web import Resource
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from d2r.aggregate import KERNELS, Assigned, aggregate, regional_similarity, similarity
+from d2r.asmk.kernels import KERNELS, Assigned, aggregate, regional_similarity, similarity
 from d2r.evaluate.methods import METHODS, describe_picture, invert, scores
 
 WORDS = 12

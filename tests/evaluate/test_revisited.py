@@ -8,18 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2r.evaluate.revisited import (
-    PROTOCOLS,
-    Relevance,
+from d2r.evaluate.metrics import (
     average_precision,
-    leave_one_out,
     mean_average_precision,
     paired_bootstrap,
     positive_ranks,
     precision_at,
-    relevance,
-    same_label,
 )
+from d2r.evaluate.revisited import PROTOCOLS, Relevance, leave_one_out, relevance, same_label
 
 KS = (1, 5, 10)
 

@@ -5,15 +5,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from d2r.build import choose_words
-from d2r.cli import main
-from d2r.codebook import Codebook
+from d2r.asmk.codebook import Codebook
+from d2r.cli.app import main
 from d2r.engine import Engine
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.reproduce import EXPERIMENTS, reproduce
 from d2r.evaluate.run import Setup, evaluate
-from d2r.ingest import Recipe
-from d2r.version import package_version
+from d2r.indexing.codebook import choose_words
+from d2r.indexing.entry import Recipe
+from d2r.support.version import package_version
 
 RECIPE = Recipe("rmac:levels=3", "rootsift:top=200", 1024, 200)
 IN_PROCESS = {"workers": 0, "max_pixels": 10**9, "progress": lambda *_: None}
@@ -68,7 +68,7 @@ def test_methods_find_the_views_of_one_building(benchmark, cache):
 def test_a_second_run_describes_nothing_again(benchmark, cache, monkeypatch):
     setup = Setup(RECIPE, ("asmk*",), 64, verify=0)
     first, _ = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
-    monkeypatch.setattr("d2r.ingest.describe", lambda *_, **__: pytest.fail("described again"))
+    monkeypatch.setattr("d2r.indexing.entry.describe", lambda *_, **__: pytest.fail("described again"))
     second, _ = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
     np.testing.assert_array_equal(first[0].scores["all"].average_precision, second[0].scores["all"].average_precision)
 

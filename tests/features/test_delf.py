@@ -5,17 +5,17 @@ import cv2
 import numpy as np
 import pytest
 
-from d2r import onnx_files
-from d2r.codebook import single_word
-from d2r.datasets.bundled import bundled_photos
+from d2r.asmk.codebook import single_word
+from d2r.compose.bundled import bundled_photos
 from d2r.describe import describe, describe_query
 from d2r.features import EXTRACTORS, Delf, FeatureError, make_extractor, pinned_spec
 from d2r.features.delf import suppress_near
 from d2r.images import read_image, shrink
-from d2r.points import make_points
+from d2r.models import onnx as onnx_files
 from d2r.regions import make_selector
-from d2r.registry import SpecError
-from d2r.verify import verify
+from d2r.support.registry import SpecError
+from d2r.verify.points import make_points
+from d2r.verify.verify import verify
 from local_features import FIELD, METADATA, STRIDE, write_features
 
 MANY = 100_000

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from d2r import onnx_files
 from d2r.features.network import FeatureError, load_feature_network
-from d2r.onnx_files import find_file
+from d2r.models import onnx as onnx_files
+from d2r.models.onnx import find_file
 from detectors import write_detector
 from local_features import FIELD, METADATA, STRIDE, write_features
 from programs import run

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.engine import Engine
 from d2r.features import EXTRACTORS, FeatureError, HardNet, RootSIFT, make_extractor, pinned_spec
 from d2r.images import read_image, shrink

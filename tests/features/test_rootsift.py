@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.features import Features, RootSIFT, concatenate
 from d2r.images import read_image, shrink
 

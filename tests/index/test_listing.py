@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2r.aggregate import Aggregated, LocalCodes
-from d2r.codebook import Codebook
-from d2r.index import Entry, Index, Job, PictureState
-from d2r.points import Points
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import Aggregated
+from d2r.index import Entry, Index, PictureState
+from d2r.sources import Job
+from d2r.verify.points import Points
 
 NOTHING = Entry(
     Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), 128),

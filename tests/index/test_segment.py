@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from d2r.aggregate import Aggregated, LocalCodes, pack_signs
+from d2r.asmk.codes import LocalCodes, pack_signs
+from d2r.asmk.kernels import Aggregated
 from d2r.index import segment as module
 from d2r.index.segment import Entry, Segment, check_segment, discard_segment, merge_segments, write_segment
-from d2r.points import Points
+from d2r.verify.points import Points
 
 WORDS = 30
 

@@ -8,14 +8,15 @@ import pytest
 from filelock import FileLock
 
 from d2r import models
-from d2r.datasets.download import DownloadError
 from d2r.features import Delf
-from d2r.files import OutputError
-from d2r.models import DETECTOR, LOCAL_FEATURES, PATCH_DESCRIPTORS, catalogue, find_model, model_names, user_folder
-from d2r.models.catalogue import add_model, list_models, pull_model, read_record
-from d2r.models.known import KnownModel
-from d2r.onnx_files import ModelError
+from d2r.hub import catalogue
+from d2r.hub.catalogue import add_model, list_models, pull_model, read_record
+from d2r.hub.known import KnownModel
+from d2r.models import DETECTOR, LOCAL_FEATURES, PATCH_DESCRIPTORS, find_model, model_names, user_folder
+from d2r.models.onnx import ModelError
 from d2r.regions import Detector
+from d2r.support.download import DownloadError
+from d2r.support.files import OutputError
 from detectors import write_detector
 from local_features import METADATA, write_features
 from web import Resource, serving

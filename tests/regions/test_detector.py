@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from d2r.boxes import iou
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.describe import describe
 from d2r.features import make_extractor
 from d2r.images import read_image, shrink
 from d2r.regions import SELECTORS, Detector, DetectorError, make_selector, pinned_spec
 from d2r.regions.detector import squash, suppress
-from d2r.registry import SpecError
+from d2r.support.registry import SpecError
 from detectors import SIDE, write_detector
 
 BOXES = [(0.1, 0.2, 0.5, 0.6), (0.12, 0.2, 0.5, 0.6), (0.6, 0.5, 0.9, 1.0), (0.0, 0.0, 0.3, 0.3)]

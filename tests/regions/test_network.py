@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from d2r import onnx_files
+from d2r.models import onnx as onnx_files
 from d2r.regions.network import DetectorError, load_network
 from detectors import METADATA, SIDE, write_detector
 from programs import run

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from d2r.boxes import area, iou
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.images import read_image, shrink
 from d2r.regions import SelectiveSearch, Whole
 from programs import run
@@ -62,7 +62,7 @@ def test_fewer_proposals_are_the_first_of_more(photo):
 
 def test_a_picture_has_the_same_proposals_every_time_and_in_every_process(photo):
     code = (
-        "from d2r.datasets.bundled import bundled_photos; from d2r.images import read_image, shrink;"
+        "from d2r.compose.bundled import bundled_photos; from d2r.images import read_image, shrink;"
         "from d2r.regions import SelectiveSearch;"
         "p = shrink(read_image(bundled_photos().instances[0].photos[0]), 500);"
         "print(SelectiveSearch(5).select(p).boxes.tolist())"

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from d2r.engine import Link
-from d2r.groups import Group
 from d2r.index import PictureRow
+from d2r.mining.groups import Group
 from d2r.report import groups as module
 from d2r.report.groups import groups_page
+from d2r.results import Link
 
 BOX = (10.0, 20.0, 110.5, 90.0)
 

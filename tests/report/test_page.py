@@ -16,11 +16,11 @@ from playwright.sync_api import Browser, expect
 
 from d2r.boxes import Box
 from d2r.describe import Description
-from d2r.engine import Answer, Result
 from d2r.features.base import Features
 from d2r.images import Picture
 from d2r.report import page
 from d2r.report.page import MOST_LINES, search_page, write_page
+from d2r.results import Answer, Result
 
 BOX = (40.0, 30.0, 200.0, 150.0)
 TURN = np.array([[0.8, -0.2, 30.0], [0.1, 0.9, 5.0]])

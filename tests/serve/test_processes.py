@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
-from d2r.workers import WorkerDied
+from d2r.support.processes import WorkerDied
 from programs import LIMIT_S
 
 

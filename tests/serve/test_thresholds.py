@@ -2,8 +2,8 @@
 
 import pytest
 
-from d2r.client import Client
 from d2r.engine import Engine, codebook_from
+from d2r.serve.client import Client
 from detectors import write_detector
 from serving import serving
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.datasets.landmark_boxes import FractionBox, LandmarkBoxes, LandmarkPicture, write_dataset
 from d2r.images import read_image, shrink
+from d2r.train.detector.loop import train_detector
+from d2r.train.detector.settings import Settings
 from d2r.train.log import EpochRow
-from d2r.train.loop import train_detector
-from d2r.train.settings import Settings
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,9 +23,9 @@ from d2r.annotate.session import Session
 from d2r.boxes import BoxError, Boxes, check_box
 from d2r.datasets.landmark_boxes import from_pixels, to_pixels
 from d2r.defaults import MAX_PIXELS
-from d2r.files import display_path, printable_path
 from d2r.images import ImageError, Picture, encode_jpeg, read_image, shrink
-from d2r.webserver import base_style, fixed
+from d2r.support.files import display_path, printable_path
+from d2r.support.webserver import base_style, fixed
 
 Propose: TypeAlias = Callable[[Picture], Boxes]
 """Boxes to offer on a picture, best first."""

@@ -27,8 +27,8 @@ from d2r.datasets.landmark_boxes import (
     write_pictures,
 )
 from d2r.datasets.landmark_sample import Sample, draw_sample
-from d2r.files import check_no_index, check_plain, display_path
-from d2r.walk import find_pictures
+from d2r.sources import find_pictures
+from d2r.support.files import check_no_index, check_plain, display_path
 
 
 class AnnotateError(Exception):

@@ -20,14 +20,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from d2r.asmk.codebook import Codebook
 from d2r.cluster.connect import accelerators, processors
 from d2r.cluster.stages import Found, Seen, describe_seen, find, look_at
-from d2r.codebook import Codebook
-from d2r.describers import Sampled
-from d2r.index import Job
-from d2r.ingest import Outcome, Recipe, prepare_worker, sample_file
+from d2r.indexing.entry import Outcome, Recipe, prepare_worker, sample_file
+from d2r.indexing.workers import Sampled
 from d2r.regions import Detector, make_selector
-from d2r.workers import WorkerDied, Workers
+from d2r.sources import Job
+from d2r.support.processes import WorkerDied, Workers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -58,14 +58,14 @@ class ClusterWorkers:
     def samples(
         self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, Sampled | WorkerDied]]:
-        """See :meth:`d2r.describers.Describers.samples`."""
+        """See :meth:`d2r.indexing.workers.Describers.samples`."""
         function = partial(_sample, recipe, max_pixels, staging, quota)
         return _in_rounds(lambda data, most: _on_processors(data, function, most), jobs)
 
     def entries(
         self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, Outcome | WorkerDied]]:
-        """See :meth:`d2r.describers.Describers.entries`."""
+        """See :meth:`d2r.indexing.workers.Describers.entries`."""
         selector = make_selector(recipe.regions)
         describing = partial(describe_seen, recipe, max_pixels, staging, Codebook.load(codebook))
         gpus = accelerators() if self.detectors is None else self.detectors

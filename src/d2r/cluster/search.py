@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from d2r.aggregate import Aggregated
+from d2r.asmk.kernels import Aggregated
 from d2r.cluster.connect import ClusterError, processors
 from d2r.cluster.shard import MOST_AT_ONCE, Look, Shard, Share, Sought, Wanted
 from d2r.describe import Description
-from d2r.engine import Engine, Looked, Result, SearchStopped, make_result
+from d2r.engine import Engine, Looked, SearchStopped
 from d2r.index import Hit, Index
 from d2r.index.catalogue import Layout
 from d2r.index.ranking import Best, merge_best, place_of
-from d2r.points import Points
+from d2r.results import Result, make_result
+from d2r.verify.points import Points
 
 TIMEOUT_S = 5.0
 """A shard that takes longer is left out of an answer."""

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
-from d2r.aggregate import Aggregated
+from d2r.asmk.kernels import Aggregated
 from d2r.boxes import Boxes
+from d2r.index.files import load_segment
 from d2r.index.ranking import Best, Ranker, Snapshot, make_snapshot, segment_and_slot
+from d2r.index.ready import get_ready
 from d2r.index.segment import Segment
-from d2r.index.store import load_segment
-from d2r.points import Points
-from d2r.ready import get_ready
-from d2r.verify import threshold_for, verify
+from d2r.verify.points import Points
+from d2r.verify.verify import threshold_for, verify
 
 MOST_AT_ONCE = 16
 """Queries that are scored together at most."""
@@ -68,7 +68,7 @@ class Look(NamedTuple):
     """What a shard sees of a picture.
 
     Attributes:
-        boxes, box_scores, transform, rows, points: see :func:`d2r.engine.make_result`.
+        boxes, box_scores, transform, rows, points: see :func:`d2r.results.make_result`.
     """
 
     boxes: Boxes

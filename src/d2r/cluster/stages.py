@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.codebook import Codebook
-from d2r.files import display_path, read_bytes
+from d2r.asmk.codebook import Codebook
 from d2r.images import ImageError, Picture, decode_image
-from d2r.index import Job, PictureState
-from d2r.ingest import Outcome, Recipe, enter_file
+from d2r.index import PictureState
+from d2r.indexing.entry import Outcome, Recipe, enter_file
 from d2r.regions import Detector, Regions, make_selector
 from d2r.regions.detector import squash
+from d2r.sources import Job
+from d2r.support.files import display_path, read_bytes
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def find(detector: Detector, seen: Sequence[Seen]) -> list[Found]:
 
 
 def describe_seen(recipe: Recipe, max_pixels: int, staging: Path, codebook: Codebook, given: Job | Found) -> Outcome:
-    """Do :func:`d2r.ingest.enter_file` of a picture, with the regions that were found in it when they were."""
+    """Do :func:`d2r.indexing.entry.enter_file` of a picture, with the regions that were found in it when they were."""
     if isinstance(given, Job):
         return enter_file(recipe, max_pixels, staging, codebook, given)
     detector = make_selector(recipe.regions)

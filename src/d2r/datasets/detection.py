@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from d2r.boxes import PixelBox
-from d2r.datasets.ground_truth import GROUND_TRUTH, ClutterError, load_set
+from d2r.compose.ground_truth import GROUND_TRUTH, ClutterError, load_set
 from d2r.datasets.json_node import Node, read_json
 from d2r.datasets.landmark_boxes import (
     PICTURES,
@@ -34,7 +34,7 @@ from d2r.datasets.landmark_boxes import (
     read_dataset,
 )
 from d2r.datasets.landmark_pictures import FAILURES, FOLDER, read_failures
-from d2r.files import display_path
+from d2r.support.files import display_path
 
 ShareBox: TypeAlias = tuple[float, float, float, float]
 """x1, y1, x2, y2 as shares of a picture's width and height, 0 to 1."""

@@ -11,28 +11,21 @@ pictures of an archive are moved into place after all of it was unpacked and its
 from __future__ import annotations
 
 import gzip
-import http.client
-import math
 import os
 import shutil
 import tarfile
-import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, TypeAlias
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from d2r.datasets.revisited import GroundTruthError, find_ground_truth, read_ground_truth
-from d2r.files import OutputError, check_no_index, file_sha256, move_new, own_folder, remove_own_folder, sync
 from d2r.images import SUFFIXES
-
-Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called during a transfer: the file's name, the bytes that are there, the bytes in all where known."""
+from d2r.support.download import _CHUNK, DownloadError, Progress, fetch
+from d2r.support.files import OutputError, check_no_index, move_new, own_folder, remove_own_folder, sync
 
 BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
     # since 2022 the pictures are given out with faces blurred, as "-v1"; the first archives are gone
@@ -51,11 +44,6 @@ BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
     "distractors": ("http://ptak.felk.cvut.cz/revisitop/revisitop1m",),
 }
 """Where the files are: for each source the addresses to try in turn, without a slash at the end."""
-
-_CHUNK = 1 << 20
-_LONGEST_PAUSE_S = 60.0
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP answers that may be another one in a while."""
 
 
 @dataclass(frozen=True)
@@ -83,56 +71,6 @@ _DATASETS: Final[Mapping[str, _Dataset]] = {
 
 NAMES: Final = tuple(_DATASETS)
 """The data sets that :func:`get_dataset` knows."""
-
-
-class DownloadError(Exception):
-    """A file or data set that could not be fetched; ``str(error)`` names it and says why.
-
-    Attributes:
-        name: the address, file or folder.
-        reason: what went wrong, without the name.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
-
-
-class NoAnswerError(DownloadError):
-    """Nothing was heard from a server: it is not there, or the network is not."""
-
-
-class _InterruptedError(Exception):
-    """A transfer that broke off, or that the server would not begin: it may work if tried again."""
-
-
-class _SilenceError(_InterruptedError):
-    """No answer came."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a transfer may take.
-
-    Attributes:
-        before_request: called before each request, also a repeated one; it may wait, so as to limit their rate.
-        max_bytes: a larger file is refused.
-        max_seconds: a request whose answer takes longer than this, from its beginning to its end, is given up for good:
-            a server that trickles would hold it for ever.
-        timeout_s: the longest silence, before an answer or in the middle of it.
-    """
-
-    before_request: Callable[[], None] = lambda: None
-    max_bytes: float = math.inf
-    max_seconds: float = math.inf
-    timeout_s: float = 60.0
-
-
-NO_LIMITS: Final = Limits()
 
 
 def get_dataset(
@@ -165,7 +103,7 @@ def get_dataset(
         DownloadError: the data set is unknown; a file cannot be fetched, or is damaged or unsafe; the
             archives lack pictures that the ground truth names; the folder cannot be written, or another
             process fetches into it.
-        d2r.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
+        d2r.support.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
     """
     if name not in _DATASETS:
         raise DownloadError(name, f"no such data set; there are {', '.join(NAMES)}")
@@ -198,173 +136,6 @@ def get_dataset(
         reason = error.strerror or str(error)
         raise DownloadError(str(error.filename or root), f"cannot be read or written: {reason}") from error
     return root
-
-
-def fetch(
-    urls: Sequence[str],
-    path: Path,
-    *,
-    sha256: str | None = None,
-    progress: Progress | None = None,
-    tries: int = 6,
-    pause_s: float = 1.0,
-    limits: Limits = NO_LIMITS,
-) -> None:
-    """Fetch one file over HTTP, unless it is there.
-
-    A transfer that broke off, in this call or an earlier one, goes on where it stopped if the server can do
-    that and still has the same file; otherwise it begins again. Its length must be what the server announced.
-
-    Args:
-        urls: addresses of the same file; the next one is tried when one fails for good.
-        path: the file's final name. Until the file is whole, ``path.part`` has what has arrived.
-        sha256: the file's checksum in lower-case hexadecimal, where it is known.
-        progress: is told how far the transfer is.
-        tries: an address is given up after so many tries in a row that brought nothing new.
-        pause_s: seconds before the second try; twice as long before each further one, up to a minute.
-        limits: what the transfer may take.
-
-    Raises:
-        NoAnswerError: there is one address, and nothing was heard from it at the last try.
-        DownloadError: no address gives the file, what they give has another checksum, or it goes beyond the limits.
-        OSError: the file cannot be written.
-    """
-    if path.exists() and (sha256 is None or file_sha256(path) == sha256):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, tag = _beside(path, ".part"), _beside(path, ".part.tag")
-    errors: list[DownloadError] = []
-    for url in urls:
-        try:
-            _persist(url, part, tag, _reporter(path.name, progress), tries, pause_s, limits)
-            if sha256 is not None:
-                _check(url, part, tag, sha256)
-        except DownloadError as error:
-            errors.append(error)
-        else:
-            sync(part)
-            part.replace(path)
-            sync(path.parent)
-            tag.unlink(missing_ok=True)
-            return
-    if len(errors) == 1:
-        raise errors[0]
-    raise DownloadError(path.name, "no address gives it: " + "; ".join(str(error) for error in errors))
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-def _reporter(name: str, progress: Progress | None) -> Callable[[int, int | None], None]:
-    return lambda done, total: progress(name, done, total) if progress else None
-
-
-def _check(url: str, part: Path, tag: Path, sha256: str) -> None:
-    found = file_sha256(part)
-    if found != sha256:
-        part.unlink()
-        tag.unlink(missing_ok=True)
-        raise DownloadError(url, f"its sha256 is {found}, and it should be {sha256}")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _persist(
-    url: str,
-    part: Path,
-    tag: Path,
-    report: Callable[[int, int | None], None],
-    tries: int,
-    pause_s: float,
-    limits: Limits,
-) -> None:
-    """Transfer ``url`` to ``part``, and try again as long as tries bring something or few in a row do not."""
-    furthest, vain = _size(part), 0
-    while True:
-        try:
-            limits.before_request()
-            _transfer(url, part, tag, report, limits)
-        except _InterruptedError as error:
-            vain = 1 if _size(part) > furthest else vain + 1
-            furthest = max(furthest, _size(part))
-            if vain >= tries:
-                kind = NoAnswerError if isinstance(error, _SilenceError) else DownloadError
-                raise kind(url, f"{error} (given up after {tries} tries)") from error
-            time.sleep(min(pause_s * 2 ** (vain - 1), _LONGEST_PAUSE_S))
-        else:
-            return
-
-
-def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], limits: Limits) -> None:
-    """Transfer ``url`` to ``part`` once, or the rest of it.
-
-    ``tag`` keeps what the server calls the version that ``part`` is the beginning of; without it a beginning
-    is of no use, for the file may have changed.
-    """
-    known = tag.read_text() if tag.exists() else None
-    start = _size(part) if known else 0
-    headers = {"User-Agent": "detect-to-retrieve", "Accept-Encoding": "identity"}
-    if known and start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": known}
-    end = time.monotonic() + limits.max_seconds
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=limits.timeout_s)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
-                return  # all of it had arrived
-            if error.code == 416:
-                part.unlink(missing_ok=True)
-            answer = f"the server answers {error.code} {error.reason}"
-            if error.code in _PASSING or error.code == 416:
-                raise _InterruptedError(answer) from error
-            raise DownloadError(url, answer) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _SilenceError(f"no answer ({getattr(error, 'reason', error)})") from error
-
-    with response:
-        resumed = response.status == 206
-        version = _version(response.headers)
-        if resumed and not (
-            response.headers.get("Content-Range", "").startswith(f"bytes {start}-") and version in (None, known)
-        ):
-            part.unlink(missing_ok=True)
-            raise _InterruptedError("the server answers something else than the rest of the file")
-        done = start if resumed else 0
-        length = response.headers.get("Content-Length", "")
-        total = done + int(length) if length.isdigit() else None
-        with part.open("ab" if resumed else "wb") as file:
-            if not resumed and version:
-                tag.write_text(version)
-            elif not resumed:
-                tag.unlink(missing_ok=True)
-            while max(done, total or 0) <= limits.max_bytes and (chunk := _read(response)):
-                file.write(chunk)
-                done += len(chunk)
-                report(done, total)
-                if time.monotonic() > end:
-                    raise DownloadError(url, f"it takes longer than {limits.max_seconds:g} s")
-    if max(done, total or 0) > limits.max_bytes:
-        part.unlink()
-        raise DownloadError(url, f"it is larger than {limits.max_bytes:,.0f} bytes")
-    if total is not None and done != total:
-        raise _InterruptedError(f"the transfer broke off after {done:,} of {total:,} bytes")
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    try:
-        return response.read1(_CHUNK)  # what is there: read() would wait for as much as was asked for
-    except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(f"the transfer broke off ({error})") from error
-
-
-def _version(headers: http.client.HTTPMessage) -> str | None:
-    """Return what names a file's version to the byte; a weak ETag names its meaning only."""
-    etag = headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
 
 
 def _admit_listing(arrived: Path, listing: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from d2r.boxes import PixelBox
-from d2r.files import display_path
+from d2r.support.files import display_path
 
 
 def read_json(path: Path, error: type[Exception]) -> Node:

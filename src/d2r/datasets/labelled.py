@@ -18,8 +18,8 @@ from typing import Final
 
 from d2r.datasets.landmark_boxes import PICTURES, LandmarkBoxesError, picture_path, read_pictures
 from d2r.datasets.landmark_pictures import FOLDER
-from d2r.files import display_path
-from d2r.walk import find_pictures
+from d2r.sources import find_pictures
+from d2r.support.files import display_path
 
 _TRAIN: Final = "train"
 

@@ -16,8 +16,8 @@ from typing import Final
 
 from d2r.boxes import PixelBox
 from d2r.datasets.landmark_csv import LandmarkBoxesError, read_rows, write_rows, wrong_row
-from d2r.files import check_no_index, check_output
 from d2r.images import SUFFIXES
+from d2r.support.files import check_no_index, check_output
 
 __all__ = [
     "FILES",
@@ -199,7 +199,8 @@ def write_dataset(folder: Path, dataset: LandmarkBoxes, *, force: bool = False, 
         inputs: files that are never written over.
 
     Raises:
-        d2r.files.OutputError: there are files that say something else; or see :func:`d2r.files.check_output`.
+        d2r.support.files.OutputError: there are files that say something else; or
+            see :func:`d2r.support.files.check_output`.
     """
     check_no_index(folder)
     if not force and _holds(folder, dataset):

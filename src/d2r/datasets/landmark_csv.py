@@ -9,7 +9,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from d2r.files import display_path, replacing
+from d2r.support.files import display_path, replacing
 
 
 class LandmarkBoxesError(ValueError):

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from d2r.datasets.download import DownloadError, Limits, NoAnswerError, fetch
 from d2r.datasets.landmark_boxes import LandmarkPicture, picture_path
 from d2r.datasets.landmark_csv import read_rows, write_rows
-from d2r.files import check_no_index, display_path, move_new, own_folder, remove_own_folder
 from d2r.images import ImageError, read_image
+from d2r.support.download import DownloadError, Limits, NoAnswerError, fetch
+from d2r.support.files import check_no_index, display_path, move_new, own_folder, remove_own_folder
 
 FOLDER: Final = "jpg"
 FAILURES: Final = "failures.csv"
@@ -78,7 +78,7 @@ def get_pictures(
         rate: at most so many requests a second, above 0.
         retry_failed: try again what failed in an earlier call.
         connections: transfers at the same time.
-        tries: see :func:`d2r.datasets.download.fetch`.
+        tries: see :func:`d2r.support.download.fetch`.
         pause_s: as there.
         timeout_s: longest silence of a server, in seconds.
         progress: told ("fetch", pictures done, pictures in all).
@@ -86,7 +86,7 @@ def get_pictures(
     Raises:
         DownloadError: another process fetches into the folder, or no server answers any longer.
         LandmarkBoxesError: ``failures.csv`` is damaged.
-        d2r.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
+        d2r.support.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
         OSError: the folder cannot be written.
     """
     check_no_index(folder)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.boxes import Boxes
-from d2r.files import display_path
+from d2r.support.files import display_path
 
 SUFFIXES: Final = (".json", ".pkl", ".mat")
 """Endings of ground-truth files, in the order in which :func:`find_ground_truth` looks for them."""

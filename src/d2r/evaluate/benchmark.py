@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 
 from d2r.boxes import Box
+from d2r.compose.ground_truth import GROUND_TRUTH, load_set
 from d2r.datasets.duplicates import near_duplicates
-from d2r.datasets.ground_truth import GROUND_TRUTH, load_set
 from d2r.datasets.revisited import find_ground_truth, picture_path, read_ground_truth
 from d2r.evaluate.revisited import PROTOCOLS, Relevance, relevance
-from d2r.files import display_path
-from d2r.walk import find_pictures
+from d2r.sources import find_pictures
+from d2r.support.files import display_path
 
 Kind = Literal["revisited", "composed", "instances", "split"]
 
@@ -59,7 +59,7 @@ def load_benchmark(
     """Read a data set: its kind is told by what the folder holds.
 
     ``gnd_*.json|pkl|mat``: a Revisited data set, with pictures in ``jpg/``. ``ground_truth.json``: a set composed by
-    :mod:`d2r.datasets.clutter`. ``train/`` and ``test/``: instances as sub-folders of each, the test pictures are
+    :mod:`d2r.compose.clutter`. ``train/`` and ``test/``: instances as sub-folders of each, the test pictures are
     queries to the training pictures. Otherwise each sub-folder is an instance, and each picture a query to the others.
 
     Args:

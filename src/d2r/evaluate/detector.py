@@ -13,9 +13,9 @@ import numpy as np
 from d2r.boxes import Boxes, as_boxes, iou
 from d2r.datasets.detection import DetectionDataError, DetectionPicture
 from d2r.evaluate.detection import MAX_BOXES, DetectionScores, evaluate_boxes
-from d2r.files import display_path
 from d2r.images import ImageError, Picture, read_image
 from d2r.regions import Detector, Regions, RegionSelector
+from d2r.support.files import display_path
 
 LOW_THRESHOLD = 0.01
 

@@ -14,24 +14,23 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated, assign
+from d2r.asmk.codebook import Codebook, load_codebook
+from d2r.asmk.kernels import Aggregated, assign
 from d2r.boxes import Box
-from d2r.build import Progress
-from d2r.codebook import Codebook, load_codebook
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
-from d2r.files import display_path
 from d2r.images import read_image
-from d2r.ingest import Recipe, describe_file, prepare_worker, read_description, verification_features
-from d2r.points import Points, make_points
+from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verification_features
 from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
 from d2r.regions.rmac import rmac_boxes
-from d2r.verify import NEAREST, threshold_for, verify
-from d2r.walk import picture_job
-from d2r.workers import WorkerDied, map_in_processes
+from d2r.sources import picture_job
+from d2r.support.files import display_path
+from d2r.support.processes import WorkerDied, map_in_processes
+from d2r.verify.points import Points, make_points
+from d2r.verify.verify import NEAREST, threshold_for, verify
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

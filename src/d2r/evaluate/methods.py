@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import (
+from d2r.asmk.kernels import (
     KERNELS,
     Aggregated,
     Assigned,
@@ -19,8 +19,8 @@ from d2r.aggregate import (
     selectivity,
     selectivity_by_distance,
 )
-from d2r.checks import check_array, check_numbers, check_starts
-from d2r.index.kernels import score_postings
+from d2r.index.scoring import score_postings
+from d2r.support.checks import check_array, check_numbers, check_starts
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def sums_by_distance(query: Aggregated, database: Inverted, table: NDArray[np.fl
     Args:
         query: packed signs.
         database: packed signs.
-        table: float32 (64 B + 1,), such as :func:`d2r.aggregate.selectivity_by_distance`.
+        table: float32 (64 B + 1,), such as :func:`d2r.asmk.kernels.selectivity_by_distance`.
 
     Raises:
         ValueError: one of them is something else.

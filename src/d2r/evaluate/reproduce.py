@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from d2r.build import Progress
-from d2r.codebook import Codebook
+from benchmarks.ablation.ablation import ablate
+
+from d2r.asmk.codebook import Codebook
 from d2r.defaults import REGIONS, VERIFY
-from d2r.evaluate.ablation import ablate
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
-from d2r.ingest import Recipe, check_codebook
+from d2r.indexing.entry import Progress, Recipe, check_codebook
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Experiment:
         words: sizes of the codebook.
         verify: so many of each ranking are verified as well; 0 leaves it out.
         curve: plot accuracy over the number of regions.
-        ablation: the rows are those of :data:`d2r.evaluate.ablation.VARIANTS`, on the first sweep's regions.
+        ablation: the rows are those of :data:`benchmarks.ablation.ablation.VARIANTS`, on the first sweep's regions.
     """
 
     title: str
@@ -140,7 +140,7 @@ def reproduce(
 
     Raises:
         BenchmarkError: a query cannot be used.
-        d2r.codebook.CodebookError: the codebook was learned from other features.
+        d2r.asmk.codebook.CodebookError: the codebook was learned from other features.
     """
     if codebook is not None:
         check_codebook(codebook, recipe)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, aggregate, assign
-from d2r.build import Progress
-from d2r.codebook import Codebook, fitting_words, train_codebook
+from d2r.asmk.codebook import Codebook, fitting_words, train_codebook
+from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import (
     Extraction,
@@ -28,9 +27,9 @@ from d2r.evaluate.extraction import (
     sample_descriptors,
 )
 from d2r.evaluate.methods import METHODS, invert, scores
-from d2r.evaluate.revisited import RetrievalScores, mean_average_precision
-from d2r.files import is_our_json, marked, writing
-from d2r.ingest import Recipe, check_codebook, origin_of
+from d2r.evaluate.metrics import RetrievalScores, mean_average_precision
+from d2r.indexing.entry import Progress, Recipe, check_codebook, origin_of
+from d2r.support.files import is_our_json, marked, writing
 
 KS = (1, 5, 10)
 _SAMPLES_PER_WORD = 40
@@ -43,7 +42,7 @@ class Setup:
     Attributes:
         recipe: how pictures are described.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        words: size of the codebook, if there are features for so many (:func:`d2r.codebook.fitting_words`).
+        words: size of the codebook, if there are features for so many (:func:`d2r.asmk.codebook.fitting_words`).
         verify: so many of each ranking are verified and put first; 0 leaves it out.
         seed: of the codebook.
     """
@@ -105,7 +104,7 @@ def evaluate(
 
     Raises:
         BenchmarkError: a query cannot be used.
-        d2r.codebook.CodebookError: the codebook was learned from other features.
+        d2r.asmk.codebook.CodebookError: the codebook was learned from other features.
     """
     if codebook is not None:
         check_codebook(codebook, setup.recipe)
@@ -292,7 +291,8 @@ def write_json(path: Path, run: dict[str, Any], *, force: bool = False) -> None:
     """Write a run to a file, whole or not at all.
 
     Raises:
-        d2r.files.OutputError: there is a file that is no JSON of this program, see :func:`d2r.files.writing`.
+        d2r.support.files.OutputError: there is a file that is no JSON of this program,
+            see :func:`d2r.support.files.writing`.
     """
     with writing(path, is_our_json, force=force) as part:
         part.write_text(json.dumps(marked(run), indent=1), encoding="utf-8")

@@ -12,7 +12,7 @@ from d2r.features.delf import Delf
 from d2r.features.hardnet import HardNet
 from d2r.features.network import FeatureError
 from d2r.features.rootsift import RootSIFT
-from d2r.registry import Registry
+from d2r.support.registry import Registry
 
 EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootSIFT, "hardnet": HardNet, "delf": Delf})
 
@@ -21,7 +21,7 @@ def make_extractor(spec: str) -> FeatureExtractor:
     """Return the extractor that a specification names.
 
     Raises:
-        d2r.registry.SpecError: unknown name or option, or a value out of range.
+        d2r.support.registry.SpecError: unknown name or option, or a value out of range.
     """
     return EXTRACTORS.make(spec)
 
@@ -30,7 +30,7 @@ def pinned_spec(spec: str) -> str:
     """Return a specification that means the same everywhere and later on: a network's names its file's SHA-256.
 
     Raises:
-        d2r.registry.SpecError: as of :func:`make_extractor`; or the path of the model cannot be written in one.
+        d2r.support.registry.SpecError: as of :func:`make_extractor`; or the path of the model cannot be written in one.
         FeatureError: the model cannot be used.
     """
     return EXTRACTORS.pinned(spec)

@@ -14,7 +14,7 @@ from d2r.features.network import FeatureError, FeatureNetwork, load_feature_netw
 from d2r.features.pyramid import Level, levels, runs, scaled
 from d2r.images import Picture
 from d2r.models import LOCAL_FEATURES
-from d2r.onnx_files import check_same, check_sha256, find_file, pinned_model, pixels_a_run
+from d2r.models.onnx import check_same, check_sha256, find_file, pinned_model, pixels_a_run
 
 _LARGEST_SCALE = 4.0
 

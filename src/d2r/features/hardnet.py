@@ -27,7 +27,7 @@ from d2r.features.network import FeatureError
 from d2r.features.patches import cut_patches
 from d2r.images import Picture
 from d2r.models import PATCH_DESCRIPTORS
-from d2r.onnx_files import PICTURES, Format, OnnxFile, check_same, check_sha256, find_file, load, pinned_model
+from d2r.models.onnx import PICTURES, Format, OnnxFile, check_same, check_sha256, find_file, load, pinned_model
 
 FORMAT: Final = "patch-descriptors-1"
 OUTPUTS: Final = ("descriptors",)

@@ -13,8 +13,8 @@ The file, as ``d2r train`` exports it:
 - output ``descriptors``: float32 (N, H/S, W/S, D), of unit length; what reduces them to D, which the shape names, is in
   the graph. Output ``attention``: float32 (N, H/S, W/S), at least 0.
 - output ``features``, which may be missing: float32 (N, C, H/S, W/S), at least 0, the map that the backbone ends with;
-  the shape names C. Global descriptors are pooled from it (:mod:`d2r.features.pooled`). Its channels come first because
-  ONNX Runtime has them so: another order would cost a copy in every run, also of those who do not ask for it.
+  the shape names C. Global descriptors are pooled from it (:mod:`benchmarks.ablation.pooled`). Its channels come first
+  because ONNX Runtime has them so: another order would cost a copy in every run, also of those who do not ask for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.onnx_files import PICTURES, Format, ModelError, OnnxFile, load
+from d2r.models.onnx import PICTURES, Format, ModelError, OnnxFile, load
 
 FORMAT: Final = "local-features-1"
 OUTPUTS: Final = ("descriptors", "attention")

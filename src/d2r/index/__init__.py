@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from d2r.index.catalogue import FORMAT, PictureRow, RemovedError, StoreError
-from d2r.index.listing import Job, Listing
+from d2r.index.index import Hit, Index, IndexSize
+from d2r.index.listing import Listing
 from d2r.index.segment import Entry, Segment
-from d2r.index.store import BusyError, Hit, Index, IndexSize, PictureState, Writer
+from d2r.index.writer import BusyError, PictureState, Writer
 
 __all__ = [
     "FORMAT",
@@ -14,7 +15,6 @@ __all__ = [
     "Hit",
     "Index",
     "IndexSize",
-    "Job",
     "Listing",
     "PictureRow",
     "PictureState",

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.files import display_path, replacing
+from d2r.support.files import display_path, replacing
 
 FORMAT = 6
 """Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from d2r.index.catalogue import Catalogue, PictureRow
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture file to describe: its path, its size and time when it was listed, and the digest known of it."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    digest: bytes | None = None
+from d2r.sources import Job
 
 
 class Listing:

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import KERNELS, Aggregated, selectivity_by_distance
-from d2r.index.kernels import keep_best, score_postings
+from d2r.asmk.kernels import KERNELS, Aggregated, selectivity_by_distance
+from d2r.index.scoring import keep_best, score_postings
 from d2r.index.segment import MAX_SLOTS, Segment
-from d2r.memory import usable_memory
+from d2r.support.memory import usable_memory
 
 Best: TypeAlias = NDArray[np.void]
 """The best pictures of a query: "score", float32, and "place", int64: the segment, and the slot in the low 16 bits."""

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.aggregate import Aggregated, LocalCodes, check_words
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import Aggregated, check_words
 from d2r.boxes import Boxes
-from d2r.checks import check_array, check_starts
-from d2r.files import sync
-from d2r.index.kernels import copy_live, count_live, postings_of, sort_postings
-from d2r.points import Points
+from d2r.index.scoring import copy_live, count_live, postings_of, sort_postings
+from d2r.support.checks import check_array, check_starts
+from d2r.support.files import sync
+from d2r.verify.points import Points
 
 MAX_SLOTS = 65536
 """Pictures a segment holds at most: as many as 16 bits tell apart."""

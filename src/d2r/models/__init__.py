@@ -1,7 +1,7 @@
 """Networks by name: those that are shipped, ``NAME.onnx`` beside this file, and those that were added.
 
 Beside a network is its card, ``NAME.md``, or what was recorded when it was added, ``NAME.json``
-(:mod:`d2r.models.catalogue`). :mod:`d2r.models.known` has networks of others that can be fetched.
+(:mod:`d2r.hub.catalogue`). :mod:`d2r.hub.known` has networks of others that can be fetched.
 """
 
 from __future__ import annotations
@@ -66,6 +66,6 @@ def find_model(model: str) -> Path:
 
 
 def _how_to_get(model: str) -> str:
-    from d2r.models.known import KNOWN  # which is only needed here
+    from d2r.hub.known import KNOWN  # which is only needed here
 
     return f"; to fetch it: d2r models pull {model}" if model in KNOWN else ""

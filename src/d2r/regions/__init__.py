@@ -13,7 +13,7 @@ from d2r.regions.network import DetectorError
 from d2r.regions.rmac import RMAC
 from d2r.regions.selective_search import SelectiveSearch
 from d2r.regions.whole import Whole
-from d2r.registry import Registry
+from d2r.support.registry import Registry
 
 SELECTORS: Registry[RegionSelector] = Registry(
     "regions", {"whole": Whole, "rmac": RMAC, "selective-search": SelectiveSearch, "detector": Detector}
@@ -24,7 +24,7 @@ def make_selector(spec: str) -> RegionSelector:
     """Return the selector that a specification names.
 
     Raises:
-        d2r.registry.SpecError: unknown name or option, or a value out of range.
+        d2r.support.registry.SpecError: unknown name or option, or a value out of range.
     """
     return SELECTORS.make(spec)
 
@@ -33,7 +33,7 @@ def pinned_spec(spec: str) -> str:
     """Return a specification that means the same everywhere and later on: a detector's names its file's SHA-256.
 
     Raises:
-        d2r.registry.SpecError: as of :func:`make_selector`; or the path of the model cannot be written in one.
+        d2r.support.registry.SpecError: as of :func:`make_selector`; or the path of the model cannot be written in one.
         DetectorError: the detector's model cannot be used.
     """
     return SELECTORS.pinned(spec)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from d2r.boxes import Boxes, clip, iou
 from d2r.images import Picture
 from d2r.models import DETECTOR
-from d2r.onnx_files import check_same, check_sha256, find_file, pinned_model
+from d2r.models.onnx import check_same, check_sha256, find_file, pinned_model
 from d2r.regions.base import Regions
 from d2r.regions.network import DetectorError, Network, load_network
 

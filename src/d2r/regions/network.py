@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.onnx_files import PICTURES, Format, ModelError, OnnxFile, load
+from d2r.models.onnx import PICTURES, Format, ModelError, OnnxFile, load
 
 FORMAT: Final = "detector-1"
 INPUT: Final = PICTURES

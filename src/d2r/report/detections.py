@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from d2r.boxes import Boxes
-from d2r.drawing import write_png
 from d2r.evaluate.detector import Judged
-from d2r.files import printable_path
 from d2r.images import read_image, shrink
+from d2r.report.drawing import write_png
+from d2r.support.files import printable_path
 
 _TILE = 300  # pixels, the longer side of a picture
 _CAPTION = 34
@@ -33,10 +33,10 @@ def write_sheet(judged: Sequence[Judged], path: Path, *, max_pixels: int, force:
         judged: at least one.
         path: of the PNG.
         max_pixels: see :func:`d2r.images.read_image`.
-        force: see :func:`d2r.files.writing`.
+        force: see :func:`d2r.support.files.writing`.
 
     Raises:
-        d2r.files.OutputError: there is a file that is no drawing of this program.
+        d2r.support.files.OutputError: there is a file that is no drawing of this program.
     """
     columns = min(_COLUMNS, len(judged))
     rows = -(-len(judged) // columns)

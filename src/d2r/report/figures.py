@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2r.evaluate.run import Row
-from d2r.files import GENERATOR, is_our_png, is_our_svg, writing
+from d2r.support.files import GENERATOR, is_our_png, is_our_svg, writing
 
 
 def curve_files(path: Path) -> tuple[Path, Path]:
@@ -22,13 +22,13 @@ def accuracy_curves(rows: Sequence[Row], title: str, path: Path, *, force: bool 
         rows: of a sweep; one protocol is a panel.
         title: of the figure.
         path: without ending.
-        force: see :func:`d2r.files.writing`.
+        force: see :func:`d2r.support.files.writing`.
 
     Returns:
         the PNG and the SVG that were written.
 
     Raises:
-        d2r.files.OutputError: there is a file that is no figure of this program.
+        d2r.support.files.OutputError: there is a file that is no figure of this program.
     """
     import matplotlib as mpl
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from d2r.boxes import Box
 from d2r.defaults import MAX_PIXELS
-from d2r.files import printable_path
-from d2r.groups import Group
 from d2r.images import ImageError, read_image, shrink
 from d2r.index import PictureRow
+from d2r.mining.groups import Group
 from d2r.report.html import corners, data_uri, polygon, template
+from d2r.support.files import printable_path
 
 SIDE = 320
 """Longer side of the pictures on the page, in pixels."""

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from d2r.boxes import Box
 from d2r.defaults import MAX_PIXELS
-from d2r.engine import Answer, Result
-from d2r.files import PathLike, is_our_page, printable_path, writing
 from d2r.images import ImageError, Picture, read_image, shrink
 from d2r.report.html import corners, data_uri, polygon, rounded, template
+from d2r.results import Answer, Result
+from d2r.support.files import PathLike, is_our_page, printable_path, writing
 
 LARGE_SIDE = 720
 """Longer side of the pictures on the page, in pixels. One copy serves the card and the match view: that takes fewer
@@ -149,7 +149,8 @@ def write_page(path: PathLike, html: str, *, force: bool = False) -> None:
     """Write a page; one that was there is replaced once all is written, and kept when writing fails.
 
     Raises:
-        d2r.files.OutputError: there is a file that is no page of this program, see :func:`d2r.files.writing`.
+        d2r.support.files.OutputError: there is a file that is no page of this program,
+            see :func:`d2r.support.files.writing`.
     """
     with writing(Path(os.fsdecode(path)), is_our_page, force=force) as part:
         part.write_bytes(html.encode())

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2r.evaluate.revisited import RetrievalScores, paired_bootstrap
+from d2r.evaluate.metrics import RetrievalScores, paired_bootstrap
 from d2r.evaluate.run import Row
-from d2r.files import writing
+from d2r.support.files import writing
 
 _MARK_MD = "<!-- d2r -->\n"
 _MARK_TEX = "% d2r\n"
@@ -78,7 +78,8 @@ def write_tables(table: Table, path: Path, *, force: bool = False) -> tuple[Path
     """Write a table as ``path`` with the endings .md, .csv and .tex, and return the three files.
 
     Raises:
-        d2r.files.OutputError: there is a file that is not :func:`is_our_table`, see :func:`d2r.files.writing`.
+        d2r.support.files.OutputError: there is a file that is not :func:`is_our_table`,
+            see :func:`d2r.support.files.writing`.
     """
     files = table_files(path)
     texts = f"{_MARK_MD}{as_text(table)}\n", as_csv(table), _MARK_TEX + as_latex(table)

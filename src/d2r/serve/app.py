@@ -23,7 +23,6 @@ from fastapi.security import HTTPBearer
 from d2r.boxes import BoxError, PixelBox, parse_box
 from d2r.defaults import EXPAND, TOP, VERIFY
 from d2r.engine import Engine
-from d2r.files import printable_path
 from d2r.images import ImageError
 from d2r.index import PictureRow, RemovedError
 from d2r.regions import Detector, DetectorError, make_selector
@@ -49,9 +48,10 @@ from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.serve.searches import FileGoneError, Searches, Sought, Threads, of_index, ten_thousandths, tenths, until_gone
 from d2r.serve.settings import ServeError, Settings
 from d2r.serve.uploads import uploaded_file
-from d2r.version import package_version
-from d2r.webserver import base_style, fixed
-from d2r.workers import WorkerDied
+from d2r.support.files import printable_path
+from d2r.support.processes import WorkerDied
+from d2r.support.version import package_version
+from d2r.support.webserver import base_style, fixed
 
 MOST_RESULTS: Final = 200
 """Results, and verified pictures, that one search may ask for."""

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from d2r.describers import LocalWorkers
 from d2r.engine import Engine
-from d2r.files import printable_path
 from d2r.index import BusyError, PictureRow, StoreError
+from d2r.indexing.workers import LocalWorkers
 from d2r.serve.settings import ServeError
 from d2r.serve.uploads import JOURNAL, Uploads, uploaded_file
 from d2r.serve.work import prepare_decoding
+from d2r.support.files import printable_path
 
 _MOST_AT_ONCE = 32  # pictures of one commit: few enough that the service can end soon
 _WAIT_S = 0.5  # between two looks whether another process still changes the index

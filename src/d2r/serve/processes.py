@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from d2r.workers import WorkerDied, Workers
+from d2r.support.processes import WorkerDied, Workers
 
 Result = TypeVar("Result")
 

@@ -24,7 +24,7 @@ from d2r.regions import Detector
 from d2r.serve import work
 from d2r.serve.models import Found, PictureInfo, QueryInfo, SearchAnswer, ThresholdAnswer
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
-from d2r.workers import WorkerDied
+from d2r.support.processes import WorkerDied
 
 Result = TypeVar("Result")
 

@@ -18,9 +18,9 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from d2r.files import display_path, replacing, sync
 from d2r.index import Index
 from d2r.serve.settings import ServeError
+from d2r.support.files import display_path, replacing, sync
 
 JOURNAL: Final = "jobs.sqlite"
 """File in the folder that says what clients asked for; see :class:`d2r.serve.jobs.Journal`."""

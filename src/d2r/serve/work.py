@@ -12,11 +12,11 @@ from PIL import Image
 
 from d2r.boxes import PixelBox
 from d2r.describe import Description, describe, describe_query
-from d2r.drawing import MATCH_SIDE, draw_match
 from d2r.features import make_extractor
 from d2r.images import Picture, decode_image, encode_jpeg, read_image, shrink, take_turns
-from d2r.ingest import Recipe, prepare_worker
+from d2r.indexing.entry import Recipe, prepare_worker
 from d2r.regions import RegionSelector, make_selector
+from d2r.report.drawing import MATCH_SIDE, draw_match
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import torch
 
-from d2r.files import display_path, replacing
+from d2r.support.files import display_path, replacing
 from d2r.train.settings import TrainError
 
 LAST: Final = "last.pt"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from d2r.files import check_no_index, display_path, is_our_json, is_temporary, replacing
+from d2r.support.files import check_no_index, display_path, is_our_json, is_temporary, replacing
 from d2r.train.checkpoint import LAST, read_checkpoint, write_checkpoint
 from d2r.train.data import derived_seed
 from d2r.train.log import EpochRow, as_plain, as_rows, write_log
@@ -115,7 +115,7 @@ def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] |
 
     Raises:
         TrainError: there is nothing to resume, or of other settings; or see :func:`check_new`.
-        d2r.files.OutputError: the folder is in an index.
+        d2r.support.files.OutputError: the folder is in an index.
     """
     last = folder / LAST
     if resume:
@@ -132,7 +132,7 @@ def check_new(folder: Path) -> None:
 
     Raises:
         TrainError: there is a run, or something that is not of one.
-        d2r.files.OutputError: the folder is in an index.
+        d2r.support.files.OutputError: the folder is in an index.
     """
     check_no_index(folder)
     if not folder.exists():

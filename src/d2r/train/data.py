@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from d2r.datasets.detection import DetectionPicture
 from d2r.images import Picture, read_image, shrink
 from d2r.regions.detector import squash
-from d2r.train.augment import training_transforms
+from d2r.train.detector.augment import training_transforms
 
 Batch: TypeAlias = tuple[Tensor, list[dict[str, Tensor]]]
 """Pictures uint8 (N, 3, side, side), and for each its ``boxes`` in pixels and ``labels``."""

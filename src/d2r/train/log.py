@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from d2r.files import replacing
+from d2r.support.files import replacing
 
 LOG: Final = "log.csv"
 CURVES: Final = "curves.png"

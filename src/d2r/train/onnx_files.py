@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from d2r.files import GENERATOR, is_our_onnx, writing
+from d2r.support.files import GENERATOR, is_our_onnx, writing
 
 _OPSET: Final = 18
 _HALF_FROM: Final = 64  # values; smaller arrays stay as they are, some of them are shapes and scales
@@ -57,7 +57,8 @@ def write_onnx(model: onnx.ModelProto, path: Path, *, force: bool = False) -> No
     """Check a graph and write it, with this program as its producer.
 
     Raises:
-        d2r.files.OutputError: there is a file that this program did not export, see :func:`d2r.files.writing`.
+        d2r.support.files.OutputError: there is a file that this program did not export,
+            see :func:`d2r.support.files.writing`.
     """
     model.producer_name = GENERATOR
     onnx.checker.check_model(model, full_check=True)

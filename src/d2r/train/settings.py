@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2r.files import display_path, marked, replacing
+from d2r.support.files import display_path, marked, replacing
 
 SETTINGS = "settings.json"
 
@@ -62,42 +62,6 @@ class RunSettings:
             raise TrainError("--freeze keeps the weights of --init, and there are none; give --init")
         if self.seed < 0:
             raise TrainError(f"--seed must not be negative, but is {self.seed}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(RunSettings):
-    """All that the weights of a detector depend on; sources of ``data`` are those of :mod:`d2r.datasets.detection`.
-
-    Attributes:
-        arch: one of :data:`d2r.train.architectures.ARCHITECTURES`.
-        shares: for each source, how often an epoch takes each of its pictures on average.
-        validation: a source to validate on; None holds out pictures of ``data``.
-        side: of the squashed pictures, in pixels; a multiple of 32.
-    """
-
-    arch: str
-    shares: tuple[float, ...] = ()
-    validation: str | None = None
-    side: int = 320
-
-    def __post_init__(self) -> None:
-        from d2r.train.architectures import ARCHITECTURES
-
-        super().__post_init__()
-        if not self.shares:
-            object.__setattr__(self, "shares", (1.0,) * len(self.data))
-        if len(self.shares) != len(self.data):
-            raise TrainError(
-                f"--share is given {len(self.shares)} times and --data {len(self.data)} times; give one each"
-            )
-        if not all(share > 0 and math.isfinite(share) for share in self.shares):
-            raise TrainError(f"--share must be above 0, not {min(self.shares):g}")
-        if self.arch not in ARCHITECTURES:
-            raise TrainError(f"--arch {self.arch!r} is not known; there are: {', '.join(ARCHITECTURES)}")
-        if self.side < 64 or self.side % 32:
-            raise TrainError(f"--side must be a multiple of 32, at least 64, not {self.side}")
-        if self.batch < 2:
-            raise TrainError(f"--batch must be at least 2, not {self.batch}: weights are normalised over the batch")
 
 
 def as_document(settings: RunSettings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import safetensors
 from safetensors import safe_open
 from torch import Tensor
 
-from d2r.files import display_path
+from d2r.support.files import display_path
 from d2r.train.course import BEST
 
 

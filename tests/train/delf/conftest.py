@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.images import read_image
 from d2r.train.delf.loop import train_delf
 from delf_runs import RECIPES, Runs, settings_of

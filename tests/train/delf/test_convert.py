@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet18, resnet50
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
+from d2r.hub.known import KNOWN
 from d2r.images import read_image
-from d2r.models.known import KNOWN
 from d2r.train.delf import projection
 from d2r.train.delf.convert import CONVERTIBLE, ConvertError, convert_checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.images import read_image
 from d2r.train.delf import export
 from d2r.train.delf.export import export_features, load_features

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from d2r.train.architectures import InitError
 from d2r.train.course import write_weights
 from d2r.train.delf.networks import BACKBONES, Field, build, freeze, initialise, receptive_field
+from d2r.train.detector.architectures import InitError
 
 
 def linear(network: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.features import HardNet
 from d2r.images import read_image, shrink
 from d2r.train.course import Listener

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d2r.datasets.bundled import bundled_photos
+from d2r.compose.bundled import bundled_photos
 from d2r.features.keypoints import KeyPoints
 from d2r.images import read_image, shrink
 from d2r.train.hardnet.pairs import patch_pairs, same_places

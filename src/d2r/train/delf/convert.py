@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2r.datasets.bundled import bundled_photos
-from d2r.files import display_path
+from d2r.compose.bundled import bundled_photos
 from d2r.images import read_image
-from d2r.train.architectures import InitError
+from d2r.support.files import display_path
 from d2r.train.data import DecodedPictures
 from d2r.train.delf.export import SCALES, ExportedFeatures, write_features
 from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, initialise
 from d2r.train.delf.projection import fit_projection, fit_threshold
+from d2r.train.detector.architectures import InitError
 
 HOW: Final = {"how-r18": "resnet18-conv5", "how-r50": "resnet50"}
 """Names of HOW's published networks, and the backbone of each."""
@@ -48,12 +48,12 @@ def convert_checkpoint(
         path: of the ONNX file.
         arch: one of :data:`CONVERTIBLE`.
         half: store weights in 16 bits, which halves the file.
-        force: see :func:`d2r.files.writing`.
+        force: see :func:`d2r.support.files.writing`.
 
     Raises:
         ConvertError: the file cannot be read, or is not of ``arch``.
         d2r.train.weights.ExportError: ONNX Runtime does not agree with torch; then nothing is written.
-        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
+        d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
     """
     if arch not in CONVERTIBLE:
         raise ConvertError(f"--arch {arch!r} is not known; there are: {', '.join(CONVERTIBLE)}")

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from d2r.features.network import FORMAT, MAP, OUTPUTS
-from d2r.files import display_path
 from d2r.images import Picture, shrink
-from d2r.onnx_files import PICTURES
+from d2r.models.onnx import PICTURES
+from d2r.support.files import display_path
 from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, receptive_field, unit
 from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
@@ -74,10 +74,10 @@ def export_features(
         half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
         scales: of the pyramid that the file is to be used with.
         threshold: least attention that is worth keeping; None takes the run's.
-        force: see :func:`d2r.files.writing`.
+        force: see :func:`d2r.support.files.writing`.
 
     Raises:
-        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
+        d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
         ExportError: there are no weights, they are damaged or not ours, a scale is not above 0, or ONNX Runtime does
             not agree with torch; then nothing is written. The comparison is made before weights are rounded to 16 bits.
     """

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from d2r.datasets.labelled import LabelledPicture, read_labelled
-from d2r.files import display_path
+from d2r.support.files import display_path
 from d2r.train.checkpoint import LAST
 from d2r.train.course import (
     BEST,
@@ -81,7 +81,7 @@ def train_delf(
 
     Raises:
         TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data;
-        d2r.train.architectures.InitError.
+        d2r.train.detector.architectures.InitError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stage = _Stage(

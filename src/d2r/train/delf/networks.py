@@ -28,9 +28,9 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18, res
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from d2r.files import display_path
-from d2r.train.architectures import InitError, take, try_imagenet
+from d2r.support.files import display_path
 from d2r.train.course import autocast
+from d2r.train.detector.architectures import InitError, take, try_imagenet
 from d2r.train.efficientnet_lite import MEAN, STD, efficientnet_lite0, imagenet_weights
 
 Kind: TypeAlias = Literal["delf", "how"]

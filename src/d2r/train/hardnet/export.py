@@ -12,9 +12,9 @@ import onnxruntime
 import torch
 
 from d2r.features.hardnet import FORMAT, OUTPUTS
-from d2r.files import display_path
 from d2r.images import Picture
-from d2r.onnx_files import PICTURES
+from d2r.models.onnx import PICTURES
+from d2r.support.files import display_path
 from d2r.train.hardnet.network import DIM, SIDE, PatchNetwork, build
 from d2r.train.hardnet.pairs import WIDTH, patch_pairs
 from d2r.train.onnx_files import store_half, to_onnx, write_onnx
@@ -51,10 +51,10 @@ def export_hardnet(
         path: of the ONNX file.
         picture: to compare on, uint8 (H, W, 3).
         half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
-        force: see :func:`d2r.files.writing`.
+        force: see :func:`d2r.support.files.writing`.
 
     Raises:
-        d2r.files.OutputError: there is a file at ``path`` that this program did not export.
+        d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
         ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime does not agree with torch; then
             nothing is written. The comparison is made before weights are rounded to 16 bits.
     """

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from d2r.datasets.labelled import LabelledPicture, read_labelled
-from d2r.files import display_path
+from d2r.support.files import display_path
 from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
 from d2r.train.data import DecodedPictures, EpochBatches, default_workers, derived_seed, training_loader
 from d2r.train.hardnet.network import DIM, PatchNetwork, build

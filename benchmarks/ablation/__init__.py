@@ -1,0 +1,1 @@
+"""Ablations of the paper and beyond it: what was tried and lost."""

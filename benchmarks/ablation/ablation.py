@@ -1,0 +1,508 @@
+"""Variants of the paper's configuration, each alone and the winners together, on one data set and in one table."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from benchmarks.ablation.global_descriptors import (
+    GlobalDescriptors,
+    GlobalSearch,
+    Look,
+    mixed,
+    pool_benchmark,
+    without_map,
+)
+from benchmarks.ablation.variants import (
+    Pooled,
+    Pooling,
+    Weigh,
+    alpha_expansion,
+    as_regions,
+    augment,
+    float_scores,
+    hamming_expansion,
+    learned_thresholds,
+    logistic,
+    pool,
+    power,
+    signs,
+    unpacked_signs,
+    weighed_scores,
+)
+from numpy.typing import NDArray
+
+from d2r.asmk.codebook import Codebook, load_codebook
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, assign, first_regions, local_codes, pool_codes
+from d2r.defaults import EXPAND, VERIFY
+from d2r.describe import Description, describe_query
+from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
+from d2r.evaluate.extraction import Extraction, extract, map_pictures
+from d2r.evaluate.methods import Inverted, invert, sums_by_distance
+from d2r.evaluate.metrics import mean_average_precision
+from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
+from d2r.expand import DIFFUSED, LEAST, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
+from d2r.features import make_extractor, pinned_spec
+from d2r.images import decode_image
+from d2r.indexing.entry import Progress, Recipe, prepare_worker, read_description, verified_rows, write_description
+from d2r.regions import make_selector
+from d2r.regions import pinned_spec as pinned_regions
+from d2r.support.files import display_path, read_bytes
+from d2r.support.processes import WorkerDied, map_in_processes
+from d2r.verify.points import Points, make_points
+from d2r.verify.verify import NEAREST, Verification, threshold_for, verify
+
+_KERNEL = KERNELS["r-asmk*"]
+_PLAIN = Pooling()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the ablation: where it departs from R-ASMK* with verification, which the defaults are.
+
+    Attributes:
+        name: of the row.
+        pooling: of the database and of the query.
+        regions: the query has regions too: the symmetric R-AMK.
+        floats: the query's vectors are not binarised.
+        weigh: the selectivity; None is the cube of positive products.
+        deviations: learn a threshold of each word, see :func:`benchmarks.ablation.variants.learned_thresholds`.
+        between: burstiness between pictures, see :func:`benchmarks.ablation.variants.weighed_scores`.
+        verified: sort the best by agreeing points.
+        expansion: search again with what the first search found.
+        augmented: neighbours that join each picture of the database.
+        diffused: so many of the best are reordered by diffusion.
+        whole: diffusion is on the graph of the whole database, made beforehand, in place of the best.
+        share: see :data:`d2r.expand.SHARE`.
+        both: the order is that of :func:`d2r.expand.by_both` in place of (inliers, score).
+        look: pictures are compared by global descriptors, in place of R-ASMK* or together with it.
+    """
+
+    name: str
+    pooling: Pooling = _PLAIN
+    regions: bool = False
+    floats: bool = False
+    weigh: Weigh | None = None
+    deviations: float | None = None
+    between: float = 0.0
+    verified: bool = True
+    expansion: Literal["average", "alpha", "whole", "hamming", "regions", "join"] | None = None
+    augmented: int = 0
+    diffused: int = 0
+    whole: bool = False
+    share: float = SHARE
+    both: bool = False
+    look: Look | None = None
+
+
+_CUBE = power(_KERNEL.alpha)
+_EVERY = 1 << 62
+
+VARIANTS: tuple[Variant, ...] = (
+    Variant("r-asmk*"),
+    Variant("r-asmk*, not verified", verified=False),
+    Variant("ordered by score (1 + inliers / 5)", both=True),
+    Variant("regions weighed by detector score", pooling=Pooling(by_score=True)),
+    Variant("query regions (symmetric R-AMK)", regions=True),
+    Variant("query regions, weighed by score", regions=True, pooling=Pooling(by_score=True)),
+    Variant("burstiness within pictures", pooling=Pooling(burst=0.5)),
+    Variant("burstiness between pictures", weigh=_CUBE, between=0.5),
+    Variant("threshold of each word, mean + 1 sd", deviations=1.0),
+    Variant("threshold of each word, mean + 2 sd", deviations=2.0),
+    Variant("float query (asymmetric)", floats=True, weigh=_CUBE),
+    Variant("alpha 2", weigh=power(2.0)),
+    Variant("alpha 4", weigh=power(4.0)),
+    Variant("alpha 3, tau 0.2", weigh=power(3.0, 0.2)),
+    Variant("logistic, slope 20 at 0.4", weigh=logistic(20.0, 0.4)),
+    Variant("64 bits", pooling=Pooling(bits=64)),
+    Variant("128 bits, rotated", pooling=Pooling(bits=128)),
+    Variant("256 bits", pooling=Pooling(bits=256)),
+    Variant("average query expansion", expansion="average"),
+    Variant("alpha query expansion, 0.5", expansion="alpha"),
+    Variant("Hamming query expansion", expansion="hamming"),
+    Variant("verified features as regions", expansion="regions"),
+    Variant("join of whole results", expansion="whole"),
+    Variant("join", expansion="join"),
+    Variant("database augmentation, 5", augmented=5),
+    Variant("diffusion, best 300", diffused=DIFFUSED),
+    Variant("diffusion, whole graph", diffused=_EVERY, whole=True),
+    Variant("diffusion alone, whole graph", diffused=_EVERY, whole=True, share=1000.0, both=True),
+    Variant("join, both", expansion="join", both=True),
+    Variant("join, both, diffusion", expansion="join", both=True, diffused=DIFFUSED),
+    Variant("join, both, query regions", expansion="join", both=True, regions=True),
+    Variant("join, both, float query", expansion="join", both=True, floats=True, weigh=_CUBE),
+    Variant("join, both, query regions, diffusion", expansion="join", both=True, regions=True, diffused=DIFFUSED),
+)
+"""The rows: the paper's configuration, what was tried, each alone, and the winners together."""
+
+GLOBAL_VARIANTS: tuple[Variant, ...] = (
+    Variant("GeM, not verified", look=Look("gem"), verified=False),
+    Variant("GeM", look=Look("gem")),
+    Variant("R-MAC, not verified", look=Look("rmac"), verified=False),
+    Variant("R-MAC", look=Look("rmac")),
+    Variant("GeM of each region, not verified", look=Look("gem", regions=True), verified=False),
+    Variant("GeM of each region", look=Look("gem", regions=True)),
+    Variant("hybrid: sum with GeM", look=Look("gem", mix="sum")),
+    Variant("hybrid: sum with GeM of each region", look=Look("gem", regions=True, mix="sum")),
+    Variant("late fusion with GeM", look=Look("gem", mix="ranks")),
+    Variant("late fusion with GeM of each region", look=Look("gem", regions=True, mix="ranks")),
+)
+"""Rows of global descriptors, of features whose network gives its map."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Of one picture: its signs by pooling, how many regions, what is verified, what joins a query, its longer side."""
+
+    signs: dict[Pooling, Aggregated]
+    regions: int
+    points: Points
+    local: LocalCodes
+    side: int
+
+
+def ablate(
+    benchmark: Benchmark,
+    recipe: Recipe,
+    cache: Path,
+    *,
+    words: int,
+    codebook: Codebook | None,
+    workers: int,
+    max_pixels: int,
+    progress: Progress,
+) -> list[Row]:
+    """Return a row for each of :data:`VARIANTS`; its milliseconds are of search, verification and expansion together.
+
+    Those of :data:`GLOBAL_VARIANTS` follow unless
+    :func:`benchmarks.ablation.global_descriptors.without_map` has a reason.
+
+    Args:
+        benchmark: the data set.
+        recipe: how pictures and queries are described.
+        cache: see :func:`d2r.evaluate.run.evaluate`.
+        words: size of the codebook.
+        codebook: visual words; None learns them from the database.
+        workers: processes.
+        max_pixels: see :func:`d2r.images.read_image`.
+        progress: told how far it is.
+    """
+    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_spec(recipe.features))
+    extraction = extract(
+        replace(benchmark, queries=()), recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress
+    )
+    known = next(file for file in extraction.files if file is not None)
+    queries = describe_queries(
+        benchmark, pinned, known.parent / "queries", workers=workers, max_pixels=max_pixels, progress=progress
+    )
+    file = codebook_file(benchmark, extraction, Setup(recipe, (), words, VERIFY), cache, codebook, progress)
+    poolings = tuple(dict.fromkeys(variant.pooling for variant in VARIANTS))
+    keep = partial(_keep, file, poolings, recipe.verify_features)
+    kept: list[_Kept] = []
+    for _, one in map_in_processes(keep, extraction.files, workers=workers, prepare=prepare_worker):
+        if isinstance(one, WorkerDied):
+            raise BenchmarkError(f"the process that aggregated a picture {one}; is there memory left?")
+        kept.append(one)
+        progress("aggregate", len(kept), len(extraction.files))
+    variants, pooled = VARIANTS, None
+    if without_map(recipe.features) is None:
+        variants += GLOBAL_VARIANTS
+        pooled = pool_benchmark(
+            benchmark, pinned, extraction.files, queries, known.parent / "pooled", workers=workers,
+            max_pixels=max_pixels, progress=progress,
+        )  # fmt: skip
+    table = _Ablation(benchmark, recipe, extraction, queries, Codebook.load(file), kept, pooled)
+    rows = []
+    for done, variant in enumerate(variants, start=1):
+        rows.append(table.row(variant))
+        progress("compare", done, len(variants))
+    return rows
+
+
+def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, file: Path | None) -> _Kept:
+    book = load_codebook(codebook)
+    if file is None:
+        nothing = assign(book, np.zeros((0, book.dim), np.float32))
+        one = np.ones(1, np.float32)
+        local = LocalCodes.empty(book.bits)
+        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), local, 1)
+    description = read_description(file)
+    assigned = _assigned(book, description)
+    rows = verified_rows(description, verify_features)
+    points = make_points(description.features.take(rows), book)
+    return _Kept(
+        {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
+        len(description.boxes),
+        points,
+        local_codes(assigned, rows[points.rows]),
+        max(description.width, description.height),
+    )
+
+
+def _assigned(book: Codebook, description: Description) -> Assigned:
+    return assign(book, description.features.descriptors, description.regions, len(description.boxes))
+
+
+class _Ablation:
+    """A benchmark's pictures and queries, with what several variants need of them."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        recipe: Recipe,
+        extraction: Extraction,
+        queries: Sequence[Description],
+        book: Codebook,
+        kept: Sequence[_Kept],
+        pooled: tuple[list[GlobalDescriptors], list[GlobalDescriptors]] | None,
+    ) -> None:
+        self._benchmark, self._recipe, self._extraction, self._book = benchmark, recipe, extraction, book
+        self._queries, self._kept, self._pooled = queries, kept, pooled
+        self._assigned = [_assigned(book, query) for query in queries]
+        self._points = [
+            make_points(query.features.take(query.regions == 0), book, nearest=NEAREST) for query in queries
+        ]
+        self._verified: dict[tuple[int, int], tuple[Verification, float]] = {}
+        self._similarity: NDArray[np.float32] | None = None
+        self._searches: dict[tuple[str, bool], GlobalSearch] = {}
+
+    def row(self, variant: Variant) -> Row:
+        """Rank every query's answers by a variant, and judge them."""
+        pictures = [one.signs[variant.pooling] for one in self._kept]
+        if variant.augmented:
+            pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
+        search = _Search(variant, invert([[one] for one in pictures], _KERNEL, self._book.words))
+        look = variant.look
+        local = (len(pictures), search.database.descriptor_bytes)
+        if look is None:
+            stored, regional = [local], True
+        else:
+            seen = self._global(look)  # made here, so that no query waits for it
+            stored = [(seen.descriptors, seen.descriptor_bytes), *([] if look.alone else [local])]
+            regional = look.regions or not look.alone
+        rankings, times = [], []
+        for query in range(len(self._queries)):
+            ranking, seconds = self._rank(variant, query, search, pictures)
+            rankings.append(ranking)
+            times.append(seconds)
+        scores = {
+            protocol: mean_average_precision(rankings, truth, KS)
+            for protocol, truth in self._benchmark.relevance.items()
+        }
+        return Row(
+            method=variant.name,
+            regions=self._recipe.regions if regional else "whole",
+            words=self._book.words,
+            verified=variant.verified,
+            scores=scores,
+            regions_per_picture=float(np.mean([one.regions for one in self._kept])) if regional else 1.0,
+            descriptors_per_picture=sum(count for count, _ in stored) / len(pictures),
+            bytes_per_picture=sum(size for _, size in stored) / len(pictures),
+            milliseconds=1000 * float(np.median(times)),
+        )
+
+    def _rank(
+        self, variant: Variant, query: int, search: _Search, pictures: Sequence[Aggregated]
+    ) -> tuple[NDArray[np.int64], float]:
+        """Return the ranking of one query, and the seconds that it took."""
+        description = self._queries[query]
+        assigned = self._assigned[query] if variant.regions else first_regions(self._assigned[query], 1)
+        pooled = pool(assigned, description.box_scores[: assigned.region_count], variant.pooling)
+        own = signs(pooled)
+        started = time.perf_counter()
+        scores = self._scores(variant, query, search, own, pooled if variant.floats else None)
+        looked: set[int] = set()
+        waited = 0.0  # verified here for the first time: counted as what it took, whichever variant needed it first
+        if variant.expansion is not None or variant.diffused:
+            first = self._judged(query, scores)[:VERIFY]
+            since = time.perf_counter()
+            counts = self._inliers(query, first)
+            waited += time.perf_counter() - since
+            looked |= set(first.tolist())
+            sure = first[np.argsort(-counts, kind="stable")][: int((counts >= SURE).sum())]
+            if not len(sure):  # nothing to join: it stays as it is
+                variant = replace(variant, expansion=None, diffused=0, both=False)
+            if variant.expansion is not None:
+                scores = search.scores(*self._expanded(variant, query, assigned, own, sure[:EXPAND], pictures, scores))
+            if variant.diffused:
+                scores = self._diffused(variant, query, scores, sure[:EXPAND], pictures)
+        ranking = self._judged(query, scores)
+        spent = time.perf_counter() - started - waited
+        if variant.verified:
+            head = ranking[:VERIFY]
+            counts = self._inliers(query, head)
+            key = by_both(scores[head], counts) if variant.both else counts
+            ranking = np.concatenate([head[np.argsort(-key, kind="stable")], ranking[VERIFY:]])
+            looked |= set(head.tolist())
+        return ranking, spent + sum(self._verified[query, picture][1] for picture in looked)
+
+    def _scores(
+        self, variant: Variant, query: int, search: _Search, own: Aggregated, floats: Pooled | None
+    ) -> NDArray[np.floating]:
+        """Return the similarity of a query to every picture, before anything is expanded."""
+        if variant.look is None:
+            return search.scores(own, floats)
+        seen = self._global(variant.look).scores(query)
+        if variant.look.alone:
+            return seen
+        local = search.scores(own, floats) * np.float32(max(len(own), 1) ** -0.5)
+        return mixed(local, seen, variant.look)
+
+    def _global(self, look: Look) -> GlobalSearch:
+        assert self._pooled is not None
+        key = look.pooling, look.regions
+        if key not in self._searches:
+            self._searches[key] = GlobalSearch(look, *self._pooled)
+        return self._searches[key]
+
+    def _judged(self, query: int, scores: NDArray[np.floating]) -> NDArray[np.int64]:
+        order = np.argsort(-scores, kind="stable")
+        return judged(self._benchmark, query, order[scores[order] != 0])
+
+    def _inliers(self, query: int, pictures: NDArray[np.int64]) -> NDArray[np.int64]:
+        for picture in pictures.tolist():
+            if (query, picture) not in self._verified:
+                one = self._kept[picture]
+                threshold = threshold_for(one.side, self._recipe.max_side)
+                started = time.perf_counter()
+                found = verify(self._points[query], one.points, bits=self._book.dim, threshold=threshold)
+                self._verified[query, picture] = found, time.perf_counter() - started
+        return np.array([self._verified[query, picture][0].inliers for picture in pictures.tolist()], np.int64)
+
+    def _expanded(
+        self,
+        variant: Variant,
+        query: int,
+        assigned: Assigned,
+        own: Aggregated,
+        sure: NDArray[np.int64],
+        pictures: Sequence[Aggregated],
+        scores: NDArray[np.floating],
+    ) -> tuple[Aggregated, Pooled | None]:
+        """Return the query joined with confirmed results, in the variant's way; and its floats where these count."""
+        results = [pictures[picture] for picture in sure]
+        if variant.expansion == "average":
+            return join(own, results, least=1), None
+        if variant.expansion == "whole":
+            return join(own, results), None
+        if variant.expansion == "alpha":
+            joined = alpha_expansion(own, results, scores[sure].tolist(), 0.5)
+            return signs(joined), joined
+        if variant.expansion == "join":
+            parts = []
+            for picture in sure.tolist():
+                kept = self._kept[picture]
+                parts.append(pool_codes(kept.local.take(self._inside(query, picture, kept.points.positions))))
+            floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), LEAST) if variant.floats else None
+            return join(own, parts), floats
+        found = [self._features_inside(query, picture) for picture in sure.tolist()]
+        if variant.expansion == "hamming":
+            return hamming_expansion(assigned, found), None
+        every = as_regions(assigned, found)
+        return signs(pool(every, np.ones(every.region_count, np.float32), variant.pooling)), None
+
+    def _inside(self, query: int, picture: int, positions: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say which places in a confirmed picture, float32 (N, 2), lie where the query box is."""
+        transform = self._verified[query, picture][0].transform
+        assert transform is not None
+        x1, y1, x2, y2 = self._queries[query].boxes[0].tolist()
+        return inside(positions, transform, (x1, y1, x2, y2))
+
+    def _features_inside(self, query: int, picture: int) -> Assigned:
+        """Return the features of a confirmed picture, with those of its regions, that lie where the query box is."""
+        file = self._extraction.files[picture]
+        assert file is not None
+        features = read_description(file).features
+        return assign(self._book, features.descriptors[self._inside(query, picture, features.positions)])
+
+    def _diffused(
+        self,
+        variant: Variant,
+        query: int,
+        scores: NDArray[np.floating],
+        sure: NDArray[np.int64],
+        pictures: Sequence[Aggregated],
+    ) -> NDArray[np.float64]:
+        best = self._judged(query, scores)[: variant.diffused]
+        result = scores.astype(np.float64)
+        if not len(best):
+            return result
+        if variant.whole:
+            similarity = self._similarities()[np.ix_(best, best)]
+        else:
+            similarity = similarities([pictures[picture] for picture in best])
+        result[best] = spread(scores[best], np.isin(best, sure), similarity, variant.share)
+        return result
+
+    def _similarities(self) -> NDArray[np.float32]:
+        if self._similarity is None:
+            self._similarity = similarities([one.signs[_PLAIN] for one in self._kept])
+        return self._similarity
+
+
+class _Search:
+    """How a variant scores a database."""
+
+    def __init__(self, variant: Variant, database: Inverted) -> None:
+        self.database = database
+        self._unpacked = unpacked_signs(database) if variant.floats or variant.expansion == "alpha" else None
+        self._between = variant.between
+        self._weigh = variant.weigh or _CUBE
+        if variant.deviations is not None:
+            self._weigh = learned_thresholds(database, variant.deviations)
+        self._table = None
+        if variant.deviations is None and not variant.between:  # the same of every word: then by distance, as the index
+            blocks = database.vectors.shape[1]
+            products = np.asarray(1.0 - 2.0 * np.arange(blocks * 64 + 1) / database.dim, np.float32)
+            self._table = self._weigh(products, 0)
+
+    def scores(self, query: Aggregated, floats: Pooled | None) -> NDArray[np.float32]:
+        """Return the similarity of a query to every picture, up to a factor that is the query's, float32 (N,).
+
+        ``floats`` are what the query's signs are of; None compares by the signs.
+        """
+        if floats is not None and self._unpacked is not None:
+            return float_scores(floats, self.database, self._unpacked, self._weigh)
+        if self._table is not None:
+            return sums_by_distance(query, self.database, self._table) * self.database.g
+        return weighed_scores(query, self.database, self._weigh, self._between)
+
+
+def describe_queries(
+    benchmark: Benchmark, recipe: Recipe, folder: Path, *, workers: int, max_pixels: int, progress: Progress
+) -> list[Description]:
+    """Describe the queries with the regions that are selected inside their boxes.
+
+    Args:
+        benchmark: the data set.
+        recipe: how to describe, with pinned models.
+        folder: descriptions are kept here, by the content of the picture and the box.
+        workers: processes.
+        max_pixels: see :func:`d2r.images.read_image`.
+        progress: told how far it is: "queries".
+
+    Raises:
+        BenchmarkError: the process that read a query died.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ask = partial(_describe_query, recipe, max_pixels, folder)
+    return map_pictures(ask, benchmark.queries, lambda query: query.path, "queries", workers=workers, progress=progress)
+
+
+def _describe_query(recipe: Recipe, max_pixels: int, folder: Path, query: QueryPicture) -> Description:
+    data = read_bytes(str(query.path))
+    file = folder / f"{hashlib.blake2b(data + repr(query.box).encode(), digest_size=16).hexdigest()}.safetensors"
+    if file.exists():
+        return read_description(file)
+    image = decode_image(data, name=display_path(query.path), max_pixels=max_pixels)
+    selector, extractor = make_selector(recipe.regions), make_extractor(recipe.features)
+    made = describe_query(image, query.box, extractor, max_side=recipe.max_side, selector=selector)
+    write_description(made, file)
+    return made

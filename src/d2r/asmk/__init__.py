@@ -1,0 +1,1 @@
+"""Visual words, the kernels of the paper, pooling and codes."""

@@ -1,0 +1,368 @@
+"""Visual words: k-means, assignment of descriptors to words, and residuals (faiss does the heavy work)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from d2r.defaults import FEATURES_PER_WORD
+from d2r.support.files import GENERATOR, replacing
+
+Array = NDArray[np.float32]
+
+MAX_SAMPLES_PER_WORD = 64
+"""Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
+
+COARSE_WORDS = 256
+"""Words of :attr:`Codebook.coarse` at most: as many as a byte tells apart."""
+
+_EXACT_WORDS = 16384
+_ORIGIN = "origin"  # in the metadata of a file
+
+
+class CodebookError(ValueError):
+    """A codebook that cannot be trained, read or used with these descriptors; the message says why."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What visual words were learned from.
+
+    Attributes:
+        features: specification of the local features, pinned (:func:`d2r.features.pinned_spec`).
+        regions: specification of the regions of the pictures, pinned.
+        max_side: longer side, in pixels, that pictures and crops were scaled down to.
+        pictures: how many there were; None where nobody wrote it down.
+        version: of the d2r that learned them; None where nobody wrote it down.
+    """
+
+    features: str
+    regions: str
+    max_side: int
+    pictures: int | None
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """C visual words of D dimensions.
+
+    Attributes:
+        centroids: float32 (C, D); a descriptor belongs to the nearest in Euclidean distance.
+        projection: float32 (E, D) with orthonormal rows, E at most D, applied to descriptors before residuals are
+            taken; None is the identity. Part of the original ASMK*, and what makes codes of fewer bits.
+        medians: float32 (C, E), what residuals are taken to in the projected space; None is the projected
+            centroids. Part of the original ASMK*.
+        origin: what they were learned from; None where it is not known, as of a plain array.
+    """
+
+    centroids: Array
+    projection: Array | None = None
+    medians: Array | None = None
+    origin: Origin | None = None
+
+    @property
+    def words(self) -> int:
+        """Number of words C."""
+        return len(self.centroids)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions D."""
+        return int(self.centroids.shape[1])
+
+    @property
+    def bits(self) -> int:
+        """Number of dimensions E of residuals, and so of the bits of a word's code."""
+        return self.dim if self.projection is None else len(self.projection)
+
+    @cached_property
+    def _search(self) -> Any:
+        index = _nearest(self.words, self.dim)
+        index.train(self.centroids)
+        index.add(self.centroids)
+        return index
+
+    @cached_property
+    def coarse(self) -> Codebook:
+        """At most 256 of the words, always the same ones, and residuals as they are: what verification compares by.
+
+        With many words two features of one thing have too often different ones. k-means leaves words in no order, so
+        that every so many-th is as good as any.
+        """
+        rows = np.arange(min(COARSE_WORDS, self.words)) * self.words // min(COARSE_WORDS, self.words)
+        return Codebook(np.ascontiguousarray(self.centroids[rows]))
+
+    def same_as(self, other: Codebook) -> bool:
+        """Say whether another codebook gives the same words and residuals, whatever it was learned from."""
+        pairs = (
+            (self.centroids, other.centroids), (self.projection, other.projection), (self.medians, other.medians)
+        )  # fmt: skip
+        return all(
+            (one is None) == (two is None) and (one is None or two is None or np.array_equal(one, two))
+            for one, two in pairs
+        )
+
+    def check_dim(self, dim: int) -> None:
+        """Raise :class:`CodebookError` unless the words are of ``dim`` dimensions."""
+        if self.dim != dim:
+            raise CodebookError(f"the codebook has {self.dim} dimensions, but the features have {dim}")
+
+    def project(self, descriptors: Array) -> Array:
+        """Return descriptors in the space where residuals are taken, float32 (N, E)."""
+        return descriptors if self.projection is None else descriptors @ self.projection.T
+
+    def assign(self, descriptors: Array, nearest: int = 1) -> NDArray[np.int32]:
+        """Return the ``nearest`` closest words of each descriptor, closest first, int32 (N, nearest).
+
+        Of words at equal distance the lower-numbered comes first. Of more than 16,384 words only those in the nearest
+        cells of a coarse partition are looked at: twenty times quicker, and a few descriptors in a hundred get one
+        of the next closest words; always the same one.
+
+        Raises:
+            CodebookError: the descriptors are not of the codebook's dimension, or not finite numbers.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.dim:
+            raise CodebookError(
+                f"descriptors of shape {descriptors.shape} do not fit a codebook of {self.dim} dimensions"
+            )
+        if descriptors.dtype.kind != "f":
+            raise CodebookError(f"descriptors must be floating-point numbers, not {descriptors.dtype}")
+        if not 1 <= nearest <= self.words:
+            raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.words}")
+        if len(descriptors) == 0:
+            return np.zeros((0, nearest), np.int32)
+        _, words = self._search.search(np.ascontiguousarray(descriptors, np.float32), nearest)
+        if words.min() < 0:  # what faiss answers where no distance is finite
+            raise CodebookError("descriptors must be finite, and of squares that float32 holds")
+        return np.asarray(words, np.int32)
+
+    def centre(self, descriptors: Array, words: NDArray[np.int32]) -> tuple[Array, Array | None]:
+        """Return the parts of the residuals ``P x - o(c)`` of descriptors x and their words c.
+
+        ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
+
+        Returns:
+            points, float32 (N, E), and origins, float32 (C, E): a residual is ``points[i] - origins[words[i]]``. The
+            origins are None when the points are the residuals.
+        """
+        if self.medians is not None:
+            return self.project(descriptors), self.medians
+        if self.projection is None:
+            return descriptors, self.centroids
+        # subtracted first, so that a descriptor that is its word has exactly no residual
+        return self.project(descriptors - self.centroids[words]), None
+
+    def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
+        """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, E); see :meth:`centre`."""
+        points, origins = self.centre(descriptors, words)
+        return points if origins is None else points - origins[words]
+
+    def save(self, path: Path) -> None:
+        """Write the codebook, with its origin, as one safetensors file; an old file is replaced all at once."""
+        named = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
+        # safetensors writes the memory as it lies, whatever the order of the axes.
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
+        metadata = {"generator": GENERATOR}
+        if self.origin is not None:
+            metadata[_ORIGIN] = json.dumps(asdict(self.origin))
+        with replacing(path) as part:
+            part.write_bytes(save(tensors, metadata))
+
+    @staticmethod
+    def load(path: Path) -> Codebook:
+        """Read a codebook written by :meth:`save`, or a plain ``.npy`` array of centroids (C, D).
+
+        Raises:
+            CodebookError: the file is missing or holds something else.
+        """
+        try:
+            tensors, origin = ({"centroids": _read_npy(path)}, None) if path.suffix == ".npy" else _read_tensors(path)
+        except Exception as error:  # of many types: both readers let those of the parsers below them through
+            raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
+        for name, tensor in tensors.items():
+            if tensor.dtype.isbuiltin == 2:  # added to numpy by a package that another process may not have
+                raise CodebookError(
+                    f"{path}: cannot be read as a codebook ({name} is of the type {tensor.dtype}, which numpy lacks)"
+                )
+        if "centroids" not in tensors or set(tensors) - {"centroids", "projection", "medians"}:
+            raise CodebookError(f"{path}: not a codebook; it holds the tensors {sorted(tensors)}")
+        centroids = tensors["centroids"]
+        if centroids.ndim != 2 or 0 in centroids.shape or not np.issubdtype(centroids.dtype, np.floating):
+            raise CodebookError(f"{path}: centroids must be a float array (words, dimensions), not {centroids.shape}")
+        words, dim = centroids.shape
+        bits = len(tensors["projection"]) if "projection" in tensors and tensors["projection"].ndim else dim
+        if not 1 <= bits <= dim:
+            raise CodebookError(f"{path}: projection must have from 1 to {dim} rows, not {bits}")
+        shapes = {"projection": (bits, dim), "medians": (words, bits)}
+        for name, shape in shapes.items():
+            if name in tensors and tensors[name].shape != shape:
+                raise CodebookError(f"{path}: {name} must have the shape {shape}, not {tensors[name].shape}")
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise CodebookError(f"{path}: it holds values that are not finite")
+        return Codebook(**arrays, origin=_read_origin(path, origin))
+
+
+def load_codebook(path: Path) -> Codebook:
+    """Return :meth:`Codebook.load` of a file, kept in this process until the file is replaced.
+
+    Raises:
+        CodebookError: the file is missing or holds something else.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
+    return _load_version(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _load_version(path: Path, inode: int, mtime_ns: int) -> Codebook:
+    return Codebook.load(path)
+
+
+def train_codebook(
+    descriptors: Array,
+    words: int,
+    *,
+    iterations: int = 10,
+    seed: int = 0,
+    bits: int | None = None,
+    medians: bool = False,
+    origin: Origin | None = None,
+) -> Codebook:
+    """Learn a codebook by k-means.
+
+    Args:
+        descriptors: float32 (N, D), N at least ``words``; of more than 64 a word a random part is used.
+        words: number of words C.
+        iterations: of Lloyd's algorithm.
+        seed: of the random start; the same input and seed give the same codebook on the same machine.
+        bits: project to so many dimensions by a random rotation, as the original ASMK* does; D at most. None takes
+            residuals as they are.
+        medians: take residuals to the median of each word's descriptors, as the original ASMK* does, in place of
+            the mean.
+        origin: where the descriptors are from, to be kept with the words.
+
+    Raises:
+        CodebookError: there are fewer descriptors than words, or more bits than dimensions; or the descriptors are no
+            finite numbers (N, D).
+    """
+    if descriptors.ndim != 2 or descriptors.dtype.kind != "f":
+        what = f"{descriptors.dtype} {descriptors.shape}"
+        raise CodebookError(f"descriptors must be floating-point numbers of (descriptors, dimensions), not {what}")
+    check_bits(bits, descriptors.shape[1])
+    if words < 1:
+        raise CodebookError("a codebook needs at least one word")
+    if len(descriptors) < words:
+        raise CodebookError(
+            f"{len(descriptors):,} descriptors are too few to learn {words:,} words; ask for fewer words"
+        )
+    dim = descriptors.shape[1]
+    clustering = faiss.Clustering(dim, words)
+    clustering.niter = iterations
+    clustering.seed = seed + 1
+    clustering.min_points_per_centroid = 1
+    clustering.max_points_per_centroid = MAX_SAMPLES_PER_WORD
+    clustering.update_index = True  # the partition follows the words
+    try:
+        clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
+    except RuntimeError as error:
+        if "NaN" in str(error):  # faiss looks at every one of them
+            raise CodebookError("descriptors must be finite") from error
+        raise
+    centroids = faiss.vector_to_array(clustering.centroids).reshape(words, dim)
+    projection = None if bits is None else random_rotation(dim, seed)[:bits]
+    plain = Codebook(centroids, projection, origin=origin)
+    return replace(plain, medians=_medians(plain, descriptors)) if medians else plain
+
+
+def fitting_words(words: int, descriptors: int) -> int:
+    """Return how many words to learn from so many descriptors: halved until there are 16 descriptors a word."""
+    while words > 1 and words * FEATURES_PER_WORD > descriptors:
+        words //= 2
+    return words
+
+
+def single_word(descriptors: Array, seed: int = 0) -> Codebook:
+    """Return a codebook of one word, the mean of descriptors, float32 (N, D), with a random rotation.
+
+    It is for comparing two pictures alone, by codes, where there is no collection to learn words from.
+    """
+    mean = descriptors.mean(axis=0, keepdims=True) if len(descriptors) else np.zeros((1, descriptors.shape[1]))
+    return Codebook(mean.astype(np.float32), random_rotation(descriptors.shape[1], seed))
+
+
+def check_bits(bits: int | None, dim: int) -> None:
+    """Raise :class:`CodebookError` unless codes of features of ``dim`` dimensions can have so many bits."""
+    if bits is not None and not 1 <= bits <= dim:
+        raise CodebookError(f"codes can have from 1 to {dim} bits, not {bits}; at most one a dimension of the features")
+
+
+def _nearest(words: int, dim: int) -> Any:
+    """Return an empty faiss index of words: exact, or of many words with a coarse partition."""
+    flat = faiss.IndexFlatL2(dim)
+    if words <= _EXACT_WORDS:
+        return flat
+    cells = 1 << round(math.log2(4.0 * math.sqrt(words)))
+    index = faiss.IndexIVFFlat(flat, dim, cells)
+    index.cp.niter = 3  # it need not be good, only quick: every process that opens the codebook makes it anew
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 16
+    index.nprobe = cells // 32
+    return index
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:  # not np.load, which also opens archives
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
+    """Return the tensors of a file, and what its metadata says of their origin."""
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_ORIGIN)  # noqa: SIM118
+
+
+def _read_origin(path: Path, text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+        origin = Origin(**{field.name: record[field.name] for field in fields(Origin)})
+    except (ValueError, TypeError, KeyError) as error:
+        raise CodebookError(f"{path}: what it says of its origin cannot be read ({error!r})") from error
+    if not isinstance(origin.features, str):
+        raise CodebookError(f"{path}: its origin must name the features, not {origin.features!r}")
+    return origin
+
+
+def random_rotation(dim: int, seed: int) -> Array:
+    """Return a random orthogonal matrix: the Q of a Gaussian matrix, as in Hamming embedding."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))
+    return np.ascontiguousarray(q, np.float32)
+
+
+def _medians(codebook: Codebook, descriptors: Array) -> Array:
+    """Return the median of the projected descriptors of each word; an empty word keeps its projected centroid."""
+    words = codebook.assign(descriptors)[:, 0]
+    medians = codebook.project(codebook.centroids).copy()
+    order = np.argsort(words, kind="stable")
+    starts = np.searchsorted(words[order], np.arange(codebook.words + 1))
+    projected = codebook.project(descriptors)
+    for word in range(codebook.words):
+        rows = order[starts[word] : starts[word + 1]]
+        if len(rows):
+            medians[word] = np.median(projected[rows], axis=0)
+    return medians

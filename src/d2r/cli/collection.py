@@ -1,0 +1,405 @@
+"""Commands on a collection: index, info, compact, check, remove, codebook."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from d2r.cli.terminal import Force, IndexArgument, MaxPixels, Ray, RayAddress, Workers, out, progress_bars, say
+from d2r.defaults import (
+    FEATURES,
+    FEATURES_PER_WORD,
+    MAX_PIXELS,
+    MAX_WORDS,
+    REGIONS,
+)
+from d2r.support.files import (
+    check_output,
+    display_path,
+    is_our_safetensors,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from d2r.asmk.codebook import Origin
+    from d2r.engine import Engine
+    from d2r.index import IndexSize
+    from d2r.indexing.entry import Recipe
+    from d2r.indexing.fill import Report
+    from d2r.indexing.workers import Describers
+from d2r.cli.root import app
+
+
+@app.command("index")
+def index_photos(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of pictures, searched to any depth; the URL of one in object storage (s3://..., gs://...);"
+            " a picture; or a text file with a path or a URL a line. Pictures are added to what the index has.",
+        ),
+    ],
+    index: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Folder of the index; made when it is new.")],
+    regions: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3,"
+            " selective-search:top=N, or detector:model=FILE.onnx,threshold=T. Fixed when the index is made.",
+            show_default=f"{REGIONS}, the shipped one",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx. Fixed when the index is made.",
+            show_default=f"{FEATURES}, the shipped one",
+        ),
+    ] = None,
+    codebook: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Visual words to use when the index is made: a codebook (.safetensors, .npy) or another index.",
+        ),
+    ] = None,
+    words: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Visual words to learn when the index is made; fewer where there are not 16 features for each.",
+            show_default="by the number of pictures",
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Bits of the code of a word when the index is made: 64 halve its size, and find somewhat less.",
+            show_default="one a dimension of the features, 128 for what is shipped",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop pictures from the index whose files are gone from SOURCE.")
+    ] = False,
+    workers: Workers = None,
+    ray: Ray = False,
+    ray_address: RayAddress = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+) -> None:
+    """Index photos, or bring their index up to date.
+
+    New pictures are added, changed ones described again, and the rest is not touched. Those whose files are gone, as
+    when a drive is not mounted, are kept and not searched until the files are there again, which then costs nothing;
+    they are dropped with --prune, or when you say so on a terminal.
+
+    It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster describe
+    the pictures; all of them must see these under the same paths.
+    """
+    from d2r.engine import Engine, codebook_from
+    from d2r.features import pinned_spec as pinned_features
+    from d2r.index import Index
+    from d2r.regions import pinned_spec
+    from d2r.sources import kind_of, listed_paths
+
+    kind = kind_of(source)
+    ray = ray or ray_address is not None
+    if workers is not None and ray:
+        raise typer.BadParameter("--workers: with --ray there are as many as the cluster has processors")
+    for option, value in (("--words", words), ("--bits", bits)):
+        if codebook is not None and value is not None:
+            raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
+    with ExitStack() as stack:
+        describers = stack.enter_context(_cluster_workers(ray_address)) if ray else workers
+        if Index.exists(index):
+            engine = stack.enter_context(Engine.open(index))
+            wanted = {
+                "regions": pinned_spec(regions) if regions is not None else None,
+                "features": pinned_features(features) if features is not None else None,
+            }
+            _check_fixed(engine, words=words, bits=bits, codebook=codebook, **wanted)
+        else:
+            engine = Engine.create(
+                index,
+                regions=regions or REGIONS,
+                features=features or FEATURES,
+                words=words,
+                bits=bits,
+                codebook=codebook_from(codebook) if codebook is not None else None,
+            )
+            stack.enter_context(engine)
+        progress = stack.enter_context(progress_bars())
+        paths = listed_paths(Path(source)) if kind == "list" else [source]
+        if kind in ("folder", "url"):
+            report = engine.sync(source, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
+        else:
+            report = engine.add(paths, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
+    with Engine.open(index) as engine:
+        _print_report(engine, report)
+        if report.missing and sys.stdin.isatty() and sys.stdout.isatty() and _confirmed("Drop them from the index?"):
+            pruned = engine.prune(listed_paths(Path(source)) if kind == "list" else [source])
+            out.print(f"{pruned:,} dropped", highlight=False)
+
+
+def _confirmed(question: str) -> bool:
+    """Ask on the terminal; whoever does not answer has said no."""
+    try:
+        return typer.confirm(question, default=False)
+    except typer.Abort:
+        return False
+
+
+@contextmanager
+def _cluster_workers(address: str | None) -> Iterator[Describers]:
+    from d2r.cluster.connect import connected
+
+    with connected(address):
+        from d2r.cluster.describe import ClusterWorkers
+
+        yield ClusterWorkers()
+
+
+def _check_fixed(
+    engine: Engine, *, codebook: Path | None, words: int | None, bits: int | None, **recipe: str | None
+) -> None:
+    """Refuse options that contradict what an index was made with."""
+    from d2r.engine import codebook_from
+
+    for option, wanted in recipe.items():
+        given = getattr(engine.recipe, option)
+        if wanted is not None and wanted != given:
+            raise typer.BadParameter(f"--{option}: this index was made with {given}; make another index for {wanted}")
+    book = engine.index.codebook
+    if book is None:  # the run that made the index ended before it had words
+        if (codebook, words, bits) != (None, None, None):
+            engine.choose_words(codebook_from(codebook) if codebook is not None else None, words, bits)
+        return
+    if words is not None and words not in (book.words, engine.index.settings.get("words")):
+        raise typer.BadParameter(f"--words: this index has {book.words} words; make another index for {words}")
+    if bits is not None and bits != book.bits:
+        raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; make another index for {bits}")
+    if codebook is not None and not codebook_from(codebook).same_as(book):
+        raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
+
+
+def _print_report(engine: Engine, report: Report) -> None:
+    size = engine.index.size()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    changes = [
+        f"{count:,} {what}"
+        for count, what in (
+            (report.added, "added"),
+            (report.changed, "changed"),
+            (report.returned, "there again"),
+            (report.missing, "missing"),
+            (report.removed, "dropped"),
+            (report.unchanged, "unchanged"),
+            (len(report.skipped), "skipped"),
+        )
+        if count
+    ]
+    table.add_row("pictures", f"{size.pictures:,}  ({', '.join(changes)})")
+    learned = f"  (learned now, chosen for {size.pictures:,} pictures)" if report.words_learned else ""
+    if report.words_learned and (asked := engine.index.settings.get("words")):
+        learned = f"  (learned now{_too_many(size.words, asked)})"
+    table.add_row("visual words", f"{size.words:,}{learned}")
+    _add_sizes(table, size)
+    table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
+    out.print(table)
+    if report.missing:
+        out.print(f"\n[bold]{report.missing:,} missing[/]: they are kept and not searched; `--prune` drops them")
+    if report.removed:
+        out.print(f"\n[bold]{report.removed:,} dropped[/], whose files are gone")
+    _print_vanished(report.vanished)
+    for title, rows in (
+        ("skipped", report.skipped),
+        ("without features, so they cannot be found", [(path, "") for path in report.empty]),
+    ):
+        if rows:
+            out.print(f"\n[bold]{len(rows):,} {title}[/]")
+        for path, reason in rows:
+            shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
+            say(shown)
+
+
+def _print_vanished(folders: Counter[str]) -> None:
+    """Say from which folders how many pictures are gone, those with the most first."""
+    for folder, count in folders.most_common(_FOLDERS):
+        say(f"  {count:,} from {display_path(folder)}")
+    if len(folders) > _FOLDERS:
+        rest = folders.total() - sum(count for _, count in folders.most_common(_FOLDERS))
+        say(f"  {rest:,} from {len(folders) - _FOLDERS:,} other folders")
+
+
+_FOLDERS = 10  # that are told of one by one
+
+
+def _too_many(words: int, asked: int) -> str:
+    """Say why there are fewer visual words than were asked for; nothing where there are not."""
+    if words >= asked:
+        return ""
+    needed = f"{FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} for each"
+    return f"; {asked:,} would take {needed}, and there are fewer"
+
+
+def _speeds(report: Report) -> str:
+    """Say how many pictures a second each stage did, in one process."""
+    speeds = [
+        f"{name} {report.stage_pictures[name] / max(seconds, 1e-6):,.1f}"
+        for name, seconds in report.stage_seconds.items()
+        if report.stage_pictures[name]
+    ]
+    return f"  (pictures a second and process: {', '.join(speeds)})" if speeds else ""
+
+
+def _add_sizes(table: Table, size: IndexSize) -> None:
+    each = max(1, size.pictures + size.missing + size.dead)
+    table.add_row(
+        "bytes a picture",
+        f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify and expand"
+        f"  ({size.postings / each:,.0f} words a picture)",
+    )
+
+
+@app.command()
+def info(index: IndexArgument) -> None:
+    """Say what an index holds and how it was made."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine:
+        size = engine.index.size()
+        recipe, book = engine.recipe, engine.index.codebook
+        origin = book.origin if book is not None else None
+        skipped, missing = [], Counter[str]()
+        for row in engine.index.pictures():
+            if row.segment is None:
+                skipped.append(row)
+            elif row.missing_since is not None:
+                missing[os.path.dirname(row.path)] += 1
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("pictures", f"{size.pictures:,}")
+    if size.missing:
+        table.add_row("missing", f"{size.missing:,}, kept and not searched until their files are there again")
+    table.add_row("skipped", f"{size.skipped:,}")
+    table.add_row("visual words", f"{size.words:,}" if size.words else "none yet")
+    if size.words:
+        table.add_row("learned from", _told(origin, recipe))
+    table.add_row("regions", recipe.regions)
+    table.add_row("features", recipe.features)
+    table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
+    _add_sizes(table, size)
+    table.add_row("on disk", f"{(size.search_bytes + size.verify_bytes) / 1e6:,.1f} MB in {size.segments:,} segments")
+    if size.dead:
+        table.add_row("dead", f"{size.dead:,} descriptors of removed or replaced pictures")
+    out.print(table)
+    if missing:
+        out.print(f"\n[bold]{size.missing:,} missing[/]")
+        _print_vanished(missing)
+    if skipped:
+        out.print(f"\n[bold]{size.skipped:,} skipped[/]")
+    for row in skipped:
+        say(f"  {display_path(row.path)}: {row.problem}")
+
+
+def _told(origin: Origin | None, recipe: Recipe) -> str:
+    """Say what the visual words of an index were learned from."""
+    if origin is None:
+        return "not recorded"
+    pictures = "pictures" if origin.pictures is None else f"{origin.pictures:,} pictures"
+    version = "" if origin.version is None else f", by d2r {origin.version}"
+    if (origin.features, origin.regions, origin.max_side) == (recipe.features, recipe.regions, recipe.max_side):
+        return f"{pictures}, described as these are{version}"
+    return f"{pictures} of at most {origin.max_side} pixels, {origin.features}, {origin.regions}{version}"
+
+
+@app.command()
+def compact(index: IndexArgument) -> None:
+    """Merge the segments of an index, and give back the disk space of removed pictures."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine:
+        before = engine.index.size()
+        with progress_bars() as progress:
+            engine.compact(progress)
+        after = engine.index.size()
+    saved = before.search_bytes + before.verify_bytes - after.search_bytes - after.verify_bytes
+    out.print(
+        f"{before.segments:,} segments became {after.segments:,}; {saved / 1e6:,.1f} MB given back", highlight=False
+    )
+
+
+@app.command()
+def check(index: IndexArgument) -> None:
+    """Read all of an index and compare it with its checksums; ends with status 1 when something is damaged."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine, progress_bars() as progress:
+        problems = engine.check(progress)
+        segments = engine.index.size().segments if not problems else 0
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(1)
+    out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
+
+
+@app.command()
+def remove(
+    index: IndexArgument,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders for all under them.")],
+) -> None:
+    """Remove pictures from an index; the files themselves are not touched."""
+    from d2r.engine import Engine
+
+    with Engine.open(index) as engine:
+        count = engine.remove(paths)
+    out.print(f"removed {count:,} from the index")
+
+
+@app.command()
+def codebook(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures to learn from.")],
+    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Codebook to write (.safetensors).")],
+    words: Annotated[
+        int, typer.Option(min=1, help="How many visual words to learn; fewer where there are not 16 features for each.")
+    ] = MAX_WORDS,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=1, help="Bits of the code of a word.", show_default="one a dimension of the features"),
+    ] = None,
+    regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = REGIONS,
+    features: Annotated[
+        str, typer.Option(help="Local features; the words are for indexes of the same ones.")
+    ] = FEATURES,
+    workers: Workers = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Learn visual words from a folder of photos, for `d2r index --codebook` and `d2r evaluate --codebook`."""
+    from d2r.engine import learn_codebook
+
+    if not photos.is_dir():
+        raise NotADirectoryError(f"{photos}: not a folder")
+    check_output(file, is_our_safetensors, force=force)
+    with progress_bars() as progress:
+        book = learn_codebook(
+            photos,
+            words,
+            bits=bits,
+            regions=regions,
+            features=features,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    with writing(file, is_our_safetensors, force=force) as part:
+        book.save(part)
+    say(f"{book.words:,} words in {display_path(file)}{_too_many(book.words, words)}")

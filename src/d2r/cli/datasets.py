@@ -1,0 +1,333 @@
+"""Commands on data sets: fetch, compose, annotate, sample."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
+from d2r.defaults import (
+    MAX_PIXELS,
+)
+from d2r.support.files import (
+    display_path,
+)
+
+if TYPE_CHECKING:
+    from d2r.datasets.landmark_sample import Sample
+from d2r.cli.root import app
+
+LeaveOutRare = Annotated[
+    bool, typer.Option("--leave-out-rare", help="Leave out landmarks with fewer than four pictures.")
+]
+
+
+@app.command()
+def compose(
+    backgrounds: Annotated[Path, typer.Argument(metavar="BACKGROUNDS", help="Folder of photographs to plant in.")],
+    instances: Annotated[
+        list[Path],
+        typer.Option(
+            "--instances",
+            metavar="FOLDER",
+            help="Folder of things to plant: each sub-folder of photos, or each photo, is one. May be given again.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write the set.")],
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Use at most so many things of each folder, drawn by the seed.")
+    ] = None,
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
+) -> None:
+    """Compose a clutter benchmark: real things planted small in busy photographs, with known answers."""
+    from d2r.compose.clutter import compose_set
+    from d2r.compose.difficulty import DIFFICULTIES
+    from d2r.compose.sources import draw_instances, read_backgrounds
+
+    if difficulty not in DIFFICULTIES:
+        raise typer.BadParameter(f"--difficulty {difficulty!r} is not known; there are: {', '.join(DIFFICULTIES)}")
+    chosen = [instance for place in instances for instance in draw_instances(place, most, seed)]
+    with progress_bars() as progress:
+        made = compose_set(DIFFICULTIES[difficulty], chosen, read_backgrounds(backgrounds), seed, folder, progress)
+    counts = f"{len(made.queries):,} queries, {len(made.database):,} pictures in {display_path(folder)}"
+    say(counts)
+    for one in made.skipped:
+        say(f"skipped {one.path}: {one.reason}")
+
+
+@app.command()
+def annotate(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures, a sub-folder a landmark.")],
+    folder: Annotated[
+        Path,
+        typer.Option("--out", metavar="FOLDER", help="Folder for train.csv, boxes_split1.csv and boxes_split2.csv."),
+    ],
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            help="Offer these regions on each picture: rmac:levels=1, selective-search:top=3,"
+            " detector:model=FILE.onnx.",
+            show_default="none",
+        ),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="SEED",
+            help="Show four pictures of each landmark for training and four for validation, drawn by this seed.",
+            show_default="show all, for training",
+        ),
+    ] = None,
+    leave_out_rare: LeaveOutRare = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes one that is free.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    max_pixels: MaxPixels = MAX_PIXELS,
+) -> None:
+    """Draw at most one box on each picture, in a local web page, or mark that no landmark is prominent.
+
+    Every decision is on disk before the page says so. Stop it with Ctrl-C; the same command goes on where it was.
+    """
+    from d2r.annotate.server import make_app
+    from d2r.annotate.session import open_session
+    from d2r.regions import make_selector, pinned_spec
+    from d2r.support.webserver import WebServer
+
+    if not photos.is_dir():
+        raise NotADirectoryError(f"{photos}: not a folder")
+    if leave_out_rare and sample is None:
+        raise typer.BadParameter("--leave-out-rare says what --sample draws from; give both")
+    selector = make_selector(pinned_spec(proposals)) if proposals is not None else None
+    with open_session(photos, folder, sample_seed=sample, leave_out_rare=leave_out_rare) as session:
+        for error in session.skipped:
+            say(f"skipped {error}")
+        if session.sample is not None:
+            _print_sample(session.sample)
+        propose = None if selector is None else lambda picture: selector.select(picture).boxes
+        server = WebServer(make_app(session, propose=propose, max_pixels=max_pixels), port)
+        say(f"page: {server.url}  (stop with Ctrl-C)")
+        if browser:
+            _open_browser(server.url)
+        with suppress(KeyboardInterrupt):
+            server.run()
+        progress = session.progress()
+    out.print(
+        escape(
+            f"{progress.pictures:,} pictures: {progress.boxes:,} with a box, {progress.none:,} without a prominent"
+            f" landmark, {progress.open + progress.unreadable:,} not decided; written to {display_path(folder)}"
+        ),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _open_browser(url: str) -> None:
+    """Open a page where there is a screen; a browser for terminals would take this one."""
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)
+
+
+def _print_sample(sample: Sample) -> None:
+    shown = f"drawn: {len(sample.training):,} pictures for training, {len(sample.validation):,} for validation"
+    if sample.rare:
+        what = "landmark" if len(sample.rare) == 1 else "landmarks"
+        shown += f"; {len(sample.rare):,} {what} with fewer than four pictures left out"
+    if sample.unlabelled:
+        what = "picture" if sample.unlabelled == 1 else "pictures"
+        shown += f"; {sample.unlabelled:,} {what} of no known landmark left out"
+    say(shown)
+
+
+dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
+
+
+@dataset_app.command("get")
+def dataset_get(
+    name: Annotated[str, typer.Argument(help="roxford5k, rparis6k, r1m or landmark-boxes.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder that holds data sets.")] = Path(
+        "data"
+    ),
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="landmark-boxes: at most so many requests a second.", show_default="10"),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="landmark-boxes: try again what failed before.")
+    ] = False,
+    without_box: Annotated[bool, typer.Option("--all", help="landmark-boxes: also pictures without a box.")] = False,
+) -> None:
+    """Fetch the pictures and the ground truth of a data set; run it again to go on where it stopped.
+
+    For landmark-boxes, put train.csv, boxes_split1.csv and boxes_split2.csv into FOLDER/landmark-boxes yourself: they
+    are given out to people with an account only. The pictures are fetched from the addresses in them, to
+    FOLDER/landmark-boxes/jpg; those that cannot be are listed in failures.csv there.
+    """
+    from d2r.datasets.download import NAMES, get_dataset
+
+    if name == "landmark-boxes":
+        _get_landmark_pictures(folder / name, 10.0 if rate is None else rate, retry_failed, without_box)
+        return
+    if name not in NAMES:
+        known = ", ".join((*NAMES, "landmark-boxes"))
+        raise typer.BadParameter(f"data set {name!r} is not known; there are: {known}")
+    if rate is not None or retry_failed or without_box:
+        raise typer.BadParameter("--rate, --retry-failed and --all are for landmark-boxes")
+    with progress_bars() as progress:
+
+        def update(file: str, done: int, total: int | None) -> None:
+            progress(file, done, total or done)
+
+        place = get_dataset(name, folder, progress=update)
+    say(f"{name}: {display_path(place)}")
+
+
+def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, without_box: bool) -> None:
+    from d2r.datasets.landmark_boxes import read_dataset
+    from d2r.datasets.landmark_pictures import FAILURES, get_pictures
+
+    dataset = read_dataset(folder)
+    wanted = [row for row in dataset.pictures.values() if without_box or dataset.box(row.id) is not None]
+    with progress_bars() as progress:
+        done = get_pictures(wanted, folder, rate=rate, retry_failed=retry_failed, progress=progress)
+    counts = [
+        f"{count:,} {what}"
+        for count, what in (
+            (done.fetched, "fetched"),
+            (done.there, "there before"),
+            (done.without_url, "without an address"),
+            (len(done.failed), "failed"),
+            (done.passed_over, "failed before and not tried again (--retry-failed)"),
+        )
+        if count
+    ]
+    out.print(
+        escape(f"{len(wanted):,} pictures{': ' if counts else ''}{', '.join(counts)}; {display_path(folder)}"),
+        soft_wrap=True,
+        highlight=False,
+    )
+    if done.failed or done.passed_over:
+        say(f"failures: {display_path(folder / FAILURES)}")
+
+
+@dataset_app.command("stats")
+def dataset_stats(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
+) -> None:
+    """Say how many pictures and boxes a set of landmark boxes has, and how large the boxes are."""
+    import numpy as np
+
+    from d2r.datasets.landmark_boxes import read_dataset
+    from d2r.datasets.landmark_statistics import landmark_statistics
+
+    found = landmark_statistics(read_dataset(folder))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("pictures", f"{found.pictures:,}")
+    table.add_row("boxes", f"{found.training:,} for training, {found.validation:,} for validation")
+    table.add_row("without a box", f"{found.without_box:,}")
+    table.add_row("without an address", f"{found.without_url:,}")
+    table.add_row("landmarks", f"{len(found.pictures_each):,}; {found.without_landmark:,} pictures of no known one")
+    if len(found.pictures_each):
+        low, middle, high = np.quantile(found.pictures_each, (0, 0.5, 1))
+        table.add_row("pictures a landmark", f"{low:,.0f} to {high:,.0f}, median {middle:,.0f}")
+    if len(found.areas):
+        low, first, middle, third, high = np.quantile(found.areas, (0, 0.25, 0.5, 0.75, 1))
+        table.add_row(
+            "area of the boxes",
+            f"{low:.0%} to {high:.0%}, median {middle:.0%}, half of them {first:.0%} to {third:.0%}",
+        )
+        counts = found.area_histogram
+        for k, count in enumerate(counts):
+            shown = f"  {k / len(counts):.0%} to {(k + 1) / len(counts):.0%}"
+            table.add_row(shown, f"{count:>7,}  {'█' * round(40 * count / counts.max())}")
+    out.print(table)
+
+
+@dataset_app.command("sample")
+def dataset_sample(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
+    folder: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where to write the same files of the sample.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
+    leave_out_rare: LeaveOutRare = False,
+    force: Force = False,
+) -> None:
+    """Draw four pictures of each landmark for training and four for validation, and leave out those without a box."""
+    from d2r.datasets.landmark_boxes import FILES, PICTURES, read_dataset, write_dataset
+    from d2r.datasets.landmark_sample import sample_dataset
+
+    name = display_path(source / PICTURES)
+    sampled = sample_dataset(read_dataset(source), seed, leave_out_rare=leave_out_rare, name=name)
+    write_dataset(folder, sampled.dataset, force=force, inputs=[source / file for file in FILES])
+    _print_sample(sampled.sample)
+    training, validation = len(sampled.dataset.training), len(sampled.dataset.validation)
+    out.print(
+        escape(
+            f"{len(sampled.without_box):,} of them left out because they have no box; {training:,} boxes for training"
+            f" and {validation:,} for validation in {display_path(folder)}"
+        ),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@dataset_app.command("compose-detection")
+def dataset_compose_detection(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS[=PICTURES]",
+            help="Boxed landmarks to plant: a folder of landmark boxes or a COCO file, and the folder of the pictures.",
+        ),
+    ],
+    backgrounds: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Ordinary photographs, to plant in and to cut decoys from."),
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder to write the set to.")],
+    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to compose.")] = 4000,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="training or validation: boxes of that split, and backgrounds (four fifths or one fifth of them) that"
+            " the other does not use."
+        ),
+    ] = "training",
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN,...",
+            help="Do not use backgrounds that show landmarks: *castle*,*church*. May be given again.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Compose pictures to train or to judge a detector with: landmarks with boxes, and decoys planted the same way."""
+    from d2r.compose.detection_scenes import BOXES, compose_scenes, plan_scenes, split_backgrounds
+    from d2r.datasets.detection import read_training, read_validation
+    from d2r.support.processes import default_workers
+
+    if split not in ("training", "validation"):
+        raise typer.BadParameter(f"--split {split!r} is not known; there are: training, validation")
+    patterns = [pattern for one in leave_out or () for pattern in one.split(",")]
+    validation = split == "validation"
+    boxed = read_validation(source) if validation else read_training(source)
+    plan = plan_scenes(boxed, split_backgrounds(backgrounds, patterns, validation=validation), seed)
+    with progress_bars() as progress:
+        skipped = compose_scenes(
+            plan, pictures, folder, workers=default_workers() if workers is None else workers, progress=progress
+        )
+    for one in skipped:
+        say(f"skipped {one.path}: {one.reason}")
+    counts = f"{pictures:,} pictures from {len(plan.landmarks):,} boxes and {len(plan.backgrounds):,} backgrounds"
+    say(f"{counts}; {display_path(folder / BOXES)}")

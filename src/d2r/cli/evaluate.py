@@ -1,0 +1,323 @@
+"""The command about detectors: judge one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
+from d2r.defaults import (
+    FEATURES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    REGIONS,
+    VERIFY,
+    VERIFY_FEATURES,
+)
+from d2r.support.files import (
+    check_no_index,
+    check_output,
+    display_path,
+    is_our_json,
+    is_our_png,
+    is_our_svg,
+)
+
+if TYPE_CHECKING:
+    pass
+from d2r.cli.collection import _too_many
+from d2r.cli.root import app
+
+if TYPE_CHECKING:
+    from d2r.evaluate.detector import SourceScores
+    from d2r.report import tables
+
+detector_app = typer.Typer()
+
+_WORST = 24
+
+
+@detector_app.command("evaluate-detector")
+def evaluate_detector(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="LABELS[=PICTURES]: a folder of landmark boxes (its validation boxes), a COCO file (.json), or a"
+            " composed set; and the folder that its pictures lie in, where that is another one.",
+        ),
+    ],
+    regions: Annotated[
+        str,
+        typer.Option(
+            help="What to judge: detector:model=FILE.onnx, or any other way to select regions, such as rmac:levels=2."
+            " For a detector, threshold=0.01 and top=100 are used where you give none: average precision needs the"
+            " unsure boxes too."
+        ),
+    ] = REGIONS,
+    file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")] = None,
+    failures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Also write the {_WORST} worst failures as one PNG: true boxes green, the best found red.",
+        ),
+    ] = None,
+    max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Measure how well a detector, or another selector of regions, finds the boxes of pictures.
+
+    AP50 is average precision at an overlap (IoU) of 0.5, AP50:95 its mean over 0.5, 0.55, ..., 0.95; recall at k is the
+    share of true boxes that the best k boxes of a picture find at 0.5. The time is the median of a picture in memory.
+    """
+    from d2r.datasets.detection import read_validation
+    from d2r.evaluate.detector import as_json, judge_source, scoring_spec, worst_failures
+    from d2r.evaluate.run import write_json
+    from d2r.regions import make_selector, pinned_spec
+    from d2r.report.detections import write_sheet
+    from d2r.report.tables import as_text
+
+    for path, ours in ((file, is_our_json), (failures, is_our_png)):
+        if path is not None:
+            check_output(path, ours, force=force)
+    spec = scoring_spec(regions)
+    pinned = pinned_spec(spec)
+    selector = make_selector(pinned)
+    read = [(source, read_validation(source)) for source in sources]
+    with progress_bars() as progress:
+        judged = [
+            judge_source(selector, source, pictures, max_pixels=max_pixels, progress=progress)
+            for source, pictures in read
+        ]
+    say(spec)
+    say(as_text(_table(judged)))
+    for one in judged:
+        for skipped, reason in one.skipped:
+            say(f"skipped {skipped}: {display_path(reason)}")
+    if file is not None:
+        write_json(file, {"regions": pinned, "sources": [as_json(one) for one in judged]}, force=force)
+        say(f"figures: {display_path(file)}")
+    if failures is not None:
+        worst = worst_failures([picture for one in judged for picture in one.judged], _WORST)
+        if worst:
+            write_sheet(worst, failures, max_pixels=max_pixels, force=force)
+        shown = f"the {len(worst)} worst failures: {display_path(failures)}" if worst else "no failures to show"
+        say(shown)
+
+
+def _table(judged: list[SourceScores]) -> tables.Table:
+    from d2r.report import tables
+
+    ks = judged[0].scores.ks
+    heads = ("source", "AP50", "AP50:95", *(f"recall at {k}" for k in ks), "boxes", "pictures", "skipped", "ms/picture")
+    rows = tuple(
+        (
+            display_path(one.source),
+            f"{100 * one.scores.ap50:.1f}",
+            f"{100 * one.scores.ap:.1f}",
+            *(f"{100 * recall:.1f}" for recall in one.scores.recall50),
+            f"{one.scores.boxes:,}",
+            f"{one.scores.pictures:,}",
+            f"{len(one.skipped):,}",
+            f"{one.milliseconds:.1f}",
+        )
+        for one in judged
+    )
+    return tables.Table("", heads, rows)
+
+
+def _groups(overlapping: list[str] | None) -> list[tuple[str, ...]]:
+    return [tuple(group.split(",")) for group in overlapping or []]
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="A Revisited data set (gnd_*.json|pkl|mat and jpg/), a composed set (`d2r compose`), or a folder whose"
+            " sub-folders are instances: each picture a query to the others, or test/ to train/ where there are both.",
+        ),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Methods to compare; give it several times. One of bow, vlad, asmk, asmk*, r-vlad, naive-r-asmk,"
+            " r-asmk, r-asmk*, or regional search: d2r-vlad|asmk|asmk*(max|avg).",
+            show_default="asmk* and r-asmk*",
+        ),
+    ] = None,
+    regions: Annotated[str, typer.Option(help="Where to look beside the whole picture.")] = REGIONS,
+    features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
+    words: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Visual words, learned from the database; fewer where it has not 16 features for each.",
+            show_default="by the number of pictures, as `d2r index`",
+        ),
+    ] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
+    ] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Also verify so many of each ranking, and give a row for that; 0 does not.")
+    ] = VERIFY,
+    distractors: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+    ] = None,
+    overlapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            help="Instances that show parts of each other: pictures of the one are ignored for queries of the other.",
+        ),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the run as JSON.")] = None,
+    cache: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
+    ] = Path("d2r-cache"),
+    workers: Workers = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Measure how well methods find the right pictures, on a data set whose answers are known."""
+    from d2r.engine import codebook_from
+    from d2r.evaluate import run
+    from d2r.evaluate.benchmark import load_benchmark
+    from d2r.evaluate.methods import METHODS
+    from d2r.indexing.codebook import choose_words
+    from d2r.indexing.entry import Recipe
+    from d2r.report.tables import accuracy_table, as_text
+    from d2r.support.processes import default_workers
+
+    methods = tuple(method or ("asmk*", "r-asmk*"))
+    for name in methods:
+        if name not in METHODS:
+            raise typer.BadParameter(f"--method {name!r} is not known; there are: {', '.join(METHODS)}")
+    if file is not None:
+        check_output(file, is_our_json, force=force, inputs=[codebook])
+    check_no_index(cache)
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
+    asked = choose_words(len(benchmark.database)) if words is None else words
+    setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, asked, verify)
+    with progress_bars() as progress:
+        rows, extraction = run.evaluate(
+            benchmark,
+            setup,
+            cache,
+            codebook=codebook_from(codebook) if codebook is not None else None,
+            workers=default_workers() if workers is None else workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    queries = len(benchmark.queries)
+    out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
+    out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
+    if words is not None and codebook is None and rows[0].words < words:
+        say(f"{rows[0].words:,} visual words{_too_many(rows[0].words, words)}")
+    for path, reason in extraction.skipped:
+        say(f"skipped {path}: {reason}")
+    if file is not None:
+        run.write_json(file, run.as_json(benchmark, setup, rows, extraction.skipped), force=force)
+        say(f"run: {display_path(file)}")
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            help="table1 (regional search by MAX and AVG against aggregation), table2 (headline, with verification),"
+            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), fig5 (kernels), or ablation (what was"
+            " tried beyond the paper, on a detector's regions)."
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As for `d2r evaluate`.")],
+    file: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where to write the table, the figure and the run.")
+    ] = Path("results"),
+    words: Annotated[
+        list[int] | None, typer.Option(min=1, help="Sizes of the codebook.", show_default="those of the paper")
+    ] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
+    ] = None,
+    features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
+    distractors: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+    ] = None,
+    overlapping: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="As for `d2r evaluate`.", show_default=False)
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
+    ] = Path("d2r-cache"),
+    workers: Workers = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
+    from benchmarks.ablation.global_descriptors import without_map
+
+    from d2r.engine import codebook_from
+    from d2r.evaluate import reproduce as paper
+    from d2r.evaluate.benchmark import load_benchmark
+    from d2r.evaluate.run import Setup, as_json, write_json
+    from d2r.indexing.entry import Recipe
+    from d2r.report.figures import accuracy_curves, curve_files
+    from d2r.report.tables import accuracy_table, as_text, is_our_table, published_table, table_files, write_tables
+    from d2r.support.processes import default_workers
+
+    if experiment not in paper.EXPERIMENTS:
+        known = ", ".join(paper.EXPERIMENTS)
+        raise typer.BadParameter(f"experiment {experiment!r} is not known; there are: {known}")
+    chosen = paper.EXPERIMENTS[experiment]
+    benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
+    for place in (file, cache):
+        check_no_index(place)
+    file.mkdir(parents=True, exist_ok=True)
+    name = f"{experiment}-{benchmark.name}"
+    png, svg = curve_files(file / name)
+    outputs = {png: is_our_png, svg: is_our_svg} if chosen.curve else {}
+    outputs |= {**dict.fromkeys(table_files(file / name), is_our_table), file / f"{name}.json": is_our_json}
+    for path, ours in outputs.items():
+        check_output(path, ours, force=force)
+    recipe = Recipe(chosen.sweeps[0].described, features, MAX_SIDE, VERIFY_FEATURES)
+    with progress_bars() as progress:
+        rows = paper.reproduce(
+            benchmark,
+            chosen,
+            recipe,
+            cache,
+            words=tuple(words) if words else None,
+            codebook=codebook_from(codebook) if codebook is not None else None,
+            workers=default_workers() if workers is None else workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    counts = f"{len(benchmark.queries):,} queries, {len(benchmark.database):,} pictures"
+    table = accuracy_table(rows, f"{chosen.title} ({benchmark.kind} set {benchmark.name}: {counts})")
+    out.print(escape(as_text(table)), highlight=False, soft_wrap=True)
+    if benchmark.kind == "revisited" and benchmark.name in paper.PUBLISHED:
+        published = published_table(paper.PUBLISHED[benchmark.name])
+        out.print(escape("\n" + as_text(published)), highlight=False, soft_wrap=True)
+    learned = {row.words for row in rows}
+    for size in words or chosen.words if codebook is None else ():
+        if size not in learned:
+            say(f"{max(count for count in learned if count < size):,} visual words{_too_many(0, size)}")
+    written = write_tables(table, file / name, force=force)
+    if chosen.curve:
+        written += accuracy_curves(rows, chosen.title, file / name, force=force)
+    reason = without_map(features) if chosen.ablation else None
+    if reason is not None:
+        say(f"left out, the rows of global descriptors: {reason}")
+    setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
+    write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()), force=force)
+    for path in (*written, file / f"{name}.json"):
+        say(display_path(path))

@@ -1,0 +1,135 @@
+"""The commands that group the pictures of an index: `d2r group` and `d2r duplicates`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
+from d2r.defaults import GROUP_INLIERS, MAX_PIXELS
+from d2r.support.files import check_output, display_path, is_our_page
+
+if TYPE_CHECKING:
+    from d2r.mining.groups import Group
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a list.")]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with the pictures.")]
+Top = Annotated[int, typer.Option(min=1, help="Most similar pictures to compare each picture with.")]
+
+
+def group(
+    index: IndexArgument,
+    top: Top = 20,
+    least: Annotated[
+        int, typer.Option(min=8, help="Matched points that two pictures need to be grouped.")
+    ] = GROUP_INLIERS,
+    as_json: AsJson = False,
+    html: Html = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Group the pictures of an index by what they show.
+
+    Each picture is compared with those most similar to it, and pairs whose matched points agree on one change of view
+    are joined. Two groups become one only where two pairs of different pictures join them. No picture is read for this.
+    """
+    from d2r.engine import Engine
+    from d2r.mining.groups import find_links, instances
+
+    if html is not None:
+        check_output(html, is_our_page, force=force)
+    with Engine.open(index) as engine:
+        with progress_bars() as progress:
+            groups = instances(find_links(engine, top=top, progress=progress), least=least)
+        collection = engine.index.size().pictures
+    explanation = f"Those of a group show the same thing: each shares {least} matched points or more with another."
+    _report(groups, "Groups", explanation, index, collection, as_json, html, max_pixels, boxed=True, force=force)
+
+
+def duplicates(
+    index: IndexArgument,
+    top: Top = 10,
+    as_json: AsJson = False,
+    html: Html = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Find near-duplicates in an index: the same photograph, scaled or compressed again.
+
+    Each picture is compared with those most similar to it; no picture is read for this, and none is removed. A part
+    that was cut out of a photograph is not its duplicate; shots of one burst may be.
+    """
+    from d2r.engine import Engine
+    from d2r.mining.groups import find_links, near_duplicates
+
+    if html is not None:
+        check_output(html, is_our_page, force=force)
+    with Engine.open(index) as engine:
+        with progress_bars() as progress:
+            groups = near_duplicates(find_links(engine, top=top, progress=progress))
+        collection = engine.index.size().pictures
+    explanation = "Those of a group are the same photograph, scaled or compressed again, or shots of one burst."
+    _report(
+        groups, "Near-duplicates", explanation, index, collection, as_json, html, max_pixels, boxed=False, force=force
+    )
+
+
+def _report(
+    groups: list[Group],
+    title: str,
+    explanation: str,
+    index: Path,
+    collection: int,
+    as_json: bool,
+    html: Path | None,
+    max_pixels: int,
+    *,
+    boxed: bool,
+    force: bool,
+) -> None:
+    if html is not None:
+        from d2r.report.groups import groups_page
+        from d2r.report.page import write_page
+
+        page = groups_page(
+            groups,
+            title=title,
+            explanation=explanation,
+            index_name=display_path(index),
+            collection=collection,
+            boxed=boxed,
+            max_pixels=max_pixels,
+        )
+        write_page(html, page, force=force)
+    if as_json:
+        print(json.dumps({"pictures": collection, "groups": [_as_json(one) for one in groups]}, indent=2))
+        return
+    for number, one in enumerate(groups, start=1):
+        out.print(f"[bold]{number}[/]  {len(one.pictures):,} pictures", highlight=False)
+        for picture in one.pictures:
+            say(f"  {display_path(picture.path)}")
+    grouped = sum(len(one.pictures) for one in groups)
+    what = "group" if len(groups) == 1 else "groups"
+    out.print(f"{grouped:,} of {collection:,} pictures in {len(groups):,} {what}", highlight=False)
+    if html is not None:
+        say(f"page: {display_path(html)}")
+
+
+def _as_json(group: Group) -> dict[str, object]:
+    """Return a group for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+    return {
+        "pictures": [picture.path for picture in group.pictures],
+        "links": [
+            {
+                "pictures": [link.first.path, link.second.path],
+                "inliers": link.inliers,
+                "score": link.score,
+                "transform": link.transform.tolist(),
+                "boxes": [[round(value, 2) for value in box] for box in link.boxes],
+            }
+            for link in group.links
+        ],
+    }

@@ -1,0 +1,128 @@
+"""The commands that draw what is found in pictures: ``d2r show`` and ``d2r match``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d2r.cli.terminal import Force, MaxPixels, say
+from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE
+from d2r.support.files import check_output, display_path, is_our_png
+
+if TYPE_CHECKING:
+    from d2r.describe import Description
+    from d2r.features import FeatureExtractor
+    from d2r.images import Picture
+
+show_app = typer.Typer(help="Draw what is found in a picture.", no_args_is_help=True)
+
+Features = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
+Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
+MaxSide = Annotated[
+    int, typer.Option(min=32, help="Scale pictures down to this longer side, in pixels, as an index does.")
+]
+
+
+@show_app.command("features")
+def show_features(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
+    file: Png,
+    features: Features = FEATURES,
+    box: Annotated[
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe what is in this box, in pixels.")
+    ] = None,
+    max_side: MaxSide = MAX_SIDE,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Draw the local features of a picture: circles by scale, coloured by attention, counted by scale."""
+    from d2r.boxes import parse_box
+    from d2r.features import make_extractor
+    from d2r.images import read_image
+    from d2r.report.drawing import count_by_scale, draw_features, write_png
+
+    check_output(file, is_our_png, force=force, inputs=[picture])
+    region = parse_box(box) if box is not None else None
+    extractor = make_extractor(features)
+    image = read_image(picture, max_pixels=max_pixels)
+    description, milliseconds = _describe(image, region, extractor, max_side)
+    found = description.features
+    drawn = draw_features(image, found, title=features, box=None if region is None else description.boxes[0])
+    write_png(drawn, file, force=force)
+    say(f"{len(found):,} features of {found.descriptors.shape[1]} dimensions in {milliseconds:,.0f} ms")
+    for count in count_by_scale(found.scales):
+        say(f"  {count} pixels: {count.count:,}")
+    say(f"picture: {display_path(file)}")
+
+
+def match_pictures(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Picture that shows what to look for.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Picture to look for it in.")],
+    file: Png,
+    features: Features = FEATURES,
+    box: Annotated[
+        str | None,
+        typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Look for what this box on A shows, in pixels."),
+    ] = None,
+    max_side: MaxSide = MAX_SIDE,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Match two pictures, and draw the matches that agree on one map, and those that do not in grey.
+
+    It is done as in a search, but that all features have one visual word.
+    """
+    import numpy as np
+
+    from d2r.asmk.codebook import single_word
+    from d2r.boxes import parse_box
+    from d2r.features import make_extractor
+    from d2r.images import read_image
+    from d2r.index.ready import get_ready
+    from d2r.report.drawing import draw_match, write_png
+    from d2r.verify.points import make_points
+    from d2r.verify.verify import match_points, threshold_for, verify
+
+    check_output(file, is_our_png, force=force, inputs=[first, second])
+    region = parse_box(box) if box is not None else None
+    extractor = make_extractor(features)
+    left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
+    query, query_ms = _describe(left, region, extractor, max_side)
+    other, other_ms = _describe(right, None, extractor, max_side)
+    words = single_word(np.concatenate([query.features.descriptors, other.features.descriptors]))
+    get_ready(words.bits)  # before the time is taken
+    started = time.perf_counter()
+    points, its = make_points(query.features, words), make_points(other.features, words)
+    threshold = threshold_for(max(other.width, other.height), max_side)
+    verification = verify(points, its, bits=words.bits, threshold=threshold)
+    verify_ms = 1000 * (time.perf_counter() - started)
+    matches = match_points(points, its, words.bits)
+    confirmed = np.isin(matches[:, 1], verification.matches[:, 1])
+    starts, ends = points.positions[matches[:, 0]], its.positions[matches[:, 1]]
+    drawn = draw_match(
+        left,
+        right,
+        starts[confirmed],
+        ends[confirmed],
+        box=None if region is None else query.boxes[0],
+        unconfirmed=(starts[~confirmed], ends[~confirmed]),
+    )
+    write_png(drawn, file, force=force)
+    say(f"features: {len(query.features):,} in {query_ms:,.0f} ms, and {len(other.features):,} in {other_ms:,.0f} ms")
+    say(f"matches: {len(matches):,}; inliers: {verification.inliers:,}; {verify_ms:,.0f} ms")
+    say(f"picture: {display_path(file)}")
+
+
+def _describe(
+    image: Picture, box: tuple[float, float, float, float] | None, extractor: FeatureExtractor, max_side: int
+) -> tuple[Description, float]:
+    """Return a description, and the milliseconds that it took; what is loaded at first use is loaded before."""
+    from d2r.describe import describe_query
+
+    describe_query(image[:64, :64], None, extractor, max_side=max_side)
+    started = time.perf_counter()
+    description = describe_query(image, box, extractor, max_side=max_side)
+    return description, 1000 * (time.perf_counter() - started)

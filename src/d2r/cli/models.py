@@ -1,0 +1,103 @@
+"""The commands about networks: ``d2r models``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from d2r.cli.terminal import out, progress_bars, say
+from d2r.support.files import display_path
+
+if TYPE_CHECKING:
+    from d2r.hub.catalogue import Model
+
+models_app = typer.Typer(
+    help="List the networks that can be named, add your own, fetch those of others.", no_args_is_help=True
+)
+
+
+@models_app.command("list")
+def list_networks() -> None:
+    """List the networks that are shipped or were added, and those that can be fetched.
+
+    A name can be used wherever a file can: detector:model=NAME, delf:model=NAME.
+    """
+    from rich.table import Table
+
+    from d2r.hub.catalogue import list_models
+    from d2r.hub.known import KNOWN
+    from d2r.models import user_folder
+
+    models = list_models()
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for head in ("name", "kind", "MB", "sha256", "from", "licence", "what it is"):
+        table.add_column(head, justify="right" if head == "MB" else "left", overflow="fold")
+    for model in models:
+        cells = (
+            model.name, model.kind, f"{model.bytes / 1e6:.1f}", model.sha256[:16],
+            "shipped" if model.shipped else "added", model.licence or "-", model.summary,
+        )  # fmt: skip
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    there = {model.name for model in models}
+    for name, known in KNOWN.items():
+        if name not in there:
+            say(f"d2r models pull {name}: {known.summary}; licence: {known.licence}")
+    say(f"added ones are in {display_path(user_folder())}")
+
+
+@models_app.command("add")
+def add_network(
+    source: Annotated[str, typer.Argument(metavar="FILE|URL", help="An ONNX file that `d2r train` exported.")],
+    name: Annotated[str | None, typer.Option(help="What to call it.", show_default="the file's name")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="Refuse the file unless it has this SHA-256.")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(help="Licence of the weights, to be listed.", show_default="what the file says")
+    ] = "",
+) -> None:
+    """Add a network, to be used by its name. A download that breaks off goes on where it was."""
+    from d2r.hub.catalogue import add_model
+    from d2r.models.onnx import check_sha256
+
+    try:
+        check_sha256(sha256 or "")
+    except ValueError as error:
+        raise typer.BadParameter(f"--{error}") from error
+    with progress_bars() as progress:
+        model = add_model(
+            source,
+            name=name,
+            sha256=sha256,
+            licence=licence,
+            progress=lambda file, done, total: progress(file, done, total or done),
+        )
+    _print_added(model)
+
+
+@models_app.command("pull")
+def pull_network(
+    name: Annotated[str, typer.Argument(help="A name that `d2r models list` offers.")],
+) -> None:
+    """Fetch a network that others published, and convert it; needs the extra `train` for that."""
+    from d2r.hub.catalogue import pull_model
+
+    with progress_bars() as progress:
+        model = pull_model(name, progress=lambda file, done, total: progress(file, done, total or done))
+    _print_added(model)
+
+
+def _print_added(model: Model) -> None:
+    from d2r.hub.catalogue import read_record
+
+    say(f"{model.name}: {model.kind}, {model.bytes / 1e6:.1f} MB; {model.summary}")
+    say(f"file: {display_path(model.path)}")
+    say(f"sha256: {model.sha256}")
+    if model.licence:
+        say(f"licence: {model.licence}")
+    record = read_record(model.path)
+    if record is not None and not record.verified:
+        say(f"not verified: no checksum was known of {record.source}; what came has sha256 {record.source_sha256}")

@@ -1,0 +1,167 @@
+"""Commands that search: search, pairs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
+from d2r.defaults import (
+    EXPAND,
+    MAX_PIXELS,
+    TOP,
+    VERIFY,
+)
+from d2r.support.files import (
+    check_output,
+    display_path,
+    is_our_page,
+)
+
+if TYPE_CHECKING:
+    from d2r.results import Answer
+from d2r.cli.root import app
+
+
+@app.command()
+def search(
+    index: IndexArgument,
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="Picture that shows what to look for.")],
+    box: Annotated[
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Look for what this box on the query shows, in pixels.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Results to give.")] = TOP,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
+    ] = VERIFY,
+    expand: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Search again, with the query joined with what this many confirmed results show of it."
+        ),
+    ] = EXPAND,
+    diffuse: Annotated[
+        bool, typer.Option("--diffuse", help="Put first also what is like the confirmed results.")
+    ] = False,
+    query_regions: Annotated[
+        bool, typer.Option("--query-regions", help="Describe the query by regions too, as the pictures are.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    force: Force = False,
+) -> None:
+    """Find the pictures that show what a picture, or a box on it, shows."""
+    from d2r.boxes import parse_box
+    from d2r.engine import Engine
+    from d2r.images import read_image
+
+    if diffuse and not (verify and expand):
+        raise typer.BadParameter("--diffuse starts from the verified results that --expand joins: neither may be 0")
+    if html is not None:
+        check_output(html, is_our_page, force=force, inputs=[query])
+    region = parse_box(box) if box is not None else None
+    with Engine.open(index) as engine:
+        picture = read_image(query, max_pixels=max_pixels)
+        answer = engine.search(
+            picture, box=region, top=top, verify=verify, expand=expand, diffuse=diffuse, query_regions=query_regions
+        )
+        if html is not None:
+            from d2r.report.page import search_page, write_page
+
+            page = search_page(
+                picture,
+                answer,
+                query_name=display_path(query.name),
+                index_name=display_path(index),
+                collection=engine.index.size().pictures,
+                box=region,
+                max_pixels=max_pixels,
+            )
+            write_page(html, page, force=force)
+    if as_json:
+        print(json.dumps(_as_json(answer, query), indent=2))
+    else:
+        _print_results(answer)
+        if html is not None:
+            say(f"page: {display_path(html)}")
+
+
+def _print_results(answer: Answer) -> None:
+    if not answer.results:
+        hint = "" if len(answer.query.features) else ": the query has no texture to describe"
+        out.print(f"nothing found{hint}")
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("inliers", justify="right")
+    table.add_column("box", justify="right")
+    table.add_column("path", overflow="fold")
+    for rank, result in enumerate(answer.results, start=1):
+        inliers = "-" if result.inliers is None else str(result.inliers)
+        found = "-" if result.found is None else ",".join(f"{value:.0f}" for value in result.found)
+        table.add_row(str(rank), f"{result.score:.4f}", inliers, found, escape(display_path(result.path)))
+    out.print(table)
+    seconds = ", ".join(f"{stage} {1000 * value:,.0f} ms" for stage, value in answer.seconds.items())
+    out.print(f"[dim]{seconds}[/]", highlight=False)
+
+
+def _as_json(answer: Answer, query: Path) -> dict[str, object]:
+    """Return an answer for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+    return {
+        "query": {"path": os.fspath(query), "box": [round(float(value), 2) for value in answer.query.boxes[0]]},
+        "seconds": answer.seconds,
+        "results": [
+            {
+                "rank": rank,
+                "score": result.score,
+                "inliers": result.inliers,
+                "path": result.path,
+                "width": result.width,
+                "height": result.height,
+                "regions": [[round(float(value), 2) for value in region] for region in result.boxes],
+                "transform": None if result.transform is None else result.transform.tolist(),
+                "found": None if result.found is None else [round(float(value), 2) for value in result.found],
+            }
+            for rank, result in enumerate(answer.results, start=1)
+        ],
+    }
+
+
+@app.command()
+def pairs(
+    index: IndexArgument,
+    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Text file to write, one pair a line.")],
+    top: Annotated[int, typer.Option(min=1, help="Most similar pictures to pair each picture with.")] = 20,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Write only pairs whose matched points agree on one change of view.")
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Write names relative to this folder.", show_default="the folder that holds all pictures"),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write the pairs of pictures worth matching, as hloc and COLMAP read them: two names a line.
+
+    Each pair appears once. Names are relative to the folder that holds all the pictures, which is what those programs
+    call the image folder.
+    """
+    from d2r.engine import Engine
+    from d2r.mining.pairs import is_ours, write_pairs
+
+    check_output(file, is_ours, force=force)
+    with Engine.open(index) as engine, progress_bars() as progress:
+        count, folder = write_pairs(engine, file, top=top, verify=verify, root=root, progress=progress, force=force)
+    out.print(
+        escape(f"{count:,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,0 +1,127 @@
+"""The command that serves an index: ``d2r serve``."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2r.cli.terminal import Ray, RayAddress, say
+from d2r.defaults import PORT
+from d2r.serve.settings import Limits
+from d2r.support.files import display_path
+
+
+def serve(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = PORT,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but the loopback one lets others in.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name that requests may call this service by. May be given again.",
+            show_default="this machine's on the loopback address, else any",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with the token that adding and removing pictures need; or set D2R_TOKEN. Else nobody can.",
+        ),
+    ] = None,
+    read_token: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with a token that everything else needs; or set D2R_READ_TOKEN."),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody add or remove pictures.")] = False,
+    uploads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where added pictures are kept: new, empty, or given before.",
+            show_default="INDEX with .uploads added",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read pictures.", show_default="one a processor")
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")
+    ] = Limits.queue,
+    max_upload: Annotated[int, typer.Option(min=1, metavar="MB", help="Refuse a larger picture.")] = Limits.upload_bytes
+    >> 20,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Refuse a picture of more pixels (width x height).")
+    ] = Limits.pixels,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="For receiving a picture, and again for describing it.")
+    ] = Limits.seconds,
+    ray: Ray = False,
+    ray_address: RayAddress = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --ray: parts of the index that are searched apart.", show_default="one a machine"
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: processes that can search each part.")] = 1,
+) -> None:
+    """Serve a page to search an index, and an HTTP API (its document is at /v1/openapi.json).
+
+    It listens on this machine only, unless --host says otherwise. Stop it with Ctrl-C: it ends what it has begun, and
+    pictures that were added and not indexed yet are indexed after the next start. With --ray the machines of a cluster
+    search, each a part of the index, whose folder all of them must see under the same path.
+    """
+    from d2r.engine import Engine
+    from d2r.serve.app import make_app
+    from d2r.serve.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, token_from
+    from d2r.support.processes import default_workers
+    from d2r.support.webserver import WebServer
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("d2r.serve.access").setLevel(logging.INFO)
+    names = allow_host or (["127.0.0.1", "localhost", "[::1]"] if _is_loopback(host) else [])
+    settings = Settings(
+        uploads=uploads or index.absolute().with_name(index.absolute().name + ".uploads"),
+        token=token_from(token_file, TOKEN_VARIABLE),
+        read_token=token_from(read_token, READ_TOKEN_VARIABLE),
+        read_only=read_only,
+        workers=workers or default_workers(),
+        threads=default_workers(),
+        hosts=frozenset(name.lower() for name in names),
+        limits=Limits(upload_bytes=max_upload << 20, pixels=max_pixels, seconds=timeout, queue=queue),
+    )
+    with ExitStack() as stack:
+        engine = stack.enter_context(Engine.open(index))
+        engine.check_features()
+        if ray or ray_address is not None:
+            from d2r.cluster.connect import connected
+
+            stack.enter_context(connected(ray_address))
+            from d2r.cluster.search import sharded
+
+            engine = stack.enter_context(sharded(engine.index, shards=shards, replicas=replicas))
+        server = WebServer(make_app(engine, settings), port, host=host, grace_s=20)
+        say(f"page: {server.url}  (stop with Ctrl-C)")
+        if settings.writable:
+            say(f"added pictures are kept in {display_path(settings.uploads)}")
+        else:
+            why = "--read-only" if read_only else "no --token-file and no D2R_TOKEN"
+            say(f"nothing can be added or removed: {why}")
+        with suppress(KeyboardInterrupt):
+            server.run()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,145 @@
+"""Real photographs that scikit-image and scikit-learn bring along, and a small collection composed of them.
+
+Nothing is downloaded: the files lie inside the installed libraries, and are read by path without importing either.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2r.boxes import PixelBox
+from d2r.compose.clutter import compose_set
+from d2r.compose.difficulty import ClutterConfig
+from d2r.compose.ground_truth import Instance
+from d2r.compose.planning import Progress
+
+_INSTALL = "pip install 'detect-to-retrieve[demo]'"
+
+_FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
+_INSTANCES = {
+    "pagoda": ("sklearn/china.jpg",),
+    "motorcycle": ("skimage/motorcycle_left.png", "skimage/motorcycle_right.png"),
+    "astronaut": ("skimage/astronaut.png",),
+    "cameraman": ("skimage/camera.png",),
+    "coins": ("skimage/coins.png",),
+    "page": ("skimage/page.png",),
+}
+_BACKGROUNDS = (
+    "sklearn/flower.jpg",
+    "skimage/brick.png",
+    "skimage/chelsea.png",
+    "skimage/coffee.png",
+    "skimage/grass.png",
+    "skimage/gravel.png",
+    "skimage/hubble_deep_field.jpg",
+    "skimage/ihc.png",
+    "skimage/moon.png",
+    "skimage/retina.jpg",
+    "skimage/rocket.jpg",
+    "skimage/text.png",
+)
+
+_DEMO = ClutterConfig(
+    name="demo",
+    share=(0.1, 0.25),
+    tilt=30,
+    roll=15,
+    stretch=1.2,
+    lighting=0.4,
+    blur=0.5,
+    noise=2,
+    occlusion=0.15,
+    decoys=(0, 1),
+    quality=(80, 92),
+    views=5,
+    decoy_pictures=12,
+    distractors=18,
+)
+
+
+class BundledError(Exception):
+    """The libraries that bring the photographs are missing; the message says what to install."""
+
+
+@dataclass(frozen=True)
+class BundledPhotos:
+    """The photographs: things to search for, and backgrounds to plant them in."""
+
+    instances: tuple[Instance, ...]
+    backgrounds: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class DemoCollection:
+    """A small collection, and a query whose right answers are known.
+
+    Attributes:
+        photos: folder with the pictures of the collection.
+        name: what the query shows.
+        query: the query picture, outside ``photos``.
+        box: what to search for in it.
+        answers: the pictures in ``photos`` that show it.
+    """
+
+    photos: Path
+    name: str
+    query: Path
+    box: PixelBox
+    answers: tuple[Path, ...]
+
+
+def bundled_photos() -> BundledPhotos:
+    """Return the photographs that scikit-image and scikit-learn bring along, as paths into the installed libraries.
+
+    Raises:
+        BundledError: one of the two is not installed, or lacks a photograph.
+    """
+    folders = {library: _folder(library) for library in _FOLDERS}
+
+    def find(name: str) -> Path:
+        library, file = name.split("/")
+        path = folders[library] / file
+        if not path.is_file():
+            raise BundledError(f"{path}: this version of {library} does not bring it; try: {_INSTALL}")
+        return path
+
+    return BundledPhotos(
+        tuple(Instance(name, tuple(map(find, files))) for name, files in _INSTANCES.items()),
+        tuple(map(find, _BACKGROUNDS)),
+    )
+
+
+def _folder(library: str) -> Path:
+    spec = importlib.util.find_spec(library)  # finds a top-level package without importing it
+    if spec is None or spec.origin is None:
+        raise BundledError(f"the demo uses photographs that {library} brings along; install it with: {_INSTALL}")
+    return Path(spec.origin).parent / _FOLDERS[library]
+
+
+def demo_collection(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> DemoCollection:
+    """Compose a collection of 60 JPEG pictures, at most 640 pixels a side, from the bundled photographs.
+
+    Six things are each planted in five pictures, in clutter and from five viewpoints; one of them is the query. The
+    same seed gives the same pictures; they are written to ``folder/photos``, the query picture to ``folder/query``.
+
+    Args:
+        folder: where to write; made if need be.
+        seed: of all that is random, 0 or more.
+        progress: see :data:`d2r.compose.planning.Progress`.
+
+    Raises:
+        BundledError: the libraries that bring the photographs are missing.
+        d2r.compose.ground_truth.ClutterError: the folder holds other pictures, or cannot be written.
+    """
+    bundled = bundled_photos()
+    composed = compose_set(_DEMO, bundled.instances, bundled.backgrounds, seed, folder, progress)
+    query = composed.queries[0]
+    return DemoCollection(
+        photos=folder / "photos",
+        name=query.instance,
+        query=folder / query.path,
+        box=query.box,
+        answers=tuple(folder / path for path in query.positives),
+    )

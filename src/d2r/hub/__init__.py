@@ -1,0 +1,1 @@
+"""Networks by name: what is known, what was added, and how to get it."""

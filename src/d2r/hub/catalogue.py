@@ -1,0 +1,310 @@
+"""What networks there are: list them, add one from a file or an address, fetch one that is known.
+
+A network that is added lies in :func:`d2r.models.user_folder` as ``NAME.onnx``, whole or not at all, and beside it
+``NAME.json`` with where it came from. What is under way is in ``downloads/`` there, and goes on where it broke off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+
+from d2r.features.hardnet import FORMAT as PATCH_DESCRIPTORS
+from d2r.features.hardnet import load_patch_network
+from d2r.features.network import FORMAT as LOCAL_FEATURES
+from d2r.features.network import load_feature_network
+from d2r.hub.known import KNOWN
+from d2r.models import FOLDER, folders, model_names, user_folder
+from d2r.models.onnx import ModelError, read_metadata
+from d2r.regions.network import FORMAT as DETECTOR
+from d2r.regions.network import load_network
+from d2r.support.download import Progress, fetch
+from d2r.support.files import display_path, file_sha256, own_folder, remove_own_folder, replacing
+
+KINDS: Final[Mapping[str, str]] = {
+    DETECTOR: "detector",
+    LOCAL_FEATURES: "local features",
+    PATCH_DESCRIPTORS: "patch descriptors",
+}
+"""What a file is, by the format that its metadata names."""
+
+_LOAD: Final[Mapping[str, Callable[[Path], object]]] = {
+    DETECTOR: load_network,
+    LOCAL_FEATURES: load_feature_network,
+    PATCH_DESCRIPTORS: load_patch_network,
+}
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is recorded of a network when it is added.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        sha256: of the ONNX file, in hexadecimal.
+        source: the path or address that it came from.
+        source_sha256: of what came from there; other than ``sha256`` where that was converted.
+        verified: whether that was known, and compared, before.
+        licence: as was said, or as the file says; empty where neither does.
+        summary: what it is; empty where nothing says.
+    """
+
+    kind: str
+    sha256: str
+    source: str
+    source_sha256: str
+    verified: bool
+    licence: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that can be named.
+
+    Attributes:
+        name: what to call it by.
+        path: of its file.
+        kind: one of :data:`KINDS`, or "unknown".
+        bytes: size of the file.
+        sha256: of the file, in hexadecimal.
+        licence: of its weights; empty where nothing says.
+        summary: the heading of its card, or what was recorded, or the architecture.
+        shipped: with this package; otherwise it was added.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    bytes: int
+    sha256: str
+    licence: str
+    summary: str
+    shipped: bool
+
+
+def list_models() -> list[Model]:
+    """Return the networks that are shipped, by name, and then those that were added."""
+    return [_describe(folder, name) for folder in folders() for name in model_names(folder)]
+
+
+def add_model(
+    source: str,
+    *,
+    name: str | None = None,
+    sha256: str | None = None,
+    licence: str = "",
+    progress: Progress | None = None,
+    pause_s: float = 1.0,
+) -> Model:
+    """Add a network from a file or an address; it can then be used by its name.
+
+    Args:
+        source: path of an ONNX file, or its address (``http://`` or ``https://``).
+        name: what to call it; None is the file's name without its ending.
+        sha256: what the file must have, in lower-case hexadecimal; None takes any.
+        licence: of the weights; empty is what the file says.
+        progress: told how far a download is.
+        pause_s: see :func:`d2r.support.download.fetch`.
+
+    Raises:
+        ModelError: the file is not of a format of this project or has another checksum, the name cannot be one or is
+            taken by another network, or another process adds one.
+        d2r.support.download.DownloadError: the address does not give the file.
+        OSError: the folder cannot be written.
+    """
+    remote = _is_address(source)
+    name = _checked_name(name or _stem(source, remote=remote), source)
+    with _adding() as folder:
+        if not remote:
+            return _admit(Path(source), folder, name, source, sha256, licence)
+        with _downloaded(folder, (source,), sha256, progress, pause_s) as arrived:
+            return _admit(arrived, folder, name, source, sha256, licence)
+
+
+def pull_model(name: str, *, progress: Progress | None = None, pause_s: float = 1.0) -> Model:
+    """Fetch a network of :data:`d2r.hub.known.KNOWN`, convert it and add it; nothing is done where it is there.
+
+    Raises:
+        ModelError: no such network is known, torch is not there to convert it, or see :func:`add_model`.
+        d2r.support.download.DownloadError: no address gives the file, or it is not the one that is known.
+        d2r.train.delf.convert.ConvertError: the file is no checkpoint that can be converted.
+    """
+    if name not in KNOWN:
+        raise ModelError(name, f"no such model is known; there are: {', '.join(sorted(KNOWN))}")
+    known, folder = KNOWN[name], user_folder()
+    if name in model_names(folder):
+        return _describe(folder, name)
+    convert = _converter(name)
+    with _adding() as folder, _downloaded(folder, known.urls, known.sha256, progress, pause_s) as checkpoint:
+        converted = checkpoint.with_name(f"{checkpoint.name}.onnx")
+        try:
+            convert(checkpoint, converted, arch=known.arch)
+            return _place(
+                converted,
+                folder,
+                name,
+                known.urls[0],
+                file_sha256(checkpoint),
+                verified=known.sha256 is not None,
+                licence=known.licence,
+                summary=known.summary,
+            )
+        finally:
+            converted.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> Record | None:
+    """Return what was recorded of the network in a file, or None where that is missing or not readable."""
+    try:
+        return Record(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _describe(folder: Path, name: str) -> Model:
+    path, card = folder / f"{name}.onnx", folder / f"{name}.md"
+    sha256, record = file_sha256(path), read_record(path)
+    if record is not None and record.sha256 == sha256:
+        kind, licence, summary = record.kind, record.licence, record.summary
+    else:
+        about = _metadata(path)
+        kind, licence = KINDS.get(about.get("d2r", ""), "unknown"), about.get("licence", "")
+        lines = card.read_text(encoding="utf-8").splitlines() if card.exists() else []
+        summary = next((line.lstrip("#").strip() for line in lines if line.startswith("#")), about.get("arch", ""))
+    return Model(name, path, kind, path.stat().st_size, sha256, licence, summary, folder == FOLDER)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        return read_metadata(path)
+    except ModelError:  # listed all the same: whoever uses it is told what is wrong
+        return {}
+
+
+def _admit(path: Path, folder: Path, name: str, source: str, sha256: str | None, licence: str) -> Model:
+    """Add a file that is an ONNX file of ours already."""
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise ModelError(str(path), f"cannot be read: {error.strerror or error}") from error
+    if sha256 is not None and found != sha256:
+        raise ModelError(source, f"its SHA-256 is {found}, and it should be {sha256}")
+    verified = sha256 is not None
+    try:
+        return _place(path, folder, name, source, found, verified=verified, licence=licence, summary="")
+    except ModelError as error:  # about a file that was fetched, whose name says nothing to anybody
+        raise type(error)(source if error.name == str(path) else error.name, error.reason) from error
+
+
+def _place(
+    path: Path,
+    folder: Path,
+    name: str,
+    source: str,
+    source_sha256: str,
+    *,
+    verified: bool,
+    licence: str,
+    summary: str,
+) -> Model:
+    """Check a file and copy it to its place."""
+    about = read_metadata(path)
+    format = about.get("d2r", "")
+    if format not in KINDS:
+        known = " or ".join(f"{name} ({kind})" for name, kind in KINDS.items())
+        raise ModelError(str(path), f"not a model of this project: its metadata must say d2r = {known}")
+    _LOAD[format](path)
+    sha256, target = file_sha256(path), folder / f"{name}.onnx"
+    if os.path.lexists(target) and not (target.is_file() and file_sha256(target) == sha256):
+        raise ModelError(
+            name, f"another model of that name was added before; give another --name, or remove {display_path(target)}"
+        )
+    beside = target.with_name(f"{name}.json")
+    if os.path.lexists(beside) and read_record(target) is None:
+        raise ModelError(name, f"{display_path(beside)} is not of a model; give another --name, or move that file")
+    record = Record(
+        KINDS[format],
+        sha256,
+        source,
+        source_sha256,
+        verified,
+        licence or about.get("licence", ""),
+        summary or about["arch"],
+    )
+    if not target.exists():
+        with replacing(target) as part:
+            shutil.copyfile(path, part)
+    with replacing(beside) as part:
+        part.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+    return _describe(folder, name)
+
+
+@contextmanager
+def _adding() -> Iterator[Path]:
+    """Yield the folder of added networks, in which no other process adds one meanwhile."""
+    folder = user_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield folder
+    except Timeout as error:
+        raise ModelError(str(folder), "another process adds a model; try again when it is done") from error
+
+
+@contextmanager
+def _downloaded(
+    folder: Path, urls: tuple[str, ...], sha256: str | None, progress: Progress | None, pause_s: float
+) -> Iterator[Path]:
+    """Yield the file that some addresses give, which goes at the end; a download that broke off goes on."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(urls[0], remote=True))[:60]
+    own_folder(folder / "downloads")
+    path = folder / "downloads" / f"{hashlib.sha256(urls[0].encode()).hexdigest()[:12]}-{readable}"
+    try:
+        fetch(urls, path, sha256=sha256, progress=progress, pause_s=pause_s)
+        yield path
+    finally:  # also where it could not be used: the next one may be another
+        path.unlink(missing_ok=True)
+        remove_own_folder(path.parent, filled=False)
+
+
+def _converter(name: str) -> Callable[..., Any]:
+    try:
+        return importlib.import_module("d2r.train.delf.convert").convert_checkpoint  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            name,
+            f"it is a checkpoint of torch and has to be converted, for which {error.name} is not installed; install it"
+            " with: pip install 'detect-to-retrieve[train]'",
+        ) from error
+
+
+def _is_address(source: str) -> bool:
+    return source.lower().startswith(("http://", "https://"))
+
+
+def _stem(source: str, *, remote: bool) -> str:
+    return PurePosixPath(unquote(urlsplit(source).path)).stem if remote else Path(source).stem
+
+
+def _checked_name(name: str, source: str) -> str:
+    if not _NAME.fullmatch(name) or name.lower().endswith(".onnx"):
+        raise ModelError(
+            source, f"{name!r} cannot be the name of a model: letters, digits, '-', '_' and '.'; give another --name"
+        )
+    if name in model_names(FOLDER):
+        raise ModelError(source, f"a model that is shipped has the name {name}; give another --name")
+    return name

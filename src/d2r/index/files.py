@@ -1,0 +1,40 @@
+"""The files of an index: their names, and how its segments are opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d2r.index.catalogue import StoreError
+from d2r.index.segment import (
+    Segment,
+)
+
+DIGEST = "codebook"  # setting: digest of the file of visual words
+
+
+SEGMENTS = "segments"
+
+
+CODEBOOK = "codebook.safetensors"
+
+
+LOCK = ".writer.lock"
+
+
+def load_segment(index: Path, number: int) -> Segment:
+    """Map the arrays of a segment of the index in a folder.
+
+    Raises:
+        FileNotFoundError: it is gone, because its pictures were removed or moved to another segment.
+        StoreError: a file is damaged.
+    """
+    folder = segment_folder(index, number)
+    try:
+        return Segment.load(folder)
+    except ValueError as error:
+        raise StoreError(f"{folder}: a file is damaged ({error}); restore it or index again") from error
+
+
+def segment_folder(index: Path, number: int) -> Path:
+    """Return the folder of a segment of an index."""
+    return index / SEGMENTS / f"{number:06d}"

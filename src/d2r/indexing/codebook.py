@@ -1,0 +1,94 @@
+"""Learn visual words from pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from d2r.asmk.codebook import Codebook, fitting_words, train_codebook
+from d2r.defaults import MAX_WORDS
+from d2r.index import PictureState, StoreError
+from d2r.indexing.entry import Progress, Recipe, origin_of
+from d2r.indexing.workers import Describers
+from d2r.sources import Job
+from d2r.support.files import display_path
+from d2r.support.processes import WorkerDied
+
+_SAMPLE_PICTURES = 500  # described before the rest when the visual words are still to be learned
+
+
+_SAMPLES_PER_WORD = 40  # descriptors that k-means sees
+
+
+def choose_words(pictures: int) -> int:
+    """Return how many visual words to learn for a collection of so many pictures: a power of two, at most 65,536.
+
+    It grows with the square root, as vocabularies do: 1,024 for 60 pictures, 4,096 for 1,000, 65,536 from 180,000.
+    """
+    wanted = 130.0 * math.sqrt(max(1, pictures))
+    return min(MAX_WORDS, 1 << round(math.log2(wanted)))
+
+
+def sample_size(words: int) -> int:
+    """Return from how many pictures to learn so many visual words."""
+    return max(_SAMPLE_PICTURES, words * _SAMPLES_PER_WORD // 500)
+
+
+def _died(job: Job, died: WorkerDied) -> PictureState:
+    return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {died}")
+
+
+def learn_codebook(
+    recipe: Recipe,
+    sample: Sequence[Job],
+    words: int,
+    *,
+    bits: int | None,
+    staging: Path | None,
+    workers: Describers,
+    max_pixels: int,
+    progress: Progress,
+) -> Codebook:
+    """Describe pictures, and learn visual words from them.
+
+    Args:
+        recipe: how to describe.
+        sample: the pictures, chosen at random, :func:`sample_size` of them.
+        words: how many to learn; fewer when that is too many for the features that are found, see
+            :func:`d2r.asmk.codebook.fitting_words`.
+        bits: of the codes; None is one a dimension of the features.
+        staging: folder to keep the descriptions in, for :func:`d2r.indexing.entry.enter_file`; None keeps none.
+        workers: what describes them.
+        max_pixels: see :func:`d2r.images.read_image`.
+        progress: told how far it is: "describe" and "words".
+
+    Raises:
+        StoreError: no picture can be used.
+    """
+    quota = max(200, math.ceil(words * _SAMPLES_PER_WORD / len(sample)))
+    if staging is not None:
+        staging.mkdir(exist_ok=True)
+    parts = []
+    reasons = []
+    outcomes = workers.samples(recipe, max_pixels, staging, quota, sample)
+    for done, (job, outcome) in enumerate(outcomes, start=1):
+        state, descriptors = (_died(job, outcome), None) if isinstance(outcome, WorkerDied) else outcome
+        if descriptors is not None and len(descriptors):
+            parts.append(descriptors)
+        else:
+            reasons.append(f"{display_path(state.path)}: {state.problem}")
+        progress("describe", done, len(sample))
+    total = sum(len(part) for part in parts)
+    if total == 0:
+        shown = "; ".join(reasons[:3])
+        raise StoreError(f"visual words cannot be learned: none of {len(sample):,} pictures can be used ({shown})")
+    words = fitting_words(words, total)
+    progress("words", 0, words)
+    every = np.concatenate(parts)
+    descriptors = every[np.random.default_rng(0).permutation(total)[: words * _SAMPLES_PER_WORD]]
+    codebook = train_codebook(descriptors, words, bits=bits, origin=origin_of(recipe, len(parts)))
+    progress("words", words, words)
+    return codebook

@@ -1,0 +1,272 @@
+"""From a picture file to its index entry, as one function that worker processes run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from d2r.asmk.codebook import Codebook, CodebookError, Origin, load_codebook
+from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes
+from d2r.describe import Description, describe
+from d2r.features import make_extractor, same_descriptors
+from d2r.features import pinned_spec as pinned_features
+from d2r.features.base import Features
+from d2r.images import ImageError, decode_image
+from d2r.index import Entry, PictureState
+from d2r.indexing.timing import stage, taken
+from d2r.models.onnx import set_threads
+from d2r.regions import RegionSelector, make_selector, pinned_spec
+from d2r.sources import Job
+from d2r.support import compiling
+from d2r.support.files import display_path, read_bytes, replacing
+from d2r.support.version import package_version
+from d2r.verify.points import make_points
+
+NO_FEATURES = "no features found: the picture has no texture"
+
+log = logging.getLogger("d2r.asmk.codebook")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pictures of an index are described; the same for all of them, and kept in its settings.
+
+    Attributes:
+        regions: specification of the region selector.
+        features: specification of the feature extractor.
+        max_side: pictures and crops are scaled down to this longer side, in pixels, before features are taken.
+        verify_features: at most this many features a picture are kept for verification.
+    """
+
+    regions: str
+    features: str
+    max_side: int
+    verify_features: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        state: what to record of the file.
+        entry: what the index keeps of it; None when it cannot be used, or has not changed.
+        unchanged: the file's content is what the index has; only its time or place on the disk differ.
+        seconds: that each stage took: "read", "describe", "aggregate".
+    """
+
+    state: PictureState
+    entry: Entry | None = None
+    unchanged: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def origin_of(recipe: Recipe, pictures: int) -> Origin:
+    """Return the origin of visual words that are learned here from so many pictures."""
+    features, regions = pinned_features(recipe.features), pinned_spec(recipe.regions)
+    return Origin(features, regions, recipe.max_side, pictures, package_version())
+
+
+def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
+    """Make sure that visual words are of the descriptors that a recipe gives.
+
+    Words that were learned from other regions or another size of the pictures will do. A codebook that does not say
+    what made it is taken for one of these features if it has their dimensions, and the log has a warning of it.
+
+    Raises:
+        CodebookError: they were learned from other features.
+    """
+    features, origin = pinned_features(recipe.features), codebook.origin
+    if origin is not None and not same_descriptors(origin.features, features):
+        raise CodebookError(
+            f"the codebook was learned from {origin.features}, but the pictures are described by {features}: its words"
+            " mean nothing to these; give another codebook (`d2r codebook --features ...` learns one), or the features"
+            " that it was learned from"
+        )
+    codebook.check_dim(make_extractor(features).dim)
+    if origin is None:
+        log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
+
+
+def prepare_worker() -> None:
+    """Keep the libraries of a worker process to one thread: there is a process a core already."""
+    compiling.log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
+    cv2.setNumThreads(1)
+    faiss.omp_set_num_threads(1)
+    set_threads(1)
+
+
+def sample_file(
+    recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, job: Job
+) -> tuple[PictureState, NDArray[np.float32] | None]:
+    """Describe a picture, stage the description on disk, and return a random part of its descriptors.
+
+    Args:
+        recipe: how to describe it.
+        max_pixels: see :func:`d2r.images.read_image`.
+        staging: folder that :func:`enter_file` looks in later; None keeps nothing.
+        quota: return at most this many descriptors.
+        job: the picture.
+
+    Returns:
+        the state, and float32 (at most quota, D); None when the file cannot be used.
+    """
+    state, description = describe_file(recipe, max_pixels, staging, job, keep=True)
+    if description is None:
+        return state, None
+    descriptors = description.features.descriptors
+    seed = int.from_bytes((state.digest or b"")[:8], "little")
+    rows = np.random.default_rng(seed).permutation(len(descriptors))[:quota]
+    return state, descriptors[rows]
+
+
+def enter_file(
+    recipe: Recipe,
+    max_pixels: int,
+    staging: Path,
+    codebook: Path | Codebook,
+    job: Job,
+    *,
+    data: bytes | None = None,
+    selector: RegionSelector | None = None,
+) -> Outcome:
+    """Describe a picture (or take its staged description) and aggregate it.
+
+    Args:
+        recipe: see :func:`describe_file`.
+        max_pixels: see :func:`d2r.images.read_image`.
+        staging: see :func:`describe_file`.
+        codebook: the visual words, or their file.
+        job: the picture.
+        data: see :func:`describe_file`.
+        selector: see :func:`describe_file`.
+    """
+    taken()  # what another caller left
+    state, description = describe_file(recipe, max_pixels, staging, job, keep=False, data=data, selector=selector)
+    if description is None:
+        unchanged = job.digest is not None and state.digest == job.digest
+        return Outcome(state, unchanged=unchanged, seconds=taken())
+    with stage("aggregate"):
+        words = codebook if isinstance(codebook, Codebook) else load_codebook(codebook)
+        entry = make_entry(description, words, recipe.verify_features)
+    return Outcome(state, entry, seconds=taken())
+
+
+def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
+    """Aggregate a description with R-ASMK*, and make the points that verification will match."""
+    assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
+    aggregated = aggregate(assigned, KERNELS["r-asmk*"])
+    kept = verified_rows(description, verify_features)
+    points = make_points(description.features.take(kept), codebook)
+    local = local_codes(assigned, kept[points.rows])
+    return Entry(aggregated, description.boxes, description.box_scores, points, local)
+
+
+def verification_features(description: Description, most: int) -> Features:
+    """Return the features of the whole picture; they are the strongest first already."""
+    return description.features.take(verified_rows(description, most))
+
+
+def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
+    """Return the rows of :func:`verification_features` among a description's features."""
+    return np.flatnonzero(description.regions == 0)[:most]
+
+
+def describe_file(
+    recipe: Recipe,
+    max_pixels: int,
+    staging: Path | None,
+    job: Job,
+    *,
+    keep: bool,
+    data: bytes | None = None,
+    selector: RegionSelector | None = None,
+) -> tuple[PictureState, Description | None]:
+    """Describe a picture file, or take the description of the same content from ``staging``.
+
+    Args:
+        recipe: how to describe it; a staging folder belongs to one recipe.
+        max_pixels: see :func:`d2r.images.read_image`.
+        staging: folder of descriptions, one safetensors file a picture, named by its digest; None has none.
+        job: the picture. When its digest is given and the file still has it, nothing is described.
+        keep: leave the description in ``staging``.
+        data: content of the file, when it was read before.
+        selector: of its regions; None makes that of the recipe.
+
+    Returns:
+        what to record of the file, and the description; None when the file cannot be used or has not changed.
+    """
+    state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
+    try:
+        with stage("read"):
+            data = read_bytes(job.path) if data is None else data
+    except OSError as error:
+        return replace(state, problem=f"cannot be read: {error.strerror or error}"), None
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    state = replace(state, digest=digest)
+    if digest == job.digest:
+        return state, None
+    staged = staging / f"{digest.hex()}.safetensors" if staging is not None else None
+    description = _staged(staged)
+    if description is None:
+        try:
+            with stage("read"):
+                image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
+        except ImageError as error:
+            return replace(state, problem=error.reason), None
+        chosen, extractor = selector or make_selector(recipe.regions), make_extractor(recipe.features)
+        with stage("describe"):
+            description = describe(image, chosen, extractor, max_side=recipe.max_side)
+        if keep and staged is not None:
+            write_description(description, staged)
+    problem = None if len(description.features) else NO_FEATURES
+    return replace(state, width=description.width, height=description.height, problem=problem), description
+
+
+def write_description(description: Description, path: Path) -> None:
+    """Keep a description in a file, for :func:`read_description`."""
+    features = description.features
+    with replacing(path) as part:
+        tensors = {
+            "size": np.array([description.width, description.height]),
+            "boxes": description.boxes,
+            "box_scores": description.box_scores,
+            "positions": features.positions,
+            "scales": features.scales,
+            "descriptors": features.descriptors,
+            "attention": features.attention,
+            "regions": description.regions,
+        }
+        if features.angles is not None:
+            tensors["angles"] = features.angles
+        part.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
+
+
+def _staged(path: Path | None) -> Description | None:
+    try:
+        return read_description(path) if path is not None else None
+    except (OSError, SafetensorError):  # not there, or damaged by a disk that filled
+        return None
+
+
+def read_description(path: Path) -> Description:
+    """Read a description that :func:`describe_file` kept; ``OSError`` or ``SafetensorError`` when there is none."""
+    tensors = load_file(path)
+    arrays = (tensors[name] for name in ("positions", "scales", "descriptors", "attention"))
+    features = replace(Features(*arrays), angles=tensors.get("angles"))
+    width, height = (int(value) for value in tensors["size"])
+    return Description(width, height, tensors["boxes"], tensors["box_scores"], features, tensors["regions"])
+
+
+Progress = Callable[[str, int, int], None]
+"""Told of progress: the stage ("describe", "words" or "index"), how many are done, and of how many."""

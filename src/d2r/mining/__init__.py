@@ -1,0 +1,1 @@
+"""What an index says of its own pictures: groups, duplicates and pairs."""

@@ -1,0 +1,86 @@
+"""Image pairs for structure from motion and localisation: the plain two-column file of hloc and COLMAP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from d2r.engine import Engine
+from d2r.index import PictureRow, StoreError
+from d2r.indexing.entry import Progress
+from d2r.support.files import display_path, writing
+
+
+def write_pairs(
+    engine: Engine, file: Path, *, top: int, verify: bool, root: Path | None, progress: Progress, force: bool = False
+) -> tuple[int, str]:
+    """Pair every picture with the ``top`` pictures most similar to it, and write one pair a line.
+
+    The last line is empty, which hloc and COLMAP pass over: they read nothing else that could say who wrote the file.
+
+    Args:
+        engine: the index.
+        file: written whole or not at all.
+        top: pairs a picture asks for; each pair appears once, the pictures in order of name.
+        verify: leave out pairs whose geometry is not confirmed.
+        root: names are relative to this folder; None is the deepest that holds all pictures.
+        progress: told how far it is, stage "pairs".
+        force: see :func:`d2r.support.files.writing`.
+
+    Returns:
+        number of pairs, and the folder that names are relative to.
+
+    Raises:
+        d2r.support.files.OutputError: there is a file that is not :func:`is_ours`.
+        StoreError: a picture lies outside ``root``, or a name has white space, which the format cannot hold.
+    """
+    paths = [row.path for row in engine.index.pictures() if row.findable]
+    if not paths:
+        raise StoreError(f"{engine.index.folder}: it holds no pictures to pair")
+    folder = os.path.abspath(root) if root is not None else os.path.commonpath(map(os.path.dirname, paths))
+    names = {path: _name(path, folder) for path in paths}
+    found: set[tuple[str, str]] = set()
+    for done, pairs in enumerate(_confirmed(engine, top) if verify else _similar(engine, top), start=1):
+        for one, other in pairs:
+            first, second = sorted((names[one.path], names[other.path]))
+            found.add((first, second))
+        progress("pairs", done, len(paths))
+    lines = sorted(os.fsencode(f"{first} {second}\n") for first, second in found)
+    with writing(file, is_ours, force=force) as part, part.open("wb") as stream:
+        stream.writelines(lines)
+        stream.write(b"\n" if lines else b"")
+    return len(found), folder
+
+
+def is_ours(file: Path) -> bool:
+    """Say whether a file is what :func:`write_pairs` writes: pairs in order, each once, and then an empty line."""
+    before = b""
+    with file.open("rb") as lines:
+        for line in lines:
+            if line == b"\n":
+                return bool(before) and next(lines, None) is None
+            names = line.split()
+            if len(names) != 2 or line != b" ".join(names) + b"\n" or line <= before:
+                return False
+            before = line
+    return False
+
+
+def _similar(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, PictureRow]]]:
+    for picture, hits in engine.pairs(top):
+        yield [(picture, hit.picture) for hit in hits]
+
+
+def _confirmed(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, PictureRow]]]:
+    for _, links in engine.links(top):
+        yield [(link.first, link.second) for link in links]
+
+
+def _name(path: str, folder: str) -> str:
+    name = os.path.relpath(path, folder)
+    if Path(name).parts[0] == os.pardir:
+        raise StoreError(f"{display_path(path)}: it lies outside {display_path(folder)}; give another --root")
+    if any(letter.isspace() for letter in name):
+        raise StoreError(f"{display_path(path)}: a pairs file cannot hold a name with white space; rename it")
+    return name

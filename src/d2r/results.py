@@ -1,0 +1,130 @@
+"""What a search gives: results, answers, and links between pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.boxes import Boxes, PixelBox
+from d2r.describe import Description
+from d2r.index import Hit, PictureRow
+from d2r.verify.localise import found_box
+
+
+@dataclass(frozen=True)
+class Result:
+    """One picture found.
+
+    Attributes:
+        id: its number in the index.
+        path: of the file, absolute.
+        score: R-ASMK* similarity to the query, or to the query joined with results, at most 1.
+        inliers: matched points that agree with one affine map; None when it was not verified.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        boxes: float32 (R, 4), the regions that were described, the whole picture first.
+        box_scores: float32 (R,).
+        transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
+        found: box of the thing that was searched for in this picture, see :func:`d2r.verify.localise.found_box`; None
+            without             verified points.
+        query_points: float32 (inliers, 2), in pixels of the query picture.
+        points: float32 (inliers, 2), the same points in this picture.
+    """
+
+    id: int
+    path: str
+    score: float
+    inliers: int | None
+    width: int
+    height: int
+    boxes: Boxes
+    box_scores: NDArray[np.float32]
+    transform: NDArray[np.float64] | None
+    found: PixelBox | None
+    query_points: NDArray[np.float32]
+    points: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two pictures of an index that verification confirms to show the same thing.
+
+    Attributes:
+        first: the picture of the lower number.
+        second: the other.
+        score: R-ASMK* similarity.
+        inliers: matched points that agree with one affine map.
+        points: of ``first`` and of ``second``, how many there were to match.
+        transform: float64 (2, 3), maps pixels of ``first`` to those of ``second``.
+        boxes: of the agreeing points in ``first`` and in ``second``.
+    """
+
+    first: PictureRow
+    second: PictureRow
+    score: float
+    inliers: int
+    points: tuple[int, int]
+    transform: NDArray[np.float64]
+    boxes: tuple[PixelBox, PixelBox]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a query.
+
+    Attributes:
+        query: the regions and features of the query.
+        results: best first.
+        seconds: wall-clock time of each stage: "describe", "search", "verify"; "expand" where the query was expanded.
+        missing: pictures of the index that could not be looked at, because the machine that has them did not answer;
+            the results are those of a search of the others. Always 0 on one machine.
+    """
+
+    query: Description
+    results: list[Result]
+    seconds: dict[str, float]
+    missing: int = 0
+
+
+def make_result(
+    query: Description,
+    hit: Hit,
+    boxes: Boxes,
+    box_scores: NDArray[np.float32],
+    transform: NDArray[np.float64] | None = None,
+    rows: NDArray[np.int32] | None = None,
+    points: NDArray[np.float32] | None = None,
+) -> Result:
+    """Return what there is to tell of a picture.
+
+    Args:
+        query: what was searched for.
+        hit: the picture, and its score.
+        boxes: its regions, float32 (R, 4).
+        box_scores: float32 (R,).
+        transform: see :class:`Result`.
+        rows: int32 (inliers,), the query's features that were matched; None when it was not verified.
+        points: float32 (inliers, 2), the points of the picture that they were matched with.
+    """
+    width, height = hit.picture.width or 0, hit.picture.height or 0
+    found = None
+    if transform is not None and points is not None:
+        whole = query.boxes[0].tolist() == [0, 0, query.width, query.height]
+        found = found_box(query.boxes[0], whole, transform, points, (width, height))
+    none = np.zeros((0, 2), np.float32)
+    return Result(
+        id=hit.picture.id,
+        path=hit.picture.path,
+        score=hit.score,
+        inliers=None if rows is None else len(rows),
+        width=width,
+        height=height,
+        boxes=boxes,
+        box_scores=box_scores,
+        transform=transform,
+        found=found,
+        query_points=none if rows is None else query.features.positions[rows],
+        points=none if points is None else points,
+    )

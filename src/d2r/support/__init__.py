@@ -1,0 +1,1 @@
+"""What every other part uses: files, downloads, processes, memory, the registry."""

@@ -1,0 +1,1 @@
+"""Spatial verification: local features of two pictures matched under one affine transform."""

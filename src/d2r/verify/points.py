@@ -1,0 +1,83 @@
+"""What verification compares: local features as coarse words and binary codes, a fifth of the size of descriptors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.codes import pack_signs
+from d2r.features.base import Features
+from d2r.support.checks import check_array, check_numbers
+
+_MOST = 1 << 20  # features of a picture; what is counted by feature has so many places at most
+
+
+@dataclass(frozen=True)
+class Points:
+    """N local features of one picture, each with a coarse word (:attr:`Codebook.coarse`) and a code, in order of word.
+
+    Attributes:
+        positions: float32 (N, 2), x and y in pixels of the picture.
+        scales: float32 (N,), see :class:`d2r.features.Features`.
+        angles: float32 (N,), in radians; 0 where patches are described upright.
+        words: uint8 (N,), ascending.
+        codes: uint64 (N, B), the packed signs of the residual to the word, a bit a dimension of the descriptor.
+        rows: int32 (N,), which of the picture's features each is: one that was assigned to several words is several
+            points.
+    """
+
+    positions: NDArray[np.float32]
+    scales: NDArray[np.float32]
+    angles: NDArray[np.float32]
+    words: NDArray[np.uint8]
+    codes: NDArray[np.uint64]
+    rows: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @staticmethod
+    def empty(dim: int) -> Points:
+        """Return no points, of descriptors with ``dim`` dimensions."""
+        zeros, places = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
+        codes = np.zeros((0, -(-dim // 64)), np.uint64)
+        return Points(places, zeros, zeros, np.zeros(0, np.uint8), codes, np.zeros(0, np.int32))
+
+
+def check_points(points: Points, bits: int) -> None:
+    """Raise ``ValueError`` unless points are as :class:`Points` says, with codes of so many bits."""
+    count = len(points.words)
+    check_array("positions of points", points.positions, np.float32, (count, 2))
+    check_array("scales of points", points.scales, np.float32, (count,))
+    check_array("angles of points", points.angles, np.float32, (count,))
+    check_array("words of points", points.words, np.uint8, (count,))
+    check_array("codes of points", points.codes, np.uint64, (count, -(-bits // 64)))
+    check_numbers("rows of points", points.rows, count, _MOST)
+    if (points.words[1:] < points.words[:-1]).any():
+        raise ValueError("words of points must ascend")
+
+
+def make_points(features: Features, codebook: Codebook, *, nearest: int = 1) -> Points:
+    """Return features as points.
+
+    Args:
+        features: with descriptors of the codebook's dimension.
+        codebook: the visual words, of which the coarse ones are taken.
+        nearest: words that each feature is assigned to: one in the index; several for a query, of which then more
+            features find what they match.
+
+    Raises:
+        d2r.asmk.codebook.CodebookError: the descriptors are of another dimension than the codebook.
+    """
+    coarse = codebook.coarse
+    assigned = coarse.assign(features.descriptors, min(nearest, coarse.words))
+    rows = np.repeat(np.arange(len(features), dtype=np.int32), assigned.shape[1])
+    words = assigned.reshape(-1)
+    order = np.argsort(words, kind="stable")
+    rows, words = rows[order], words[order]
+    codes = pack_signs(coarse.residuals(features.descriptors[rows], words))
+    angles = np.zeros(len(features), np.float32) if features.angles is None else features.angles
+    return Points(features.positions[rows], features.scales[rows], angles[rows], words.astype(np.uint8), codes, rows)
