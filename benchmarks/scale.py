@@ -4,8 +4,8 @@
 
 A query is scored by every shard, and answered when the last has answered or the time is up. Each shard works on one
 query after the other, on all its cores. The time of a search is that of :mod:`d2r.cluster.plan`, spread as it was
-measured (the slowest of a hundred over the median), and now and then a shard stalls, as processes on shared machines do. How
-often and for how long was not measured and is an assumption, which is why there are several.
+measured (the slowest of a hundred over the median), and now and then a shard stalls, as processes on shared
+machines do. How often and for how long was not measured and is an assumption, which is why there are several.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/verification.py clutter [--cache FOLDER] [--words 1024 | --codebook FILE]
 
-On a composed clutter set (`d2r compose`): the best 100 of each query's ASMK* ranking of whole pictures are verified
-both ways. It gives the median time for the candidates of a query (of the processor, which a busy machine changes
-little, and by the clock with a thread a processor), what each confirms, the mAP, and how well the found box agrees with
-the true box of what was planted.
+On a composed clutter set (`d2r dataset compose`): the best 100 of each query's ASMK* ranking of whole pictures are
+verified both ways. It gives the median time for the candidates of a query (of the processor, which a busy machine
+changes little, and by the clock with a thread a processor), what each confirms, the mAP, and how well the found box
+agrees with the true box of what was planted.
 """
 
 from __future__ import annotations

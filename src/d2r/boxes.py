@@ -11,12 +11,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from d2r.errors import UsageError
+
 Boxes: TypeAlias = NDArray[np.float32]
 Box: TypeAlias = Sequence[float] | NDArray[np.float32]
 PixelBox: TypeAlias = tuple[float, float, float, float]
 
 
-class BoxError(ValueError):
+class BoxError(UsageError):
     """A box that is malformed, empty, or outside the picture; the message says which."""
 
 

@@ -26,6 +26,7 @@ from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, assign, first_regio
 from d2r.boxes import Box
 from d2r.defaults import EXPAND, FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, TOP, VERIFY, VERIFY_FEATURES
 from d2r.describe import Description, describe_query
+from d2r.errors import D2RError
 from d2r.expand import DIFFUSED, SURE, by_both, inside, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
@@ -66,7 +67,7 @@ class Looked:
     verified_s: float
 
 
-class SearchStopped(Exception):  # noqa: N818
+class SearchStopped(D2RError):  # noqa: N818
     """A search that was given up before its end, because nobody waits for it."""
 
 

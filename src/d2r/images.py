@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from d2r.defaults import MAX_PIXELS
+from d2r.errors import D2RError
 from d2r.support.files import PathLike, display_path, read_bytes
 
 Picture: TypeAlias = NDArray[np.uint8]
@@ -52,7 +53,7 @@ _STORED: Final[dict[int, Callable[[Picture], Picture]]] = {
 }
 
 
-class ImageError(Exception):
+class ImageError(D2RError):
     """A picture that cannot be used; ``str(error)`` names the file and says why.
 
     Attributes:

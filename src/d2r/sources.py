@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from d2r.errors import UsageError
 from d2r.filetypes import is_picture, seems_to_be
 from d2r.images import SUFFIXES
 from d2r.support.files import display_path, is_index, is_url
@@ -19,7 +20,7 @@ from d2r.support.files import display_path, is_index, is_url
 _BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-class SourceError(ValueError):
+class SourceError(UsageError):
     """What pictures should come from, and cannot; the message names it and says what it seems to be."""
 
 

@@ -296,7 +296,7 @@ def test_what_could_not_be_saved_is_told_and_not_lost(browser, photos, tmp_path,
         assert kept() == {"a.jpg": (100, 50, 300, 150)}
         window.route("**/api/**", lambda route: route.abort())
         window.keyboard.press("n")
-        expect(window.get_by_role("alert")).to_contain_text("Is d2r annotate still running?")
+        expect(window.get_by_role("alert")).to_contain_text("Is d2r dataset annotate still running?")
         shows(window, "b.jpg")
     assert all("Failed to load resource" in message for message in trouble)
 

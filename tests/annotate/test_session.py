@@ -190,7 +190,7 @@ def test_two_programs_do_not_write_the_same_files(photos, tmp_path):
     (tmp_path / "out").mkdir()
     with (
         FileLock(tmp_path / "out" / ".annotate.lock"),
-        pytest.raises(AnnotateError, match=r"out: another `d2r annotate` writes into it"),
+        pytest.raises(AnnotateError, match=r"out: another `d2r dataset annotate` writes into it"),
         open_session(photos, tmp_path / "out"),
     ):
         pass

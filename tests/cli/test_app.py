@@ -23,7 +23,7 @@ from serving import wait_until
 def test_help_explains_every_command(d2r):
     status, out, _ = d2r("--help")
     assert status == 0
-    for command in ("index", "search", "info", "remove", "pairs", "group", "duplicates", "demo", "annotate"):
+    for command in ("index", "search", "info", "remove", "pairs", "group", "duplicates", "demo", "evaluate"):
         assert command in out
         status, text, _ = d2r(command, "--help")
         assert status == 0
@@ -369,14 +369,16 @@ def test_composing_a_set_and_evaluating_on_it(d2r, photo_folder, tmp_path, monke
     things.mkdir()
     shutil.copy(photo_folder / "pagoda-0.jpg", things)
     options = ["--instances", things, "--most", "1", "--difficulty", "easy", "--out", tmp_path / "set"]
-    status, out, err = d2r("compose", photo_folder / "deep", *options)
+    status, out, err = d2r("dataset", "compose", photo_folder / "deep", *options)
     assert status == 0, err
     assert "1 queries, 5 pictures" in out
     options = ["--cache", tmp_path / "cache", "--words", "32", "--regions", "rmac:levels=1", "--workers", "0"]
     status, out, err = d2r("evaluate", tmp_path / "set", *options)
     assert status == 0, err
     assert "set: 1 queries, 5 pictures" in out
-    status, _, err = d2r("compose", photo_folder, "--instances", things, "--difficulty", "easier", "--out", tmp_path)
+    status, _, err = d2r(
+        "dataset", "compose", photo_folder, "--instances", things, "--difficulty", "easier", "--out", tmp_path
+    )
     assert status == 2
     assert "easier" in err
 

@@ -118,7 +118,7 @@ def test_an_index_refuses_another_model_under_the_name_of_its_own(d2r, model, co
 
 
 def test_a_detector_that_cannot_be_used_makes_no_index_and_opens_no_page(d2r, collection, tmp_path):
-    for command in (["index"], ["annotate", "--no-browser"]):
+    for command in (["index"], ["dataset", "annotate", "--no-browser"]):
         option = "--regions" if command == ["index"] else "--proposals"
         status, _, err = d2r(*command, collection, "--out", tmp_path / "out", option, "detector:model=none.onnx")
         assert status == 1

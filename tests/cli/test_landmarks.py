@@ -36,7 +36,7 @@ def labels(tmp_path):
 def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, proposals, count):
     out = tmp_path / "labels"
     regions = proposals.format(write_detector(tmp_path / "toy.onnx"))
-    command = ["annotate", photos, "--out", out, "--no-browser", "--proposals", regions]
+    command = ["dataset", "annotate", photos, "--out", out, "--no-browser", "--proposals", regions]
     with running(*D2R, *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         port = int(re.search(r"page: http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
@@ -63,13 +63,13 @@ def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, propos
     ],
 )
 def test_annotate_says_what_is_wrong(d2r, photos, tmp_path, options, status, problem):
-    found, _, err = d2r("annotate", photos, "--out", tmp_path / "labels", "--no-browser", *options)
+    found, _, err = d2r("dataset", "annotate", photos, "--out", tmp_path / "labels", "--no-browser", *options)
     assert found == status
     assert problem in " ".join(err.replace("│", " ").split())
 
 
 def test_annotate_needs_a_folder(d2r, tmp_path):
-    status, _, err = d2r("annotate", tmp_path / "absent", "--out", tmp_path / "labels")
+    status, _, err = d2r("dataset", "annotate", tmp_path / "absent", "--out", tmp_path / "labels")
     assert (status, "absent: not a folder" in err) == (2, True)
 
 

@@ -24,7 +24,7 @@ async function ask(path, options) {
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Refused("The program does not answer, and nothing was saved. Is d2r annotate still running?");
+    throw new Refused("The program does not answer, and nothing was saved. Is d2r dataset annotate still running?");
   }
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;

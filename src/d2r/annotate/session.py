@@ -27,11 +27,12 @@ from d2r.datasets.landmark_boxes import (
     write_pictures,
 )
 from d2r.datasets.landmark_sample import Sample, draw_sample
+from d2r.errors import D2RError
 from d2r.sources import find_pictures
 from d2r.support.files import check_no_index, check_plain, display_path
 
 
-class AnnotateError(Exception):
+class AnnotateError(D2RError):
     """A folder that cannot be looked through; the message names it and says what to do."""
 
 
@@ -268,7 +269,7 @@ def open_session(
             yield Session(tuple(items), out, sample, tuple(skipped))
     except Timeout as error:
         raise AnnotateError(
-            f"{display_path(out)}: another `d2r annotate` writes into it; stop that one first"
+            f"{display_path(out)}: another `d2r dataset annotate` writes into it; stop that one first"
         ) from error
 
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from d2r.defaults import FEATURES_PER_WORD
+from d2r.errors import D2RError
 from d2r.support.files import GENERATOR, replacing
 
 Array = NDArray[np.float32]
@@ -30,7 +31,7 @@ _EXACT_WORDS = 16384
 _ORIGIN = "origin"  # in the metadata of a file
 
 
-class CodebookError(ValueError):
+class CodebookError(D2RError, ValueError):
     """A codebook that cannot be trained, read or used with these descriptors; the message says why."""
 
 

@@ -1,35 +1,132 @@
-"""The command line: parse, call the engine, print. Exit status 2 is for usage, 1 for failure."""
+"""The command line: its tree of commands, and what becomes of an error. Exit status 2 is for usage, 1 for failure."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sqlite3
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
+import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
-import d2r.cli.collection  # noqa: F401 - for its commands
-import d2r.cli.demo  # noqa: F401
-import d2r.cli.search  # noqa: F401
-from d2r.cli.datasets import dataset_app
-from d2r.cli.evaluate import detector_app
-from d2r.cli.groups import duplicates, group
-from d2r.cli.inspect import match_pictures, show_app
-from d2r.cli.models import models_app
-from d2r.cli.plan import plan
-from d2r.cli.root import app
-from d2r.cli.serve import serve
+from d2r.cli import collection, datasets, demo, evaluate, groups, inspect, models, plan, search, serve, train
 from d2r.cli.terminal import err
-from d2r.cli.train import train_app
-from d2r.support.files import (
-    display_path,
+from d2r.errors import D2RError, UsageError
+from d2r.support.files import display_path
+
+# What a command needs is imported inside it: the engine's libraries take a second, which --help should not cost.
+
+DAILY: Final = "Find pictures"
+CARE: Final = "Look after an index"
+MINE: Final = "What an index says of its own pictures"
+MEASURE: Final = "Measure"
+DATA: Final = "Data sets"
+NETWORKS: Final = "Networks"
+LOOK: Final = "Look and plan"
+
+_Commands = tuple[tuple[str, Callable[..., Any]], ...]
+
+_PANELS: Final[tuple[tuple[str, _Commands], ...]] = (
+    (
+        DAILY,
+        (
+            ("index", collection.index_photos),
+            ("search", search.search),
+            ("match", inspect.match_pictures),
+            ("serve", serve.serve),
+            ("demo", demo.demo),
+        ),
+    ),
+    (
+        CARE,
+        (
+            ("info", collection.info),
+            ("check", collection.check_index),
+            ("compact", collection.compact_index),
+            ("remove", collection.remove),
+            ("codebook", collection.codebook),
+        ),
+    ),
+    (MINE, (("pairs", search.pairs), ("group", groups.group), ("duplicates", groups.duplicates))),
+    (
+        MEASURE,
+        (
+            ("evaluate", evaluate.evaluate_methods),
+            ("evaluate-detector", evaluate.evaluate_detector),
+            ("reproduce", evaluate.reproduce_experiment),
+        ),
+    ),
 )
 
-if TYPE_CHECKING:
-    pass
+_GROUPS: Final[tuple[tuple[str, str, str, _Commands], ...]] = (
+    (
+        DATA,
+        "dataset",
+        "Fetch public data sets, compose benchmarks, and draw or look at boxes of landmarks.",
+        (
+            ("get", datasets.dataset_get),
+            ("compose", datasets.compose),
+            ("annotate", datasets.annotate),
+            ("stats", datasets.dataset_stats),
+            ("sample", datasets.dataset_sample),
+            ("compose-detection", datasets.dataset_compose_detection),
+        ),
+    ),
+    (
+        NETWORKS,
+        "models",
+        "List the networks that can be named, add your own, fetch those of others.",
+        (("list", models.list_networks), ("add", models.add_network), ("pull", models.pull_network)),
+    ),
+    (
+        NETWORKS,
+        "train",
+        "Train a landmark detector or local features, and export them.",
+        (
+            ("detector", train.detector),
+            ("delf", train.delf),
+            ("hardnet", train.hardnet),
+            ("export", train.export),
+            ("convert", train.convert),
+        ),
+    ),
+    (LOOK, "show", "Draw what is found in a picture.", (("features", inspect.show_features),)),
+)
 
-# The engine is imported inside the commands: its libraries take a second, which --help should not cost.
+
+class _InOrder(TyperGroup):
+    """Lists commands and groups of commands in the order of a user's day; Typer would list all groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = [name for _, commands in _PANELS for name, _ in commands] + [group for _, group, _, _ in _GROUPS]
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _make_app() -> typer.Typer:
+    app = typer.Typer(
+        name="d2r",
+        cls=_InOrder,
+        help="Find the same building, monument or object in a large collection of pictures.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for panel, commands in _PANELS:
+        for name, command in commands:
+            app.command(name, rich_help_panel=panel)(command)
+    for panel, group, about, commands in _GROUPS:
+        below = typer.Typer(help=about, no_args_is_help=True)
+        for name, command in commands:
+            below.command(name)(command)
+        app.add_typer(below, name=group, rich_help_panel=panel)
+    app.command("plan", rich_help_panel=LOOK)(plan.plan)
+    return app
+
+
+app = _make_app()
 
 
 def main() -> None:
@@ -47,47 +144,9 @@ def main() -> None:
 
 def _explain(error: Exception) -> None:
     """Print an expected error and exit; return when it is not one, which makes it a defect to be seen whole."""
-    from d2r.annotate.session import AnnotateError
-    from d2r.asmk.codebook import CodebookError
-    from d2r.boxes import BoxError
-    from d2r.compose.bundled import BundledError
-    from d2r.compose.ground_truth import ClutterError
-    from d2r.datasets.detection import DetectionDataError
-    from d2r.datasets.labelled import LabelledDataError
-    from d2r.datasets.landmark_csv import LandmarkBoxesError
-    from d2r.datasets.revisited import GroundTruthError
-    from d2r.evaluate.benchmark import BenchmarkError
-    from d2r.images import ImageError
-    from d2r.index import StoreError
-    from d2r.models.onnx import ModelError
-    from d2r.serve.settings import ServeError
-    from d2r.sources import SourceError
-    from d2r.support.download import DownloadError
-    from d2r.support.processes import WorkerStartError
-    from d2r.support.registry import SpecError
-
-    if isinstance(error, BoxError | SpecError | NotADirectoryError | SourceError):
+    if isinstance(error, UsageError | NotADirectoryError):
         _fail(str(error), status=2)
-    failures = (
-        AnnotateError,
-        BenchmarkError,
-        BundledError,
-        ClutterError,
-        CodebookError,
-        DetectionDataError,
-        DownloadError,
-        GroundTruthError,
-        ImageError,
-        LabelledDataError,
-        LandmarkBoxesError,
-        ModelError,
-        ServeError,
-        StoreError,
-        WorkerStartError,
-    )
-    if isinstance(error, failures):
-        _fail(str(error))
-    if type(error).__module__.startswith(("d2r.train.", "d2r.cluster.")):  # not imported here: that takes torch, or Ray
+    if isinstance(error, D2RError):
         _fail(str(error))
     if isinstance(error, ModuleNotFoundError):
         name = (error.name or "").partition(".")[0]
@@ -99,7 +158,7 @@ def _explain(error: Exception) -> None:
         _fail(str(error))
 
 
-_EXTRAS = {
+_EXTRAS: Final = {
     **dict.fromkeys(("matplotlib", "pycocotools", "scipy"), "evaluate"),
     **dict.fromkeys(("torch", "torchvision", "onnx"), "train"),
     **dict.fromkeys(("ray", "pyarrow", "pandas", "fsspec"), "cluster"),
@@ -110,15 +169,3 @@ _EXTRAS = {
 def _fail(message: str, *, status: int = 1) -> NoReturn:
     err.print(f"[bold red]error:[/] {escape(display_path(message))}", soft_wrap=True, highlight=False)
     raise SystemExit(status)
-
-
-app.command()(serve)
-app.command()(group)
-app.command()(duplicates)
-app.command()(plan)
-app.add_typer(train_app, name="train")
-app.add_typer(dataset_app, name="dataset")
-app.add_typer(detector_app)
-app.add_typer(models_app, name="models")
-app.add_typer(show_app, name="show")
-app.command("match")(match_pictures)

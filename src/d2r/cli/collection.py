@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from d2r.indexing.entry import Recipe
     from d2r.indexing.fill import Report
     from d2r.indexing.workers import Describers
-from d2r.cli.root import app
 
 
-@app.command("index")
 def index_photos(
     source: Annotated[
         str,
@@ -269,7 +267,6 @@ def _add_sizes(table: Table, size: IndexSize) -> None:
     )
 
 
-@app.command()
 def info(index: IndexArgument) -> None:
     """Say what an index holds and how it was made."""
     from d2r.engine import Engine
@@ -320,8 +317,7 @@ def _told(origin: Origin | None, recipe: Recipe) -> str:
     return f"{pictures} of at most {origin.max_side} pixels, {origin.features}, {origin.regions}{version}"
 
 
-@app.command()
-def compact(index: IndexArgument) -> None:
+def compact_index(index: IndexArgument) -> None:
     """Merge the segments of an index, and give back the disk space of removed pictures."""
     from d2r.engine import Engine
 
@@ -336,8 +332,7 @@ def compact(index: IndexArgument) -> None:
     )
 
 
-@app.command()
-def check(index: IndexArgument) -> None:
+def check_index(index: IndexArgument) -> None:
     """Read all of an index and compare it with its checksums; ends with status 1 when something is damaged."""
     from d2r.engine import Engine
 
@@ -351,7 +346,6 @@ def check(index: IndexArgument) -> None:
     out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
 
 
-@app.command()
 def remove(
     index: IndexArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders for all under them.")],
@@ -364,7 +358,6 @@ def remove(
     out.print(f"removed {count:,} from the index")
 
 
-@app.command()
 def codebook(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures to learn from.")],
     file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Codebook to write (.safetensors).")],

@@ -23,14 +23,12 @@ from d2r.support.files import (
 
 if TYPE_CHECKING:
     from d2r.datasets.landmark_sample import Sample
-from d2r.cli.root import app
 
 LeaveOutRare = Annotated[
     bool, typer.Option("--leave-out-rare", help="Leave out landmarks with fewer than four pictures.")
 ]
 
 
-@app.command()
 def compose(
     backgrounds: Annotated[Path, typer.Argument(metavar="BACKGROUNDS", help="Folder of photographs to plant in.")],
     instances: Annotated[
@@ -64,7 +62,6 @@ def compose(
         say(f"skipped {one.path}: {one.reason}")
 
 
-@app.command()
 def annotate(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures, a sub-folder a landmark.")],
     folder: Annotated[
@@ -147,10 +144,6 @@ def _print_sample(sample: Sample) -> None:
     say(shown)
 
 
-dataset_app = typer.Typer(help="Fetch public data sets; look at boxes of landmarks.", no_args_is_help=True)
-
-
-@dataset_app.command("get")
 def dataset_get(
     name: Annotated[str, typer.Argument(help="roxford5k, rparis6k, r1m or landmark-boxes.")],
     folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder that holds data sets.")] = Path(
@@ -218,7 +211,6 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
         say(f"failures: {display_path(folder / FAILURES)}")
 
 
-@dataset_app.command("stats")
 def dataset_stats(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
 ) -> None:
@@ -251,7 +243,6 @@ def dataset_stats(
     out.print(table)
 
 
-@dataset_app.command("sample")
 def dataset_sample(
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
     folder: Annotated[
@@ -280,7 +271,6 @@ def dataset_sample(
     )
 
 
-@dataset_app.command("compose-detection")
 def dataset_compose_detection(
     source: Annotated[
         str,

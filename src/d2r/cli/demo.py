@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from d2r.indexing.fill import Report
     from d2r.results import Answer
 from d2r.cli.collection import _print_report
-from d2r.cli.root import app
 from d2r.cli.search import _print_results
 
 _CANDIDATES = 1000  # pictures of a folder that are tried as the query
@@ -130,7 +129,6 @@ def _telling_query(engine: Engine) -> Path:
     return Path(query)
 
 
-@app.command()
 def demo(
     photos: Annotated[
         Path | None,

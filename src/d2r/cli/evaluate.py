@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from d2r.cli.collection import _too_many
 from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
 from d2r.defaults import (
     FEATURES,
@@ -27,20 +28,12 @@ from d2r.support.files import (
 )
 
 if TYPE_CHECKING:
-    pass
-from d2r.cli.collection import _too_many
-from d2r.cli.root import app
-
-if TYPE_CHECKING:
     from d2r.evaluate.detector import SourceScores
     from d2r.report import tables
-
-detector_app = typer.Typer()
 
 _WORST = 24
 
 
-@detector_app.command("evaluate-detector")
 def evaluate_detector(
     sources: Annotated[
         list[str],
@@ -134,14 +127,14 @@ def _groups(overlapping: list[str] | None) -> list[tuple[str, ...]]:
     return [tuple(group.split(",")) for group in overlapping or []]
 
 
-@app.command()
-def evaluate(
+def evaluate_methods(
     folder: Annotated[
         Path,
         typer.Argument(
             metavar="DATASET",
-            help="A Revisited data set (gnd_*.json|pkl|mat and jpg/), a composed set (`d2r compose`), or a folder whose"
-            " sub-folders are instances: each picture a query to the others, or test/ to train/ where there are both.",
+            help="A Revisited data set (gnd_*.json|pkl|mat and jpg/), a composed set (`d2r dataset compose`), or a"
+            " folder whose sub-folders are instances: each picture a query to the others, or test/ to train/ where"
+            " there are both.",
         ),
     ],
     method: Annotated[
@@ -228,8 +221,7 @@ def evaluate(
         say(f"run: {display_path(file)}")
 
 
-@app.command()
-def reproduce(
+def reproduce_experiment(
     experiment: Annotated[
         str,
         typer.Argument(

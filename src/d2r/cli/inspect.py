@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from d2r.features import FeatureExtractor
     from d2r.images import Picture
 
-show_app = typer.Typer(help="Draw what is found in a picture.", no_args_is_help=True)
-
 Features = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
 Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
 MaxSide = Annotated[
@@ -26,7 +24,6 @@ MaxSide = Annotated[
 ]
 
 
-@show_app.command("features")
 def show_features(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
     file: Png,

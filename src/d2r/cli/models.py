@@ -13,12 +13,7 @@ from d2r.support.files import display_path
 if TYPE_CHECKING:
     from d2r.hub.catalogue import Model
 
-models_app = typer.Typer(
-    help="List the networks that can be named, add your own, fetch those of others.", no_args_is_help=True
-)
 
-
-@models_app.command("list")
 def list_networks() -> None:
     """List the networks that are shipped or were added, and those that can be fetched.
 
@@ -48,7 +43,6 @@ def list_networks() -> None:
     say(f"added ones are in {display_path(user_folder())}")
 
 
-@models_app.command("add")
 def add_network(
     source: Annotated[str, typer.Argument(metavar="FILE|URL", help="An ONNX file that `d2r train` exported.")],
     name: Annotated[str | None, typer.Option(help="What to call it.", show_default="the file's name")] = None,
@@ -78,7 +72,6 @@ def add_network(
     _print_added(model)
 
 
-@models_app.command("pull")
 def pull_network(
     name: Annotated[str, typer.Argument(help="A name that `d2r models list` offers.")],
 ) -> None:

@@ -26,10 +26,8 @@ from d2r.support.files import (
 
 if TYPE_CHECKING:
     from d2r.results import Answer
-from d2r.cli.root import app
 
 
-@app.command()
 def search(
     index: IndexArgument,
     query: Annotated[Path, typer.Argument(metavar="QUERY", help="Picture that shows what to look for.")],
@@ -135,7 +133,6 @@ def _as_json(answer: Answer, query: Path) -> dict[str, object]:
     }
 
 
-@app.command()
 def pairs(
     index: IndexArgument,
     file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Text file to write, one pair a line.")],

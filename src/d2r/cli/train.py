@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from d2r.train.delf.export import ExportedFeatures
     from d2r.train.log import EpochRow
 
-train_app = typer.Typer(help="Train a detector of landmarks or local features, and export them.", no_args_is_help=True)
 
-
-@train_app.command("detector")
-def train_detector(
+def detector(
     data: Annotated[
         list[str],
         typer.Option(
@@ -102,8 +99,7 @@ def train_detector(
     _print_best(history, folder / BEST)
 
 
-@train_app.command("delf")
-def train_delf(
+def delf(
     data: Annotated[
         list[str],
         typer.Option(
@@ -191,8 +187,7 @@ def train_delf(
     _print_best(history, folder / BEST)
 
 
-@train_app.command("hardnet")
-def train_hardnet(
+def hardnet(
     data: Annotated[
         list[str],
         typer.Option(metavar="FOLDER", help="Photos to train on, a folder searched to any depth. May be given again."),
@@ -231,8 +226,7 @@ def train_hardnet(
     _print_best(history, folder / BEST)
 
 
-@train_app.command("export")
-def train_export(
+def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a .safetensors file of one.")],
     path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")],
     picture: Annotated[
@@ -297,8 +291,7 @@ def train_export(
     )
 
 
-@train_app.command("convert")
-def train_convert(
+def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file of torch with weights.")],
     arch: Annotated[
         str,

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from d2r.errors import D2RError
+
 _REACH_S = 10.0
 
 
-class ClusterError(Exception):
+class ClusterError(D2RError):
     """A cluster that cannot be reached or used; the message says what to do."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from d2r.defaults import VERIFY
+from d2r.errors import D2RError
 
 GB: Final = 1e9
 
@@ -98,7 +99,7 @@ MEASURED: Final = (
 """All that a plan rests on and that cannot be given."""
 
 
-class PlanError(Exception):
+class PlanError(D2RError):
     """A request that no number of machines can meet; the message says why."""
 
 

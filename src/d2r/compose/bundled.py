@@ -14,6 +14,7 @@ from d2r.compose.clutter import compose_set
 from d2r.compose.difficulty import ClutterConfig
 from d2r.compose.ground_truth import Instance
 from d2r.compose.planning import Progress
+from d2r.errors import D2RError
 
 _INSTALL = "pip install 'detect-to-retrieve[demo]'"
 
@@ -59,7 +60,7 @@ _DEMO = ClutterConfig(
 )
 
 
-class BundledError(Exception):
+class BundledError(D2RError):
     """The libraries that bring the photographs are missing; the message says what to install."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, get_type_hints
 from d2r.boxes import PixelBox
 from d2r.compose.difficulty import ClutterConfig
 from d2r.datasets.json_node import Node, read_json
+from d2r.errors import D2RError
 from d2r.support.files import replacing
 
 Homography: TypeAlias = tuple[tuple[float, ...], ...]
@@ -25,7 +26,7 @@ GROUND_TRUTH = "ground_truth.json"
 _FORMAT = "d2r-clutter-1"
 
 
-class ClutterError(Exception):
+class ClutterError(D2RError):
     """A set that cannot be composed or read; the message names the file or folder, and the field."""
 
 

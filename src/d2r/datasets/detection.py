@@ -6,7 +6,8 @@ A source is written ``LABELS[=PICTURES]``. LABELS is one of
   Pictures without a box are left out, for in the published files nobody has looked at them;
 - a COCO file (``.json``): all categories are one class, annotations with ``iscrowd`` are left out, and a picture
   without annotations is one with nothing to find;
-- a folder with a composed clutter set (``d2r compose``): the boxes of the planted instances; decoys are background.
+- a folder with a composed clutter set (``d2r dataset compose``): the boxes of the planted instances; decoys are
+  background.
 
 The last two have no split, and are the same for training and validation. PICTURES is the folder that ids and file names
 are relative to; without it that is the folder of the labels, or its ``jpg``, where ``d2r dataset get landmark-boxes``
@@ -34,6 +35,7 @@ from d2r.datasets.landmark_boxes import (
     read_dataset,
 )
 from d2r.datasets.landmark_pictures import FAILURES, FOLDER, read_failures
+from d2r.errors import D2RError
 from d2r.support.files import display_path
 
 ShareBox: TypeAlias = tuple[float, float, float, float]
@@ -56,7 +58,7 @@ class DetectionPicture:
     boxes: tuple[ShareBox, ...]
 
 
-class DetectionDataError(Exception):
+class DetectionDataError(D2RError):
     """A source that cannot be used; the message names the file and the row or field, and says what is wrong."""
 
 

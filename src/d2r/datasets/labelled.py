@@ -18,6 +18,7 @@ from typing import Final
 
 from d2r.datasets.landmark_boxes import PICTURES, LandmarkBoxesError, picture_path, read_pictures
 from d2r.datasets.landmark_pictures import FOLDER
+from d2r.errors import D2RError
 from d2r.sources import find_pictures
 from d2r.support.files import display_path
 
@@ -37,7 +38,7 @@ class LabelledPicture:
     landmark: str | None
 
 
-class LabelledDataError(Exception):
+class LabelledDataError(D2RError):
     """A source of photos that cannot be used; the message names it and says what is wrong."""
 
 

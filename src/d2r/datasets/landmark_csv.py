@@ -9,10 +9,11 @@ import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from d2r.errors import D2RError
 from d2r.support.files import display_path, replacing
 
 
-class LandmarkBoxesError(ValueError):
+class LandmarkBoxesError(D2RError, ValueError):
     """A file of landmark boxes that cannot be used; ``str(error)`` names the file and the row and says what is wrong.
 
     Attributes:

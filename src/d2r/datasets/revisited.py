@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.boxes import Boxes
+from d2r.errors import D2RError
 from d2r.support.files import display_path
 
 SUFFIXES: Final = (".json", ".pkl", ".mat")
@@ -28,7 +29,7 @@ _FIELDS: Final = ("imlist", "qimlist", "gnd")
 _LABELS: Final = ("easy", "hard", "junk")
 
 
-class GroundTruthError(ValueError):
+class GroundTruthError(D2RError, ValueError):
     """A ground-truth file that cannot be used; ``str(error)`` names the file, the field and what is wrong.
 
     Attributes:

@@ -13,6 +13,7 @@ from d2r.boxes import Box
 from d2r.compose.ground_truth import GROUND_TRUTH, load_set
 from d2r.datasets.duplicates import near_duplicates
 from d2r.datasets.revisited import find_ground_truth, picture_path, read_ground_truth
+from d2r.errors import D2RError
 from d2r.evaluate.revisited import PROTOCOLS, Relevance, relevance
 from d2r.sources import find_pictures
 from d2r.support.files import display_path
@@ -20,7 +21,7 @@ from d2r.support.files import display_path
 Kind = Literal["revisited", "composed", "instances", "split"]
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(D2RError, ValueError):
     """A folder that is none of the kinds of data set that are known, or an incomplete one; the message says which."""
 
 

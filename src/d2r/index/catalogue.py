@@ -23,6 +23,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from d2r.errors import D2RError
 from d2r.support.files import display_path, replacing
 
 FORMAT = 6
@@ -57,7 +58,7 @@ _UPGRADE = (
 )
 
 
-class StoreError(Exception):
+class StoreError(D2RError):
     """An index that cannot be opened or changed; the message names it and says what to do."""
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from d2r.errors import D2RError
 from d2r.models import find_model
 from d2r.support.files import display_path
 from d2r.support.processes import default_workers
@@ -52,7 +53,7 @@ _threads: int | None = None
 _pixels: int | None = None
 
 
-class ModelError(Exception):
+class ModelError(D2RError):
     """A network's file that cannot be used; ``str(error)`` names it and says why.
 
     Attributes:

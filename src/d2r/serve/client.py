@@ -17,13 +17,14 @@ import httpx
 
 from d2r.boxes import Box
 from d2r.defaults import EXPAND, PORT, TOP, VERIFY
+from d2r.errors import D2RError
 from d2r.support.files import PathLike
 
 Source: TypeAlias = int | PathLike
 """A picture: its number in the collection, its encoded content as ``bytes``, or the path of a file on this machine."""
 
 
-class ServiceError(Exception):
+class ServiceError(D2RError):
     """What the service refused, in its own words.
 
     Attributes:

@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from d2r.errors import D2RError
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -32,7 +34,7 @@ class Problem(BaseModel):
     errors: list[InvalidField] | None = Field(None, description="of a request that is malformed: each fault")
 
 
-class ProblemError(Exception):
+class ProblemError(D2RError):
     """Ends a request with a problem."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+from d2r.errors import D2RError
 from d2r.support.processes import WorkerDied, Workers
 
 Result = TypeVar("Result")
@@ -22,11 +23,11 @@ Result = TypeVar("Result")
 log = logging.getLogger("d2r.serve")
 
 
-class QueueFullError(Exception):
+class QueueFullError(D2RError):
     """More is waiting already than may."""
 
 
-class TooLongError(Exception):
+class TooLongError(D2RError):
     """The work took longer than it may, and its process was ended."""
 
 

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from d2r.boxes import PixelBox
 from d2r.describe import Description
 from d2r.engine import Engine
+from d2r.errors import D2RError
 from d2r.images import ImageError, encode_jpeg
 from d2r.index import PictureRow
 from d2r.regions import Detector
@@ -32,7 +33,7 @@ Sought: TypeAlias = bytes | PictureRow
 """A query: the encoded bytes of a picture, or a picture of the index."""
 
 
-class FileGoneError(Exception):
+class FileGoneError(D2RError):
     """A picture of the index whose file is gone or broken."""
 
     def __init__(self, picture: int) -> None:

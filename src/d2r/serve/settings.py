@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from d2r.errors import D2RError
+
 TOKEN_VARIABLE = "D2R_TOKEN"
 READ_TOKEN_VARIABLE = "D2R_READ_TOKEN"
 
 _LEAST_TOKEN = 16
 
 
-class ServeError(Exception):
+class ServeError(D2RError):
     """A service that cannot be started; the message says what to do."""
 
 

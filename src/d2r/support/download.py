@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from d2r.errors import D2RError
 from d2r.support.files import file_sha256, sync
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -28,7 +29,7 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers that may be another one in a while."""
 
 
-class DownloadError(Exception):
+class DownloadError(D2RError):
     """A file or data set that could not be fetched; ``str(error)`` names it and says why.
 
     Attributes:

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from d2r.errors import D2RError
+
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 Ours: TypeAlias = Callable[[Path], bool]
@@ -36,7 +38,7 @@ _OWN: Final = ".made-by-d2r"
 _PICTURES: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")  # known by their content
 
 
-class OutputError(OSError):
+class OutputError(D2RError, OSError):
     """A file or a folder that must not be written; the message names it and says what to do."""
 
 

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import cloudpickle
 
+from d2r.errors import D2RError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,7 +41,7 @@ _work(line, int(sys.argv[2]))
 """
 
 
-class WorkerDied(Exception):  # noqa: N818
+class WorkerDied(D2RError):  # noqa: N818
     """Stands for the result of a call whose process died, and died again when it was tried once more.
 
     The text goes on after "the process": "was killed (SIGKILL), twice", as when no memory is left, "crashed (SIGSEGV),
@@ -47,7 +49,7 @@ class WorkerDied(Exception):  # noqa: N818
     """
 
 
-class WorkerStartError(Exception):
+class WorkerStartError(D2RError):
     """Worker processes end before they can be given anything to do."""
 
 

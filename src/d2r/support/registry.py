@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints, runtime_checkable
 
+from d2r.errors import UsageError
+
 Part = TypeVar("Part")
 
 
-class SpecError(ValueError):
+class SpecError(UsageError):
     """A specification that names no part or sets an option wrongly; the message lists what there is."""
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2r.errors import D2RError
 from d2r.support.files import display_path, marked, replacing
 
 SETTINGS = "settings.json"
 
 
-class TrainError(Exception):
+class TrainError(D2RError):
     """A run that cannot be started, gone on with or used; the message names the setting or the file."""
 
 

@@ -8,11 +8,12 @@ import safetensors
 from safetensors import safe_open
 from torch import Tensor
 
+from d2r.errors import D2RError
 from d2r.support.files import display_path
 from d2r.train.course import BEST
 
 
-class ExportError(Exception):
+class ExportError(D2RError):
     """A run that cannot be exported; the message names the file."""
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from d2r.compose.bundled import bundled_photos
+from d2r.errors import D2RError
 from d2r.images import read_image
 from d2r.support.files import display_path
 from d2r.train.data import DecodedPictures
@@ -34,7 +35,7 @@ _LONGEST: Final = 640  # pixels of the photos that a projection is fitted to
 _PREFIX: Final = "features."
 
 
-class ConvertError(Exception):
+class ConvertError(D2RError):
     """A checkpoint that cannot be converted; the message names the file and what to do."""
 
 

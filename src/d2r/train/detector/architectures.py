@@ -29,6 +29,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
+from d2r.errors import D2RError
 from d2r.support.files import display_path
 from d2r.train.efficientnet_lite import MEAN, STD, efficientnet_lite0, imagenet_weights
 
@@ -46,7 +47,7 @@ _SCALES: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the side; one a grid and o
 _RATIOS: Final = (2, 3)
 
 
-class InitError(Exception):
+class InitError(D2RError):
     """Weights to begin with that cannot be had or do not fit; the message says what to do."""
 
 
