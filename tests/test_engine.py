@@ -375,22 +375,18 @@ def test_an_index_that_is_there_is_said_to_be_one_and_to_be_opened(engine):
     assert engine.index.size().pictures == 10
 
 
-@pytest.mark.parametrize("name", ["a\0b.jpg", b"a\0b.jpg", "\ud800.jpg", "x" * 300 + ".jpg", "pipe.jpg", ""])
-def test_a_path_that_no_picture_can_have_stops_no_others(engine, collection, tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    os.mkfifo("pipe.jpg")
+@pytest.mark.parametrize("name", ["a\0b.jpg", b"a\0b.jpg", "\ud800.jpg", "x" * 300 + ".jpg"])
+def test_a_path_that_no_file_can_have_stops_no_others(engine, collection, tmp_path, name):
     good = Path(shutil.copy(collection / "pagoda-0.jpg", tmp_path / "good.jpg"))
-    report = engine.add([name, good], workers=0)
-    assert (report.added, len(report.skipped)) == (1, 1)
-    path, reason = report.skipped[0]
-    assert display_path(path).isprintable() or "\0" in path
-    assert reason.startswith("cannot be read: ")
+    report = engine.add([name, good, tmp_path], workers=0)
+    assert (report.added, len(report.skipped)) == (1, 2)
+    assert all(display_path(path) and reason.startswith("cannot be read: ") for path, reason in report.skipped)
     with pytest.raises(ImageError, match="cannot be read"):
         engine.search(name, max_pixels=1)
     with pytest.raises(StoreError, match="not in the index; nothing was removed"):
         engine.remove([good, name])
     assert engine.prune([name]) == 0
-    with pytest.raises(NotADirectoryError) if name else pytest.raises(StoreError):
+    with pytest.raises(OSError):  # noqa: PT011 - not a folder, or a name that is too long for one
         engine.sync(name, workers=0)
     assert engine.index.picture(str(good)).findable
 

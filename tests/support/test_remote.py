@@ -108,9 +108,3 @@ def test_a_list_of_paths_and_urls_is_added(d2r, photo_folder, tmp_path, monkeypa
             (photo_folder / "pagoda-1.jpg").as_uri(),
             str(tmp_path / odd),
         }
-
-
-def test_a_picture_is_no_list(d2r, photo_folder, tmp_path):
-    status, _, error = d2r("index", photo_folder / "pagoda-0.jpg", "--out", tmp_path / "x.index")
-    assert status == 2
-    assert "not a folder, a URL or a list" in error
