@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import CancelledError
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -181,6 +182,19 @@ def test_a_process_that_is_killed_between_two_items_costs_the_next_no_try(tmp_pa
         assert workers.submit(end_at_first, tmp_path, signal.SIGKILL, 3).result(LIMIT_S) == 9
     finally:
         workers.close()
+
+
+def test_closing_ends_what_is_under_way_and_leaves_nobody_waiting():
+    workers = Workers(1, nothing)
+    workers.submit(os.getpid).result(LIMIT_S)
+    begun, behind = workers.submit(time.sleep, 3000), workers.submit(pow, 2, 5)
+    wait_until(begun.running)
+    workers.close()
+    for ended in (begun, behind):
+        with pytest.raises(WorkerDied, match="was ended"):
+            ended.result(LIMIT_S)
+    with pytest.raises(CancelledError):
+        workers.submit(pow, 2, 5).result(LIMIT_S)
 
 
 def fail():

@@ -118,6 +118,7 @@ class Workers:
     def __init__(self, count: int, prepare: Callable[[], None]) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None]
         self._calls = queue.SimpleQueue()
+        self._closed = False
         self._workers = [_Worker(prepare) for _ in range(count)]
         self._threads = [
             threading.Thread(target=self._serve, args=[worker], name="worker", daemon=True) for worker in self._workers
@@ -134,14 +135,17 @@ class Workers:
         """Return what will be ``function(*arguments)``, all of it picklable, called in one of the processes.
 
         The future raises what the function or ``prepare`` raises, :class:`WorkerDied` when two processes died of the
-        call, and :class:`WorkerStartError`.
+        call, and :class:`WorkerStartError`. It is cancelled when there are no processes any more.
         """
         future: Future[Result] = Future()
         self._calls.put((future, function, arguments))
+        if self._closed:
+            future.cancel()
         return future
 
     def close(self) -> None:
         """Kill the processes, whatever they do, and return when they are gone."""
+        self._closed = True
         for worker in self._workers:
             worker.close()
             self._calls.put(None)
