@@ -179,9 +179,8 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     key = (assigned.words.astype(np.int64) * assigned.region_count + assigned.regions) * count + np.arange(count)
     key.sort()
     order = key % max(count, 1)
-    origins = np.empty((0, dim), np.float32) if assigned.origins is None else assigned.origins
     found = pool_residuals(
-        order, assigned.words, assigned.regions, assigned.region_count, assigned.points, origins,
+        order, assigned.words, assigned.regions, assigned.region_count, assigned.points, assigned.origins,
         kernel.embedding == "mean-unit", kernel.embedding == "unit", out_words, codes, vectors,
     )  # fmt: skip
     return Aggregated(out_words[:found], codes[:found] if signs else vectors[:found], dim)

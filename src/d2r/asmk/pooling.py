@@ -31,7 +31,7 @@ def pool_residuals(
     regions: NDArray[np.int32],
     region_count: int,
     points: NDArray[np.float32],
-    origins: NDArray[np.float32],
+    origins: NDArray[np.float32] | None,
     unit_sums: bool,
     unit: bool,
     out_words: NDArray[np.int32],
@@ -46,7 +46,7 @@ def pool_residuals(
         regions: int32 (N,).
         region_count: R.
         points: float32 (N, D).
-        origins: float32 (C, D), see :class:`Assigned`; without rows when the points are the residuals.
+        origins: float32 (C, D) or None, see :class:`Assigned`.
         unit_sums: normalise the sum of a word's residuals in a region before it is pooled with others.
         unit: normalise the result.
         out_words: int32 (N,), written: the different words, ascending.
@@ -105,7 +105,7 @@ def _sum_residuals(
     words: NDArray[np.int32],
     regions: NDArray[np.int32],
     points: NDArray[np.float32],
-    origins: NDArray[np.float32],
+    origins: NDArray[np.float32] | None,
     unit: bool,
     total: NDArray[np.float64],
 ) -> Any:
@@ -123,15 +123,15 @@ def _sum_residuals(
             ahead = order[first + _AHEAD]
             for column in range(0, dim, _LINE):
                 prefetch(points, ahead * dim + column)
-                if len(origins):
+                if origins is not None:
                     prefetch(origins, np.int64(words[ahead]) * dim + column)
-        if len(origins):
+        if origins is None:
+            for column in range(dim):
+                total[column] += point[column]
+        else:
             origin = origins[word]
             for column in range(dim):
                 total[column] += point[column] - origin[column]
-        else:
-            for column in range(dim):
-                total[column] += point[column]
         first += 1
     square = 0.0
     for column in range(dim):

@@ -88,7 +88,7 @@ class Compiled:
 
 def _only_read(argument: Any, read: bool) -> Any:
     """Return an array that is only read as one that cannot be written: Numba would compile for each kind."""
-    if read and argument.flags.writeable:
+    if read and isinstance(argument, np.ndarray) and argument.flags.writeable:
         argument = argument.view()
         argument.flags.writeable = False
     return argument
