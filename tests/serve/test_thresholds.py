@@ -82,7 +82,7 @@ def test_the_service_says_what_threshold_the_index_has(client):
 
 def test_without_a_detector_there_is_no_threshold(built_index, photo_folder, tmp_path, pagoda):
     folder = tmp_path / "photos.index"
-    with Engine.create(folder, regions="whole", features="rootsift", codebook=codebook_from(built_index)) as engine:
+    with Engine.create(folder, regions="whole", codebook=codebook_from(built_index)) as engine:
         engine.sync(photo_folder, workers=0)
     with serving(folder, tmp_path) as client:
         assert client.get("/v1/info").json()["threshold"] is None

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from d2r.cli.printing import add_sizes, print_report, print_vanished, too_many
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, Ray, RayAddress, Workers, out, progress_bars, say
 from d2r.defaults import (
     FEATURES,
-    FEATURES_PER_WORD,
     MAX_PIXELS,
     MAX_WORDS,
     REGIONS,
@@ -31,9 +31,7 @@ from d2r.support.files import (
 if TYPE_CHECKING:
     from d2r.asmk.codebook import Origin
     from d2r.engine import Engine
-    from d2r.index import IndexSize
     from d2r.indexing.entry import Recipe
-    from d2r.indexing.fill import Report
     from d2r.indexing.workers import Describers
 
 
@@ -141,7 +139,7 @@ def index_photos(
         else:
             report = engine.add(paths, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
     with Engine.open(index) as engine:
-        _print_report(engine, report)
+        print_report(engine, report)
         if report.missing and sys.stdin.isatty() and sys.stdout.isatty() and _confirmed("Drop them from the index?"):
             pruned = engine.prune(listed_paths(Path(source)) if kind == "list" else [source])
             out.print(f"{pruned:,} dropped", highlight=False)
@@ -188,85 +186,6 @@ def _check_fixed(
         raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
 
 
-def _print_report(engine: Engine, report: Report) -> None:
-    size = engine.index.size()
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    changes = [
-        f"{count:,} {what}"
-        for count, what in (
-            (report.added, "added"),
-            (report.changed, "changed"),
-            (report.returned, "there again"),
-            (report.missing, "missing"),
-            (report.removed, "dropped"),
-            (report.unchanged, "unchanged"),
-            (len(report.skipped), "skipped"),
-        )
-        if count
-    ]
-    table.add_row("pictures", f"{size.pictures:,}  ({', '.join(changes)})")
-    learned = f"  (learned now, chosen for {size.pictures:,} pictures)" if report.words_learned else ""
-    if report.words_learned and (asked := engine.index.settings.get("words")):
-        learned = f"  (learned now{_too_many(size.words, asked)})"
-    table.add_row("visual words", f"{size.words:,}{learned}")
-    _add_sizes(table, size)
-    table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
-    out.print(table)
-    if report.missing:
-        out.print(f"\n[bold]{report.missing:,} missing[/]: they are kept and not searched; `--prune` drops them")
-    if report.removed:
-        out.print(f"\n[bold]{report.removed:,} dropped[/], whose files are gone")
-    _print_vanished(report.vanished)
-    for title, rows in (
-        ("skipped", report.skipped),
-        ("without features, so they cannot be found", [(path, "") for path in report.empty]),
-    ):
-        if rows:
-            out.print(f"\n[bold]{len(rows):,} {title}[/]")
-        for path, reason in rows:
-            shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
-            say(shown)
-
-
-def _print_vanished(folders: Counter[str]) -> None:
-    """Say from which folders how many pictures are gone, those with the most first."""
-    for folder, count in folders.most_common(_FOLDERS):
-        say(f"  {count:,} from {display_path(folder)}")
-    if len(folders) > _FOLDERS:
-        rest = folders.total() - sum(count for _, count in folders.most_common(_FOLDERS))
-        say(f"  {rest:,} from {len(folders) - _FOLDERS:,} other folders")
-
-
-_FOLDERS = 10  # that are told of one by one
-
-
-def _too_many(words: int, asked: int) -> str:
-    """Say why there are fewer visual words than were asked for; nothing where there are not."""
-    if words >= asked:
-        return ""
-    needed = f"{FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} for each"
-    return f"; {asked:,} would take {needed}, and there are fewer"
-
-
-def _speeds(report: Report) -> str:
-    """Say how many pictures a second each stage did, in one process."""
-    speeds = [
-        f"{name} {report.stage_pictures[name] / max(seconds, 1e-6):,.1f}"
-        for name, seconds in report.stage_seconds.items()
-        if report.stage_pictures[name]
-    ]
-    return f"  (pictures a second and process: {', '.join(speeds)})" if speeds else ""
-
-
-def _add_sizes(table: Table, size: IndexSize) -> None:
-    each = max(1, size.pictures + size.missing + size.dead)
-    table.add_row(
-        "bytes a picture",
-        f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify and expand"
-        f"  ({size.postings / each:,.0f} words a picture)",
-    )
-
-
 def info(index: IndexArgument) -> None:
     """Say what an index holds and how it was made."""
     from d2r.engine import Engine
@@ -292,14 +211,14 @@ def info(index: IndexArgument) -> None:
     table.add_row("regions", recipe.regions)
     table.add_row("features", recipe.features)
     table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
-    _add_sizes(table, size)
+    add_sizes(table, size)
     table.add_row("on disk", f"{(size.search_bytes + size.verify_bytes) / 1e6:,.1f} MB in {size.segments:,} segments")
     if size.dead:
         table.add_row("dead", f"{size.dead:,} descriptors of removed or replaced pictures")
     out.print(table)
     if missing:
         out.print(f"\n[bold]{size.missing:,} missing[/]")
-        _print_vanished(missing)
+        print_vanished(missing)
     if skipped:
         out.print(f"\n[bold]{size.skipped:,} skipped[/]")
     for row in skipped:
@@ -395,4 +314,4 @@ def codebook(
         )
     with writing(file, is_our_safetensors, force=force) as part:
         book.save(part)
-    say(f"{book.words:,} words in {display_path(file)}{_too_many(book.words, words)}")
+    say(f"{book.words:,} words in {display_path(file)}{too_many(book.words, words)}")

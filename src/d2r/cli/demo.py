@@ -10,29 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from d2r.boxes import Box
+from d2r.cli.printing import print_report, print_results
 from d2r.cli.terminal import Force, Workers, out, progress_bars, say
-from d2r.compose.bundled import demo_collection
-from d2r.engine import Engine
-from d2r.images import read_image
-from d2r.index import Index
-from d2r.indexing.entry import Progress
-from d2r.indexing.fill import Report
-from d2r.report.page import search_page, write_page
-from d2r.results import Answer
-from d2r.support.files import (
-    check_no_index,
-    check_output,
-    display_path,
-    is_our_page,
-)
+from d2r.support.files import check_no_index, check_output, display_path, is_our_page
 
 if TYPE_CHECKING:
+    from d2r.boxes import Box
     from d2r.engine import Engine
+    from d2r.indexing.entry import Progress
     from d2r.indexing.fill import Report
     from d2r.results import Answer
-from d2r.cli.collection import _print_report
-from d2r.cli.search import _print_results
 
 _CANDIDATES = 1000  # pictures of a folder that are tried as the query
 
@@ -87,6 +74,12 @@ def run_demo(
         d2r.compose.bundled.BundledError: the libraries with the photographs are not installed.
         d2r.index.StoreError: the folder holds no pictures.
     """
+    from d2r.compose.bundled import demo_collection
+    from d2r.engine import Engine
+    from d2r.images import read_image
+    from d2r.index import Index
+    from d2r.report.page import search_page, write_page
+
     check_no_index(folder)
     page = folder / "results.html"
     if folder.exists():
@@ -145,7 +138,6 @@ def demo(
     Without a folder it composes a small collection from photographs that installed libraries bring along: six things,
     each planted in five cluttered pictures from five viewpoints. With a folder it takes a query from that.
     """
-    from d2r.cli.demo import run_demo
     from d2r.engine import Engine
 
     if photos is not None and not photos.is_dir():
@@ -153,11 +145,11 @@ def demo(
     with progress_bars() as progress:
         done = run_demo(photos, folder, workers=workers, progress=progress, force=force)
     with Engine.open(done.index) as engine:
-        _print_report(engine, done.report)
+        print_report(engine, done.report)
     box = "" if done.box is None else " --box " + ",".join(f"{value:g}" for value in done.box)
     query = f"d2r search {done.index} {display_path(done.query)}{box}"
     out.print(f"\n[bold]{escape(query)}[/]", soft_wrap=True, highlight=False)
-    _print_results(done.answer)
+    print_results(done.answer)
     if done.right is not None:
         out.print(f"\n{done.right_on_top} of the {len(done.right)} pictures that show it are on top", highlight=False)
     say(f"page: {display_path(done.page)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from d2r.cli.collection import _too_many
+from d2r.cli.printing import too_many
 from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
 from d2r.defaults import (
     FEATURES,
@@ -213,7 +213,7 @@ def evaluate_methods(
     out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
     out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
     if words is not None and codebook is None and rows[0].words < words:
-        say(f"{rows[0].words:,} visual words{_too_many(rows[0].words, words)}")
+        say(f"{rows[0].words:,} visual words{too_many(rows[0].words, words)}")
     for path, reason in extraction.skipped:
         say(f"skipped {path}: {reason}")
     if file is not None:
@@ -302,7 +302,7 @@ def reproduce_experiment(
     learned = {row.words for row in rows}
     for size in words or chosen.words if codebook is None else ():
         if size not in learned:
-            say(f"{max(count for count in learned if count < size):,} visual words{_too_many(0, size)}")
+            say(f"{max(count for count in learned if count < size):,} visual words{too_many(0, size)}")
     written = write_tables(table, file / name, force=force)
     if chosen.curve:
         written += accuracy_curves(rows, chosen.title, file / name, force=force)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from d2r.cli.printing import print_results
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
 from d2r.defaults import (
     EXPAND,
@@ -25,7 +24,7 @@ from d2r.support.files import (
 )
 
 if TYPE_CHECKING:
-    from d2r.results import Answer
+    pass
 
 
 def search(
@@ -84,53 +83,11 @@ def search(
             )
             write_page(html, page, force=force)
     if as_json:
-        print(json.dumps(_as_json(answer, query), indent=2))
+        print(json.dumps(answer_as_json(answer, query), indent=2))
     else:
-        _print_results(answer)
+        print_results(answer)
         if html is not None:
             say(f"page: {display_path(html)}")
-
-
-def _print_results(answer: Answer) -> None:
-    if not answer.results:
-        hint = "" if len(answer.query.features) else ": the query has no texture to describe"
-        out.print(f"nothing found{hint}")
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("inliers", justify="right")
-    table.add_column("box", justify="right")
-    table.add_column("path", overflow="fold")
-    for rank, result in enumerate(answer.results, start=1):
-        inliers = "-" if result.inliers is None else str(result.inliers)
-        found = "-" if result.found is None else ",".join(f"{value:.0f}" for value in result.found)
-        table.add_row(str(rank), f"{result.score:.4f}", inliers, found, escape(display_path(result.path)))
-    out.print(table)
-    seconds = ", ".join(f"{stage} {1000 * value:,.0f} ms" for stage, value in answer.seconds.items())
-    out.print(f"[dim]{seconds}[/]", highlight=False)
-
-
-def _as_json(answer: Answer, query: Path) -> dict[str, object]:
-    """Return an answer for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
-    return {
-        "query": {"path": os.fspath(query), "box": [round(float(value), 2) for value in answer.query.boxes[0]]},
-        "seconds": answer.seconds,
-        "results": [
-            {
-                "rank": rank,
-                "score": result.score,
-                "inliers": result.inliers,
-                "path": result.path,
-                "width": result.width,
-                "height": result.height,
-                "regions": [[round(float(value), 2) for value in region] for region in result.boxes],
-                "transform": None if result.transform is None else result.transform.tolist(),
-                "found": None if result.found is None else [round(float(value), 2) for value in result.found],
-            }
-            for rank, result in enumerate(answer.results, start=1)
-        ],
-    }
 
 
 def pairs(

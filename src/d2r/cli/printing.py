@@ -1,0 +1,144 @@
+"""What several commands print: what a run did to an index, and what a search found."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from d2r.cli.terminal import out, say
+from d2r.defaults import FEATURES_PER_WORD
+from d2r.support.files import display_path
+
+if TYPE_CHECKING:
+    from d2r.engine import Engine
+    from d2r.index import IndexSize
+    from d2r.indexing.fill import Report
+    from d2r.results import Answer
+
+_FOLDERS = 10  # that are told of one by one
+
+
+def print_report(engine: Engine, report: Report) -> None:
+    """Print what a run did to an index, and what of it needs attention."""
+    size = engine.index.size()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    changes = [
+        f"{count:,} {what}"
+        for count, what in (
+            (report.added, "added"),
+            (report.changed, "changed"),
+            (report.returned, "there again"),
+            (report.missing, "missing"),
+            (report.removed, "dropped"),
+            (report.unchanged, "unchanged"),
+            (len(report.skipped), "skipped"),
+        )
+        if count
+    ]
+    table.add_row("pictures", f"{size.pictures:,}  ({', '.join(changes)})")
+    learned = f"  (learned now, chosen for {size.pictures:,} pictures)" if report.words_learned else ""
+    if report.words_learned and (asked := engine.index.settings.get("words")):
+        learned = f"  (learned now{too_many(size.words, asked)})"
+    table.add_row("visual words", f"{size.words:,}{learned}")
+    add_sizes(table, size)
+    table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
+    out.print(table)
+    if report.missing:
+        out.print(f"\n[bold]{report.missing:,} missing[/]: they are kept and not searched; `--prune` drops them")
+    if report.removed:
+        out.print(f"\n[bold]{report.removed:,} dropped[/], whose files are gone")
+    print_vanished(report.vanished)
+    for title, rows in (
+        ("skipped", report.skipped),
+        ("without features, so they cannot be found", [(path, "") for path in report.empty]),
+    ):
+        if rows:
+            out.print(f"\n[bold]{len(rows):,} {title}[/]")
+        for path, reason in rows:
+            shown = f"  {display_path(path)}" + (f": {display_path(reason)}" if reason else "")
+            say(shown)
+
+
+def print_vanished(folders: Counter[str]) -> None:
+    """Say from which folders how many pictures are gone, those with the most first."""
+    for folder, count in folders.most_common(_FOLDERS):
+        say(f"  {count:,} from {display_path(folder)}")
+    if len(folders) > _FOLDERS:
+        rest = folders.total() - sum(count for _, count in folders.most_common(_FOLDERS))
+        say(f"  {rest:,} from {len(folders) - _FOLDERS:,} other folders")
+
+
+def too_many(words: int, asked: int) -> str:
+    """Say why there are fewer visual words than were asked for; nothing where there are not."""
+    if words >= asked:
+        return ""
+    needed = f"{FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} for each"
+    return f"; {asked:,} would take {needed}, and there are fewer"
+
+
+def _speeds(report: Report) -> str:
+    """Say how many pictures a second each stage did, in one process."""
+    speeds = [
+        f"{name} {report.stage_pictures[name] / max(seconds, 1e-6):,.1f}"
+        for name, seconds in report.stage_seconds.items()
+        if report.stage_pictures[name]
+    ]
+    return f"  (pictures a second and process: {', '.join(speeds)})" if speeds else ""
+
+
+def add_sizes(table: Table, size: IndexSize) -> None:
+    """Add the bytes per picture to a table."""
+    each = max(1, size.pictures + size.missing + size.dead)
+    table.add_row(
+        "bytes a picture",
+        f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify and expand"
+        f"  ({size.postings / each:,.0f} words a picture)",
+    )
+
+
+def print_results(answer: Answer) -> None:
+    """Print the results of a search, best first."""
+    if not answer.results:
+        hint = "" if len(answer.query.features) else ": the query has no texture to describe"
+        out.print(f"nothing found{hint}")
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("inliers", justify="right")
+    table.add_column("box", justify="right")
+    table.add_column("path", overflow="fold")
+    for rank, result in enumerate(answer.results, start=1):
+        inliers = "-" if result.inliers is None else str(result.inliers)
+        found = "-" if result.found is None else ",".join(f"{value:.0f}" for value in result.found)
+        table.add_row(str(rank), f"{result.score:.4f}", inliers, found, escape(display_path(result.path)))
+    out.print(table)
+    seconds = ", ".join(f"{stage} {1000 * value:,.0f} ms" for stage, value in answer.seconds.items())
+    out.print(f"[dim]{seconds}[/]", highlight=False)
+
+
+def answer_as_json(answer: Answer, query: Path) -> dict[str, object]:
+    """Return an answer for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+    return {
+        "query": {"path": os.fspath(query), "box": [round(float(value), 2) for value in answer.query.boxes[0]]},
+        "seconds": answer.seconds,
+        "results": [
+            {
+                "rank": rank,
+                "score": result.score,
+                "inliers": result.inliers,
+                "path": result.path,
+                "width": result.width,
+                "height": result.height,
+                "regions": [[round(float(value), 2) for value in region] for region in result.boxes],
+                "transform": None if result.transform is None else result.transform.tolist(),
+                "found": None if result.found is None else [round(float(value), 2) for value in result.found],
+            }
+            for rank, result in enumerate(answer.results, start=1)
+        ],
+    }
