@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from d2r.cli.printing import print_results
+from d2r.cli.printing import answer_as_json, print_results
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
 from d2r.defaults import (
     EXPAND,

@@ -20,7 +20,7 @@ _UNREAD_S: Final = 30.0  # that a client may go without taking any of its answer
 
 def base_style() -> bytes:
     """Return the style sheet that the pages share, which each gives as ``/base.css``."""
-    return (files("d2r") / "base.css").read_bytes()
+    return (files("d2r.support") / "base.css").read_bytes()
 
 
 class WebServer:
