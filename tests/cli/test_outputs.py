@@ -143,7 +143,7 @@ def test_an_empty_file_can_be_written_and_keeps_who_may_read_it(
         (b'{"generator": "d2r", "rows": []}', is_our_json),
         (b'{\n "generator": "d2r",\n "rows": []\n}', is_our_json),
         (b'<!doctype html><head><meta name="generator" content="d2r">', is_our_page),
-        (b"a.jpg b.jpg\na.jpg c.jpg\n\n", is_ours),
+        (b"a.jpg b.jpg\na.jpg c.jpg\r\n", is_ours),
     ],
 )
 def test_a_file_is_ours_as_one_of_its_kind_alone(tmp_path: Path, content: bytes, ours: Callable[[Path], bool]) -> None:
@@ -156,8 +156,8 @@ def test_a_file_is_ours_as_one_of_its_kind_alone(tmp_path: Path, content: bytes,
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\n", b"a b\n", b"a b\na c\n", b"a b\n\na c\n", b"b c\na b\n\n", b"a b\na b\n\n", b"a b c\n\n",
-        b"a  b\n\n", b"a b\n\n\n", b"\xff\xd8\xff\xe0",
+        b"", b"\r\n", b"a b\n", b"a b\na c\n", b"a b\na c", b"a b\r\na c\r\n", b"b c\na b\r\n", b"a b\na b\r\n",
+        b"a b c\r\n", b"a  b\r\n", b"a b\r\n\n", b"a b\na c\r\na d\n", b"\xff\xd8\xff\xe0",
     ],
 )  # fmt: skip
 def test_pairs_that_somebody_else_wrote_or_changed_are_not_ours(tmp_path: Path, content: bytes) -> None:
@@ -165,17 +165,20 @@ def test_pairs_that_somebody_else_wrote_or_changed_are_not_ours(tmp_path: Path, 
     assert not is_ours(tmp_path / "pairs.txt")
 
 
-def test_pairs_are_read_by_hloc_and_by_colmap_as_without_their_last_line(
+def test_pairs_are_read_by_hloc_by_colmap_and_line_by_line_as_without_their_mark(
     d2r: D2R, built_index: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "pairs.txt"
     assert d2r("pairs", built_index, "--top", "2", "--out", file)[0] == 0
     assert is_ours(file)
+    pairs = [tuple(line.split(b" ")) for line in file.read_bytes().replace(b"\r", b"").splitlines()]
     text = file.read_text()
-    hloc = [line.split() for line in text.rstrip("\n").split("\n")]  # as its parse_retrieval does
-    colmap = [line.strip().split(" ") for line in text.splitlines() if line.strip()]  # as its ReadImagePairsText does
-    assert hloc == colmap
-    assert {len(pair) for pair in hloc} == {2}
+    assert [tuple(line.split()) for line in text.rstrip("\n").split("\n")] == [  # as hloc's parse_retrieval does
+        (first.decode(), second.decode()) for first, second in pairs
+    ]
+    lines = file.read_bytes().split(b"\n")
+    assert [tuple(line.strip().split(b" ")) for line in lines if line.strip()] == pairs  # as COLMAP does, which trims
+    assert text.splitlines() == [f"{first.decode()} {second.decode()}" for first, second in pairs]
 
 
 def test_weights_and_words_of_others_are_not_taken_for_our_codebook(tmp_path: Path) -> None:

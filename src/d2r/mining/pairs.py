@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from d2r.engine import Engine
 from d2r.index import PictureRow, StoreError
 from d2r.indexing.entry import Progress
 from d2r.support.files import display_path, writing
+
+_MARK: Final = b"\r\n"  # ends the last line: white space there is nothing to hloc, COLMAP, or whatever splits lines
 
 
 def write_pairs(
@@ -17,7 +20,7 @@ def write_pairs(
 ) -> tuple[int, str]:
     """Pair every picture with the ``top`` pictures most similar to it, and write one pair a line.
 
-    The last line is empty, which hloc and COLMAP pass over: they read nothing else that could say who wrote the file.
+    The last line ends with a carriage return too, by which d2r knows the file as its own: a comment could not be in it.
 
     Args:
         engine: the index.
@@ -46,25 +49,30 @@ def write_pairs(
             first, second = sorted((names[one.path], names[other.path]))
             found.add((first, second))
         progress("pairs", done, len(paths))
-    lines = sorted(os.fsencode(f"{first} {second}\n") for first, second in found)
+    lines = sorted(os.fsencode(f"{first} {second}") for first, second in found)
     with writing(file, is_ours, force=force) as part, part.open("wb") as stream:
-        stream.writelines(lines)
-        stream.write(b"\n" if lines else b"")
+        stream.writelines(line + (_MARK if line is lines[-1] else b"\n") for line in lines)
     return len(found), folder
 
 
 def is_ours(file: Path) -> bool:
-    """Say whether a file is what :func:`write_pairs` writes: pairs in order, each once, and then an empty line."""
+    """Say whether a file is what :func:`write_pairs` writes: pairs in order, each once, and its mark at the end."""
     before = b""
     with file.open("rb") as lines:
         for line in lines:
-            if line == b"\n":
-                return bool(before) and next(lines, None) is None
-            names = line.split()
-            if len(names) != 2 or line != b" ".join(names) + b"\n" or line <= before:
+            if line.endswith(_MARK):
+                names = line.removesuffix(_MARK)
+                return _is_pair(names) and before < names and next(lines, None) is None
+            names = line.removesuffix(b"\n")
+            if not _is_pair(names) or names <= before:
                 return False
-            before = line
+            before = names
     return False
+
+
+def _is_pair(line: bytes) -> bool:
+    names = line.split()
+    return len(names) == 2 and line == b" ".join(names)
 
 
 def _similar(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, PictureRow]]]:
