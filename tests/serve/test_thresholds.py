@@ -84,7 +84,7 @@ def test_without_a_detector_there_is_no_threshold(built_index, photo_folder, tmp
     folder = tmp_path / "photos.index"
     with Engine.create(folder, regions="whole", codebook=codebook_from(built_index)) as engine:
         engine.sync(photo_folder, workers=0)
-    with serving(folder, tmp_path) as client:
+    with serving(folder, tmp_path / "uploads") as client:
         assert client.get("/v1/info").json()["threshold"] is None
         response = client.post("/v1/pictures/1/thresholds", content=pagoda)
         assert (response.status_code, response.json()["title"]) == (409, "Conflict")
