@@ -10,7 +10,7 @@ import hmac
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -185,7 +185,8 @@ class _Service:
 
     async def _start(self) -> None:
         await self.processes.start()
-        await self.searches.warm()
+        with suppress(TooLongError):  # the first time may take longer than a client's may, and it would never be ready
+            await self.searches.warm()
 
     # What routes need
 
