@@ -6,25 +6,11 @@ import sys
 
 import pytest
 
+import d2r.cli.plan
+import d2r.pair
 from d2r import defaults, engine, images
-from d2r.cli import (
-    app as cli,
-)
-from d2r.cli import (
-    evaluate as cli_detector,
-)
-from d2r.cli import (
-    groups as cli_groups,
-)
-from d2r.cli import (
-    inspect as cli_look,
-)
-from d2r.cli import (
-    plan as cli_plan,
-)
-from d2r.cli import (
-    serve as cli_serve,
-)
+from d2r.cli import collection, evaluate, groups, search, serve
+from d2r.cli import inspect as look
 from d2r.cluster import plan
 from d2r.serve import client
 from d2r.serve.settings import Limits
@@ -53,17 +39,18 @@ GIVEN = {
         (engine.learn_codebook, ["regions", "features", "max_side", "max_pixels"]),
         (images.read_image, ["max_pixels"]),
         (client.Client.search, ["top", "verify", "expand"]),
-        (cli.index_photos, ["max_pixels"]),
-        (cli.search, ["top", "verify", "expand", "max_pixels"]),
-        (cli.codebook, ["regions", "features", "max_pixels"]),
-        (cli.evaluate, ["regions", "features", "verify", "max_pixels"]),
-        (cli.reproduce, ["features", "max_pixels"]),
-        (cli_detector.evaluate_detector, ["regions", "max_pixels"]),
-        (cli_groups.group, ["least", "max_pixels"]),
-        (cli_look.show_features, ["features", "max_side", "max_pixels"]),
-        (cli_look.match_pictures, ["features", "max_side", "max_pixels"]),
-        (cli_plan.plan, ["verify"]),
+        (collection.index_photos, ["max_pixels"]),
+        (search.search, ["top", "verify", "expand", "max_pixels"]),
+        (collection.codebook, ["regions", "features", "max_pixels"]),
+        (evaluate.evaluate_methods, ["regions", "features", "verify", "max_pixels"]),
+        (evaluate.reproduce_experiment, ["features", "max_pixels"]),
+        (evaluate.evaluate_detector, ["regions", "max_pixels"]),
+        (groups.group, ["least", "max_pixels"]),
+        (look.show_features, ["features", "max_side", "max_pixels"]),
+        (look.match_pictures, ["features", "max_side", "max_pixels"]),
+        (d2r.cli.plan.plan, ["verify"]),
         (plan.Request, ["verify"]),
+        (d2r.pair.match_pictures, ["features", "max_side", "max_pixels"]),
     ],
 )
 def test_what_is_not_said_is_the_same_everywhere(function, names):
@@ -72,7 +59,7 @@ def test_what_is_not_said_is_the_same_everywhere(function, names):
 
 
 def test_the_service_is_started_with_the_limits_that_it_has_in_python():
-    taken = {name: option.default for name, option in inspect.signature(cli_serve.serve).parameters.items()}
+    taken = {name: option.default for name, option in inspect.signature(serve.serve).parameters.items()}
     assert (taken["port"], taken["queue"], taken["max_pixels"]) == (defaults.PORT, Limits().queue, Limits().pixels)
     assert (taken["timeout"], taken["max_upload"] << 20) == (Limits().seconds, Limits().upload_bytes)
 

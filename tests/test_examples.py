@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from d2r.cli.root import app
 
+from d2r.cli.app import app
 from programs import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

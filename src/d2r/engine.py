@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -640,6 +641,22 @@ class Engine:
             max_pixels=max_pixels,
             progress=progress or (lambda stage, done, total: None),
         )
+
+
+def open_index(folder: PathLike, *, create: bool = False, **settings: Any) -> Engine:
+    """Open the index in a folder.
+
+    Args:
+        folder: of the index.
+        create: make an empty one where there is none.
+        settings: how to make it, see :meth:`Engine.create`; of an index that is there they change nothing.
+
+    Raises:
+        StoreError: there is no index and ``create`` is not given, or it is damaged or of another format.
+    """
+    if create and not Index.exists(Path(os.fsdecode(folder))):
+        return Engine.create(folder, **settings)
+    return Engine.open(folder)
 
 
 def learn_codebook(

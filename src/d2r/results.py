@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2r.boxes import Boxes, PixelBox
 from d2r.describe import Description
+from d2r.images import Picture, read_image
 from d2r.index import Hit, PictureRow
+from d2r.support.files import PathLike
 from d2r.verify.localise import found_box
 
 
@@ -28,7 +34,7 @@ class Result:
         box_scores: float32 (R,).
         transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
         found: box of the thing that was searched for in this picture, see :func:`d2r.verify.localise.found_box`; None
-            without             verified points.
+            without verified points.
         query_points: float32 (inliers, 2), in pixels of the query picture.
         points: float32 (inliers, 2), the same points in this picture.
     """
@@ -45,6 +51,24 @@ class Result:
     found: PixelBox | None
     query_points: NDArray[np.float32]
     points: NDArray[np.float32]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON knows it; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+        size = {"width": self.width, "height": self.height}
+        return {"id": self.id, "path": self.path, **size, **self.measured()}
+
+    def measured(self) -> dict[str, Any]:
+        """Return all of :meth:`to_json` that is not about which picture it is."""
+        return {
+            "score": round(self.score, 6),
+            "inliers": self.inliers,
+            "regions": tenths(self.boxes),
+            "region_scores": rounded_scores(self.box_scores),
+            "transform": None if self.transform is None else self.transform.tolist(),
+            "found": None if self.found is None else [round(float(side), 1) for side in self.found],
+            "query_points": tenths(self.query_points),
+            "points": tenths(self.points),
+        }
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,51 @@ class Answer:
     results: list[Result]
     seconds: dict[str, float]
     missing: int = 0
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON knows it, results best first with their rank."""
+        return {
+            "query": {
+                "width": self.query.width,
+                "height": self.query.height,
+                "box": tenths(self.query.boxes)[0],
+                "features": len(self.query.features),
+            },
+            "seconds": {stage: round(value, 5) for stage, value in self.seconds.items()},
+            "missing": self.missing,
+            "results": [{"rank": rank, **result.to_json()} for rank, result in enumerate(self.results, start=1)],
+        }
+
+    def to_html(self, query: PathLike | Picture, *, title: str | None = None) -> str:
+        """Return a page that shows it, with its pictures in it.
+
+        Args:
+            query: the picture that was searched with, a path or uint8 (H, W, 3) RGB.
+            title: what to call the query; None is the name of its file.
+        """
+        from d2r.report.page import search_page  # a page is drawn from answers, which need not know of it otherwise
+
+        pixels = query if isinstance(query, np.ndarray) else read_image(query)
+        name = title or ("the query" if isinstance(query, np.ndarray) else Path(os.fsdecode(query)).name)
+        x1, y1, x2, y2 = (float(side) for side in self.query.boxes[0])
+        whole = (x1, y1, x2, y2) == (0.0, 0.0, float(self.query.width), float(self.query.height))
+        return search_page(pixels, self, query_name=name, box=None if whole else (x1, y1, x2, y2))
+
+
+def tenths(pixels: NDArray[np.floating]) -> Any:
+    """Return an array of pixels as nested lists of numbers that print short, which float32 does not."""
+    return pixels.astype(np.float64).round(1).tolist()
+
+
+def rounded_scores(scores: NDArray[np.floating]) -> Any:
+    """Return an array of scores as a list of numbers that print short."""
+    return scores.astype(np.float64).round(4).tolist()
 
 
 def make_result(

@@ -76,7 +76,7 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
         import asyncio
 
         from d2r.cluster.shard import Shard, Share, Sought, Wanted
-        from d2r.index import kernels
+        from d2r.index import scoring as kernels
         from d2r.index.ranking import place_of
         from d2r.verify import geometry as matching
 

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
+from d2r.defaults import MAX_WORDS
 from d2r.indexing.codebook import choose_words
 from d2r.indexing.entry import enter_file, prepare_worker
-from d2r.indexing.fill import MAX_WORDS
 from d2r.indexing.workers import LocalWorkers
 from d2r.support.processes import map_in_processes
 
@@ -44,15 +44,12 @@ def fail():
     raise OSError(5, "the model cannot be read", "model.onnx")
 
 
-def test_workers_that_cannot_be_prepared_end_the_run_with_their_message_and_change_nothing(
-    engine, collection, monkeypatch
-):
+def test_workers_that_cannot_be_prepared_end_the_run_with_their_message_and_change_nothing(engine, collection):
     for path in collection.glob("pagoda-*"):
         path.write_bytes(path.read_bytes() + b"\0")
     before = list(engine.index.pictures())
-    monkeypatch.setattr("d2r.indexing.workers.prepare_worker", fail)
     with pytest.raises(OSError, match="the model cannot be read"):
-        engine.sync(collection, workers=1)
+        engine.sync(collection, workers=LocalWorkers(1, fail))
     assert list(engine.index.pictures()) == before
 
 

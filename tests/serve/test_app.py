@@ -377,6 +377,11 @@ def test_the_memory_for_pictures_that_are_not_whole_yet_is_limited_and_given_bac
         wait_until(lambda: status() == 422)
 
 
+def test_it_gets_ready_although_a_picture_may_take_no_time_to_describe(built_index, tmp_path):
+    with serving(built_index, tmp_path, limits={"seconds": 0.001}) as client:
+        assert client.get("/v1/ready").status_code == 200
+
+
 def test_a_search_that_nobody_waits_for_is_given_up(client, pagoda):
     def abandoned():
         lines = client.get("/v1/metrics").text.splitlines()

@@ -72,16 +72,12 @@ def match_pictures(
 
     It is done as in a search, but that all features have one visual word.
     """
-    import numpy as np
-
-    from d2r.asmk.codebook import single_word
     from d2r.boxes import parse_box
     from d2r.features import make_extractor
     from d2r.images import read_image
     from d2r.index.ready import get_ready
+    from d2r.pair import match_described
     from d2r.report.drawing import draw_match, write_png
-    from d2r.verify.points import make_points
-    from d2r.verify.verify import match_points, threshold_for, verify
 
     check_output(file, is_our_png, force=force, inputs=[first, second])
     region = parse_box(box) if box is not None else None
@@ -89,27 +85,20 @@ def match_pictures(
     left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
     query, query_ms = _describe(left, region, extractor, max_side)
     other, other_ms = _describe(right, None, extractor, max_side)
-    words = single_word(np.concatenate([query.features.descriptors, other.features.descriptors]))
-    get_ready(words.bits)  # before the time is taken
+    get_ready(extractor.dim)  # before the time is taken
     started = time.perf_counter()
-    points, its = make_points(query.features, words), make_points(other.features, words)
-    threshold = threshold_for(max(other.width, other.height), max_side)
-    verification = verify(points, its, bits=words.bits, threshold=threshold)
-    verify_ms = 1000 * (time.perf_counter() - started)
-    matches = match_points(points, its, words.bits)
-    confirmed = np.isin(matches[:, 1], verification.matches[:, 1])
-    starts, ends = points.positions[matches[:, 0]], its.positions[matches[:, 1]]
+    match = match_described(query, other, max_side=max_side)
+    match_ms = 1000 * (time.perf_counter() - started)
     drawn = draw_match(
         left,
         right,
-        starts[confirmed],
-        ends[confirmed],
+        *match.positions(match.inlier),
         box=None if region is None else query.boxes[0],
-        unconfirmed=(starts[~confirmed], ends[~confirmed]),
+        unconfirmed=match.positions(~match.inlier),
     )
     write_png(drawn, file, force=force)
     say(f"features: {len(query.features):,} in {query_ms:,.0f} ms, and {len(other.features):,} in {other_ms:,.0f} ms")
-    say(f"matches: {len(matches):,}; inliers: {verification.inliers:,}; {verify_ms:,.0f} ms")
+    say(f"matches: {len(match.matches):,}; inliers: {match.inliers:,}; {match_ms:,.0f} ms")
     say(f"picture: {display_path(file)}")
 
 

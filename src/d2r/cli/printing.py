@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -120,25 +118,3 @@ def print_results(answer: Answer) -> None:
     out.print(table)
     seconds = ", ".join(f"{stage} {1000 * value:,.0f} ms" for stage, value in answer.seconds.items())
     out.print(f"[dim]{seconds}[/]", highlight=False)
-
-
-def answer_as_json(answer: Answer, query: Path) -> dict[str, object]:
-    """Return an answer for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
-    return {
-        "query": {"path": os.fspath(query), "box": [round(float(value), 2) for value in answer.query.boxes[0]]},
-        "seconds": answer.seconds,
-        "results": [
-            {
-                "rank": rank,
-                "score": result.score,
-                "inliers": result.inliers,
-                "path": result.path,
-                "width": result.width,
-                "height": result.height,
-                "regions": [[round(float(value), 2) for value in region] for region in result.boxes],
-                "transform": None if result.transform is None else result.transform.tolist(),
-                "found": None if result.found is None else [round(float(value), 2) for value in result.found],
-            }
-            for rank, result in enumerate(answer.results, start=1)
-        ],
-    }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from d2r.cli.printing import answer_as_json, print_results
+from d2r.cli.printing import print_results
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
 from d2r.defaults import (
     EXPAND,
@@ -83,7 +83,7 @@ def search(
             )
             write_page(html, page, force=force)
     if as_json:
-        print(json.dumps(answer_as_json(answer, query), indent=2))
+        print(json.dumps(answer.to_json(), indent=2))
     else:
         print_results(answer)
         if html is not None:

@@ -104,8 +104,8 @@ def search_page(
     answer: Answer,
     *,
     query_name: str,
-    index_name: str,
-    collection: int,
+    index_name: str = "",
+    collection: int | None = None,
     box: Box | None,
     max_pixels: int = MAX_PIXELS,
 ) -> str:
@@ -118,7 +118,7 @@ def search_page(
         answer: to that query.
         query_name: what to call the query, for instance its file name.
         index_name: what to call the index.
-        collection: number of pictures that were searched.
+        collection: number of pictures that were searched; None says nothing of them.
         box: on the query, in pixels; None when the whole of it was searched for.
         max_pixels: larger results are not decoded.
     """

@@ -26,6 +26,7 @@ from d2r.engine import Engine
 from d2r.images import ImageError
 from d2r.index import PictureRow, RemovedError
 from d2r.regions import Detector, DetectorError, make_selector
+from d2r.results import rounded_scores, tenths
 from d2r.serve import work
 from d2r.serve.guard import Guard, Places
 from d2r.serve.jobs import Job, Jobs, Journal, access, quoted
@@ -45,7 +46,7 @@ from d2r.serve.models import (
 )
 from d2r.serve.problems import Problem, ProblemError, documented, handle_problems
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
-from d2r.serve.searches import FileGoneError, Searches, Sought, Threads, of_index, ten_thousandths, tenths, until_gone
+from d2r.serve.searches import FileGoneError, Searches, Sought, Threads, of_index, until_gone
 from d2r.serve.settings import ServeError, Settings
 from d2r.serve.uploads import uploaded_file
 from d2r.support.files import printable_path
@@ -189,7 +190,7 @@ class _Service:
 
     async def _start(self) -> None:
         await self.processes.start()
-        with suppress(TooLongError):  # the machine is busy: the first search will be slow, and that is all
+        with suppress(TooLongError):  # the first time may take longer than a client's may, and it would never be ready
             await self.searches.warm()
 
     # What routes need
@@ -434,7 +435,7 @@ class _Service:
             return PictureDetail(
                 **dict(self.info(row)),
                 regions=tenths(boxes),
-                region_scores=ten_thousandths(scores),
+                region_scores=rounded_scores(scores),
                 uploaded=uploaded_file(self.settings.uploads, row.path) is not None,
             )
 

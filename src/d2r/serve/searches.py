@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -22,6 +22,7 @@ from d2r.errors import D2RError
 from d2r.images import ImageError, encode_jpeg
 from d2r.index import PictureRow
 from d2r.regions import Detector
+from d2r.results import rounded_scores, tenths
 from d2r.serve import work
 from d2r.serve.models import Found, PictureInfo, QueryInfo, SearchAnswer, ThresholdAnswer
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
@@ -157,19 +158,7 @@ class Searches:
                     picture = PictureInfo.model_construct(
                         id=result.id, name=named(result.path), width=result.width, height=result.height
                     )
-                    found.append(
-                        Found.model_construct(
-                            picture=picture,
-                            score=round(result.score, 6),
-                            inliers=result.inliers,
-                            regions=tenths(result.boxes),
-                            region_scores=ten_thousandths(result.box_scores),
-                            transform=None if result.transform is None else result.transform.tolist(),
-                            found=None if result.found is None else [round(side, 1) for side in result.found],
-                            query_points=tenths(result.query_points),
-                            points=tenths(result.points),
-                        )
-                    )
+                    found.append(Found.model_construct(picture=picture, **result.measured()))
                 whole = SearchAnswer.model_construct(
                     query=query_info(query),
                     seconds={k: round(v, 5) for k, v in seconds.items()},
@@ -217,7 +206,7 @@ class Searches:
                 query=query_info(sought),
                 threshold=detector.threshold,
                 regions=tenths(described.boxes),
-                region_scores=ten_thousandths(described.box_scores),
+                region_scores=rounded_scores(described.box_scores),
                 scores=[round(score, 6) for score in scores],
             )
 
@@ -243,19 +232,6 @@ async def of_index(picture: PictureRow, work: Awaitable[Result]) -> Result:
         return await work
     except (ImageError, TooLongError, WorkerDied) as error:
         raise FileGoneError(picture.id) from error
-
-
-# A float32 does not print short; the same number as float64 does.
-
-
-def tenths(points: Any) -> Any:
-    """Return an array of pixels as nested lists of numbers that print short."""
-    return points.astype("float64").round(1).tolist()
-
-
-def ten_thousandths(scores: Any) -> Any:
-    """Return an array of scores as a list of numbers that print short."""
-    return scores.astype("float64").round(4).tolist()
 
 
 async def until_gone(request: Request, work: Awaitable[Result], gone: Callable[[], None]) -> Result:

@@ -1,0 +1,93 @@
+"""Two pictures matched with each other, with no index: the same local features and verification as in a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.asmk.codebook import single_word
+from d2r.boxes import Box
+from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE
+from d2r.describe import Description, describe_query
+from d2r.features import make_extractor
+from d2r.features.base import FeatureExtractor
+from d2r.images import Picture, read_image
+from d2r.support.files import PathLike
+from d2r.verify.points import make_points
+from d2r.verify.verify import match_points, threshold_for, verify
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the local features of two pictures match.
+
+    Attributes:
+        first: the query, or the box on it.
+        second: the other picture.
+        transform: float64 (2, 3), the affine transform from pixels of the first to those of the second; None where the
+            matches agree on none.
+        matches: int32 (M, 2), tentative matches: features of the first and of the second.
+        inlier: bool (M,), which of them agree with the transform.
+    """
+
+    first: Description
+    second: Description
+    transform: NDArray[np.float64] | None
+    matches: NDArray[np.int32]
+    inlier: NDArray[np.bool_]
+
+    @property
+    def inliers(self) -> int:
+        """Number of matches that agree with the transform."""
+        return int(self.inlier.sum())
+
+    def positions(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return where the matches of a mask lie in the first and in the second picture, float32 (K, 2) each."""
+        own, its = self.matches[rows].T
+        return self.first.features.positions[own], self.second.features.positions[its]
+
+
+def match_pictures(
+    first: PathLike | Picture,
+    second: PathLike | Picture,
+    *,
+    box: Box | None = None,
+    features: str = FEATURES,
+    max_side: int = MAX_SIDE,
+    max_pixels: int = MAX_PIXELS,
+) -> Match:
+    """Match two pictures.
+
+    Args:
+        first: a path, or uint8 (H, W, 3) RGB.
+        second: the same.
+        box: x1, y1, x2, y2 on the first, in pixels; None is the whole of it.
+        features: specification of the feature extractor.
+        max_side: pictures are scaled down to this longer side, in pixels.
+        max_pixels: limit on the pixels of each.
+
+    Raises:
+        d2r.images.ImageError: a picture cannot be read.
+        d2r.boxes.BoxError: the box is malformed, empty or outside the picture.
+    """
+    left, right = (
+        picture if isinstance(picture, np.ndarray) else read_image(picture, max_pixels=max_pixels)
+        for picture in (first, second)
+    )
+    extractor: FeatureExtractor = make_extractor(features)
+    query = describe_query(left, box, extractor, max_side=max_side)
+    return match_described(query, describe_query(right, None, extractor, max_side=max_side), max_side=max_side)
+
+
+def match_described(first: Description, second: Description, *, max_side: int) -> Match:
+    """Match two pictures that were described with the same features; see :func:`match_pictures`."""
+    words = single_word(np.concatenate([first.features.descriptors, second.features.descriptors]))
+    query, other = make_points(first.features, words), make_points(second.features, words)
+    threshold = threshold_for(max(second.width, second.height), max_side)
+    verification = verify(query, other, bits=words.bits, threshold=threshold)
+    found = match_points(query, other, words.bits)
+    matches = np.stack([query.rows[found[:, 0]], other.rows[found[:, 1]]], axis=1)
+    inlier = np.isin(found[:, 1], verification.matches[:, 1])
+    return Match(first, second, verification.transform, matches, inlier)
