@@ -1,4 +1,4 @@
-"""The runs of `d2r reproduce ablation` on several data sets as one table, of the rows that all of them have.
+"""The runs of `python -m benchmarks.ablation` on several data sets as one table, of the rows that all of them have.
 
 python benchmarks/ablation_table.py results/ablation-medium.json results/ablation-landmarks.json ...
 """

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.ablation.ablation import GLOBAL_VARIANTS, VARIANTS, describe_queries
+from benchmarks.ablation.__main__ import main
+from benchmarks.ablation.ablation import GLOBAL_VARIANTS, VARIANTS, ablate, describe_queries
 
 from d2r.boxes import iou
 from d2r.describe import describe_query
 from d2r.evaluate.benchmark import Benchmark, QueryPicture, load_benchmark
-from d2r.evaluate.reproduce import EXPERIMENTS, reproduce
 from d2r.evaluate.run import Setup, evaluate
 from d2r.features import RootSIFT
 from d2r.images import read_image
@@ -29,7 +29,7 @@ def benchmark(photo_folder, tmp_path_factory):
 
 
 def test_there_is_a_row_for_each_variant_and_the_first_is_what_evaluate_measures(benchmark, tmp_path):
-    rows = reproduce(benchmark, EXPERIMENTS["ablation"], RECIPE, tmp_path, words=(64,), codebook=None, **IN_PROCESS)
+    rows = ablate(benchmark, RECIPE, tmp_path, words=64, codebook=None, **IN_PROCESS)
     assert [row.method for row in rows] == [variant.name for variant in VARIANTS]
     plain, verified = evaluate(benchmark, Setup(RECIPE, ("r-asmk*",), 64, 100), tmp_path, codebook=None, **IN_PROCESS)[
         0
@@ -47,7 +47,7 @@ def test_features_with_a_map_have_rows_of_global_descriptors_too(benchmark, tmp_
     monkeypatch.setattr("benchmarks.ablation.ablation.VARIANTS", VARIANTS[:2])
     model = write_features(tmp_path / "toy.onnx", backbone=24)
     recipe = replace(RECIPE, features=f"delf:model={model},top=200")
-    rows = reproduce(benchmark, EXPERIMENTS["ablation"], recipe, tmp_path, words=(64,), codebook=None, **IN_PROCESS)
+    rows = ablate(benchmark, recipe, tmp_path, words=64, codebook=None, **IN_PROCESS)
     assert [row.method for row in rows] == [variant.name for variant in (*VARIANTS[:2], *GLOBAL_VARIANTS)]
     by_name = {row.method: row for row in rows}
     for name in ("GeM", "GeM, not verified", "R-MAC"):  # nine other pictures and the query itself
@@ -63,12 +63,15 @@ def test_features_with_a_map_have_rows_of_global_descriptors_too(benchmark, tmp_
         assert by_name[name].descriptors_per_picture == 2.0
 
 
-def test_the_command_says_which_rows_are_left_out(d2r, photo_folder, tmp_path, monkeypatch):
+def test_the_command_says_which_rows_are_left_out(photo_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.ablation.ablation.VARIANTS", VARIANTS[:1])
-    run = ["reproduce", "ablation", "--dataset", photo_folder, "--words", "16", "--workers", "0", "--out", tmp_path]
-    status, out, _ = d2r(*run, "--cache", tmp_path / "cache", "--features", "rootsift:top=50")
-    assert status == 0
+    command = ["ablation", photo_folder, "--words", "16", "--workers", "0", "--out", tmp_path / "out"]
+    command += ["--cache", tmp_path / "cache", "--features", "rootsift:top=50"]
+    monkeypatch.setattr("sys.argv", [str(part) for part in command])
+    main()
+    out = capsys.readouterr().out
     assert "left out, the rows of global descriptors: rootsift:top=50 has no network whose map could be pooled" in out
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".json", ".csv"}
 
 
 def test_queries_are_described_with_their_regions_once(photo_folder, tmp_path, monkeypatch):

@@ -226,8 +226,7 @@ def reproduce_experiment(
         str,
         typer.Argument(
             help="table1 (regional search by MAX and AVG against aggregation), table2 (headline, with verification),"
-            " fig4a (regional search over regions), fig4b (R-ASMK* over regions), fig5 (kernels), or ablation (what was"
-            " tried beyond the paper, on a detector's regions)."
+            " fig4a (regional search over regions), fig4b (R-ASMK* over regions) or fig5 (kernels)."
         ),
     ],
     folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As for `d2r evaluate`.")],
@@ -255,8 +254,6 @@ def reproduce_experiment(
     force: Force = False,
 ) -> None:
     """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
-    from benchmarks.ablation.global_descriptors import without_map
-
     from d2r.engine import codebook_from
     from d2r.evaluate import reproduce as paper
     from d2r.evaluate.benchmark import load_benchmark
@@ -306,9 +303,6 @@ def reproduce_experiment(
     written = write_tables(table, file / name, force=force)
     if chosen.curve:
         written += accuracy_curves(rows, chosen.title, file / name, force=force)
-    reason = without_map(features) if chosen.ablation else None
-    if reason is not None:
-        say(f"left out, the rows of global descriptors: {reason}")
     setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
     write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()), force=force)
     for path in (*written, file / f"{name}.json"):

@@ -6,13 +6,10 @@ does not name, such as the local features, which the paper's cannot be, is what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.ablation.ablation import ablate
-
 from d2r.asmk.codebook import Codebook
-from d2r.defaults import REGIONS, VERIFY
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
@@ -48,7 +45,6 @@ class Experiment:
         words: sizes of the codebook.
         verify: so many of each ranking are verified as well; 0 leaves it out.
         curve: plot accuracy over the number of regions.
-        ablation: the rows are those of :data:`benchmarks.ablation.ablation.VARIANTS`, on the first sweep's regions.
     """
 
     title: str
@@ -57,7 +53,6 @@ class Experiment:
     words: tuple[int, ...] = (1024,)
     verify: int = 0
     curve: bool = False
-    ablation: bool = False
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -90,15 +85,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         ("asmk*", "r-asmk*", "asmk", "r-asmk", "naive-r-asmk", "vlad", "r-vlad", "bow"),
         (_ONE,),
     ),
-    "ablation": Experiment(
-        "Beyond the paper; time is of search, verification and expansion",
-        ("r-asmk*",),
-        (Sweep(REGIONS, (REGIONS,)),),
-        verify=VERIFY,
-        ablation=True,
-    ),
 }
-"""The experiments by name, and the ablation. A trained detector joins the sweeps of regions when there is one."""
+"""The experiments by name. A trained detector joins the sweeps of regions when there is one."""
 
 PUBLISHED = {
     "roxford5k": {
@@ -146,16 +134,6 @@ def reproduce(
         check_codebook(codebook, recipe)
     rows: list[Row] = []
     sizes = words or experiment.words if codebook is None else (codebook.words,)
-    if experiment.ablation:
-        recipe = replace(recipe, regions=experiment.sweeps[0].described)
-        return [
-            row
-            for size in sizes
-            for row in ablate(
-                benchmark, recipe, cache, words=size, codebook=codebook, workers=workers, max_pixels=max_pixels,
-                progress=progress,
-            )
-        ]  # fmt: skip
     inliers: dict[int, dict[tuple[int, int], int]] = {size: {} for size in sizes}
     books: dict[int, Path] = {}
     for sweep in experiment.sweeps:

@@ -13,7 +13,7 @@ The file, as ``d2r train`` exports it:
 - output ``descriptors``: float32 (N, H/S, W/S, D), of unit length; what reduces them to D, which the shape names, is in
   the graph. Output ``attention``: float32 (N, H/S, W/S), at least 0.
 - output ``features``, which may be missing: float32 (N, C, H/S, W/S), at least 0, the map that the backbone ends with;
-  the shape names C. Global descriptors are pooled from it (:mod:`benchmarks.ablation.pooled`). Its channels come first
+  the shape names C. Global descriptors are pooled from it (``benchmarks/ablation/pooled.py``). Its channels come first
   because ONNX Runtime has them so: another order would cost a copy in every run, also of those who do not ask for it.
 """
 
