@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.compose.ground_truth import load_set
+from d2r.datasets.ground_truth import load_set
 from d2r.evaluate.metrics import paired_bootstrap
 from d2r.report.tables import Table, as_text
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from d2r.boxes import Boxes, as_boxes, clip
-from d2r.compose.ground_truth import load_set
+from d2r.datasets.ground_truth import load_set
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.describe import describe
 from d2r.evaluate.benchmark import load_benchmark

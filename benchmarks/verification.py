@@ -24,7 +24,7 @@ import numpy as np
 from d2r.asmk.codebook import Codebook
 from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.boxes import iou
-from d2r.compose.ground_truth import load_set
+from d2r.datasets.ground_truth import load_set
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.engine import codebook_from
 from d2r.evaluate.benchmark import load_benchmark

@@ -17,9 +17,14 @@ from playwright.sync_api import Browser, sync_playwright
 
 from d2r.cli.app import main
 from d2r.compose.bundled import bundled_photos
+from d2r.compose.clutter import compose_set
+from d2r.compose.sources import read_backgrounds, read_instances
+from d2r.datasets.ground_truth import ClutterSet, Instance
 from d2r.engine import Engine
 from d2r.images import read_image, shrink
 from d2r.indexing import fill as build
+from synthetic import SMALL, texture, write
+from web import Server, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -120,3 +125,26 @@ def d2r(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Instance], list[Path]]:
+    """Four flat instances and twelve backgrounds."""
+    folder = tmp_path_factory.mktemp("sources")
+    for k in range(4):
+        write(folder / "instances" / f"thing{k}.jpg", texture(k))
+    for k in range(12):
+        write(folder / "backgrounds" / "nested" / f"{k:02d}.jpg", texture(100 + k))
+    return read_instances(folder / "instances"), read_backgrounds(folder / "backgrounds")
+
+
+@pytest.fixture(scope="session")
+def composed(sources: tuple[list[Instance], list[Path]], tmp_path_factory: pytest.TempPathFactory) -> ClutterSet:
+    return compose_set(SMALL, *sources, 7, tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server on this machine."""
+    with serving() as running:
+        yield running

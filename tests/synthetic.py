@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2r.compose.difficulty import DIFFICULTIES
+from d2r.datasets.difficulty import DIFFICULTIES
 from d2r.images import Picture, encode_jpeg
 
 SMALL = dataclasses.replace(DIFFICULTIES["medium"], views=3, decoy_pictures=2, distractors=2, side=320)

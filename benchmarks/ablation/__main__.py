@@ -4,8 +4,8 @@
         [--overlapping A,B] [--cache FOLDER] [--workers N] [--force]
 
 DATASET is what `d2r evaluate` takes. It writes the table as text, CSV and LaTeX, and the run as JSON; milliseconds are
-of search, verification and expansion together. Rows of global descriptors are there where the features' network gives its
-map.
+of search, verification and expansion together. Rows of global descriptors are there where the network of the features
+gives its map.
 """
 
 from __future__ import annotations

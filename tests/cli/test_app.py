@@ -294,7 +294,8 @@ def test_odd_file_names_are_printed_and_survive_json(d2r, engine, collection, tm
 # The command, with worker processes that describe two pictures and then wait for ever.
 _HELD = """
 import threading
-from d2r import cli, describers
+from d2r.cli import app as cli
+from d2r.indexing import workers as describers
 from d2r.indexing.entry import sample_file
 
 def sample(recipe, max_pixels, staging, quota, job):

@@ -13,7 +13,7 @@ import pytest
 from d2r.boxes import check_box
 from d2r.compose import bundled
 from d2r.compose.bundled import BundledError, DemoCollection, bundled_photos, demo_collection
-from d2r.compose.ground_truth import load_set
+from d2r.datasets.ground_truth import load_set
 from d2r.features import Features, RootSIFT
 from d2r.images import read_image
 from programs import run

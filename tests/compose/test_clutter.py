@@ -10,10 +10,10 @@ import pytest
 
 from d2r.boxes import iou
 from d2r.compose.clutter import compose_picture, compose_set
-from d2r.compose.difficulty import DIFFICULTIES
-from d2r.compose.ground_truth import ClutterError, Instance, load_set
 from d2r.compose.planning import plan_set
 from d2r.compose.sources import read_instances
+from d2r.datasets.difficulty import DIFFICULTIES
+from d2r.datasets.ground_truth import ClutterError, Instance, load_set
 from d2r.features import RootSIFT
 from d2r.images import read_image
 from synthetic import MILD, SMALL, texture, write

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from d2r.compose.ground_truth import ClutterError
 from d2r.compose.planning import plan_set
 from d2r.compose.sources import read_instances
+from d2r.datasets.ground_truth import ClutterError
 from synthetic import SMALL, texture, write
 
 

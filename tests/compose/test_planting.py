@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from d2r.compose.difficulty import DIFFICULTIES
 from d2r.compose.planting import plant
 from d2r.compose.texture import textured_box
+from d2r.datasets.difficulty import DIFFICULTIES
 from d2r.features import RootSIFT
 from synthetic import MILD, texture
 

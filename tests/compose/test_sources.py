@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from d2r.compose.ground_truth import ClutterError, Instance
 from d2r.compose.sources import read_backgrounds, read_instances
+from d2r.datasets.ground_truth import ClutterError, Instance
 from synthetic import texture, write
 
 

@@ -48,8 +48,8 @@ def compose(
 ) -> None:
     """Compose a clutter benchmark: real things planted small in busy photographs, with known answers."""
     from d2r.compose.clutter import compose_set
-    from d2r.compose.difficulty import DIFFICULTIES
     from d2r.compose.sources import draw_instances, read_backgrounds
+    from d2r.datasets.difficulty import DIFFICULTIES
 
     if difficulty not in DIFFICULTIES:
         raise typer.BadParameter(f"--difficulty {difficulty!r} is not known; there are: {', '.join(DIFFICULTIES)}")

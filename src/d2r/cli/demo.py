@@ -70,7 +70,7 @@ def run_demo(
 
     Raises:
         d2r.support.files.OutputError: there is such a file, or the folder is in an index.
-        d2r.compose.ground_truth.ClutterError: the folder holds something else than the collection.
+        d2r.datasets.ground_truth.ClutterError: the folder holds something else than the collection.
         d2r.compose.bundled.BundledError: the libraries with the photographs are not installed.
         d2r.index.StoreError: the folder holds no pictures.
     """

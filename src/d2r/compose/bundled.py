@@ -11,9 +11,9 @@ from pathlib import Path
 
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import compose_set
-from d2r.compose.difficulty import ClutterConfig
-from d2r.compose.ground_truth import Instance
 from d2r.compose.planning import Progress
+from d2r.datasets.difficulty import ClutterConfig
+from d2r.datasets.ground_truth import Instance
 from d2r.errors import D2RError
 
 _INSTALL = "pip install 'detect-to-retrieve[demo]'"
@@ -132,7 +132,7 @@ def demo_collection(folder: Path, *, seed: int = 0, progress: Progress | None = 
 
     Raises:
         BundledError: the libraries that bring the photographs are missing.
-        d2r.compose.ground_truth.ClutterError: the folder holds other pictures, or cannot be written.
+        d2r.datasets.ground_truth.ClutterError: the folder holds other pictures, or cannot be written.
     """
     bundled = bundled_photos()
     composed = compose_set(_DEMO, bundled.instances, bundled.backgrounds, seed, folder, progress)

@@ -26,8 +26,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2r.compose.difficulty import ClutterConfig
-from d2r.compose.ground_truth import (
+from d2r.compose.planning import ClutterPlan, Progress, Stream, Target, generator, plan_set
+from d2r.compose.planting import plant, tone_curve
+from d2r.compose.texture import textured_box
+from d2r.datasets.difficulty import ClutterConfig
+from d2r.datasets.ground_truth import (
     GROUND_TRUTH,
     ClutterError,
     ClutterSet,
@@ -39,9 +42,6 @@ from d2r.compose.ground_truth import (
     load_set,
     write_ground_truth,
 )
-from d2r.compose.planning import ClutterPlan, Progress, Stream, Target, generator, plan_set
-from d2r.compose.planting import plant, tone_curve
-from d2r.compose.texture import textured_box
 from d2r.images import ImageError, Picture, encode_jpeg, read_image, shrink
 from d2r.support.files import check_no_index, check_plain, display_path, is_temporary, replacing
 
@@ -159,7 +159,7 @@ def compose_set(
         progress: told about each instance and each picture.
 
     Returns:
-        the set, equal to what :func:`d2r.compose.ground_truth.load_set` reads back.
+        the set, equal to what :func:`d2r.datasets.ground_truth.load_set` reads back.
 
     Raises:
         d2r.support.files.OutputError: the folder is in an index.

@@ -34,13 +34,13 @@ import numpy as np
 
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import vary
-from d2r.compose.difficulty import ClutterConfig
-from d2r.compose.ground_truth import ClutterError, Skipped
 from d2r.compose.planning import Progress, Stream, generator
 from d2r.compose.planting import Matrix, Planting, plant
 from d2r.compose.sources import read_backgrounds
 from d2r.compose.texture import textured_box
 from d2r.datasets.detection import DetectionDataError, DetectionPicture
+from d2r.datasets.difficulty import ClutterConfig
+from d2r.datasets.ground_truth import ClutterError, Skipped
 from d2r.images import ImageError, Picture, encode_jpeg, read_image
 from d2r.support.files import check_no_index, display_path
 from d2r.support.processes import WorkerDied, map_in_processes
@@ -123,7 +123,7 @@ def split_backgrounds(folder: Path, leave_out: Sequence[str] = (), *, validation
         validation: return those for validation.
 
     Raises:
-        d2r.compose.ground_truth.ClutterError: it is no folder or holds no pictures, a pattern matches none, or none is
+        d2r.datasets.ground_truth.ClutterError: it is no folder or holds no pictures, a pattern matches none, or none is
             left.
     """
     found = {path: path.relative_to(folder).as_posix() for path in read_backgrounds(folder)}
@@ -152,7 +152,7 @@ def plan_scenes(pictures: Sequence[DetectionPicture], backgrounds: Sequence[Path
 
     Raises:
         DetectionDataError: no picture has a box.
-        d2r.compose.ground_truth.ClutterError: no background is left.
+        d2r.datasets.ground_truth.ClutterError: no background is left.
     """
     landmarks = tuple(Landmark(picture.path, box) for picture in pictures for box in picture.boxes)
     if not landmarks:
@@ -177,7 +177,7 @@ def compose_scene(plan: ScenePlan, index: int, contents: Sequence[Kind] | None =
 
     Raises:
         d2r.images.ImageError: a photograph of a landmark cannot be read.
-        d2r.compose.ground_truth.ClutterError: no background can be read.
+        d2r.datasets.ground_truth.ClutterError: no background can be read.
     """
     rng = generator(plan.seed, Stream.SCENE, index)
     skipped: dict[str, Skipped] = {}
@@ -230,7 +230,7 @@ def compose_scenes(
         the backgrounds that could not be read.
 
     Raises:
-        d2r.compose.ground_truth.ClutterError: the folder is not empty or cannot be written, or see
+        d2r.datasets.ground_truth.ClutterError: the folder is not empty or cannot be written, or see
             :func:`compose_scene`.
         d2r.images.ImageError: see :func:`compose_scene`.
     """

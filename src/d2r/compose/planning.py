@@ -12,10 +12,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from d2r.compose.difficulty import ClutterConfig
-from d2r.compose.ground_truth import ClutterError, Instance, Skipped
 from d2r.compose.texture import textured_box
 from d2r.compose.viewpoints import Described, Part, agreeing, describe, query_and_views
+from d2r.datasets.difficulty import ClutterConfig
+from d2r.datasets.ground_truth import ClutterError, Instance, Skipped
 from d2r.images import ImageError, read_image
 
 Progress: TypeAlias = Callable[[str, int, int], None]

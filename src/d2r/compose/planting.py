@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from d2r.boxes import Box, PixelBox, area, intersection, pixel_slices
-from d2r.compose.difficulty import ClutterConfig
 from d2r.compose.texture import texture_energy
+from d2r.datasets.difficulty import ClutterConfig
 from d2r.images import Picture, shrink
 
 Floats: TypeAlias = NDArray[np.float32]

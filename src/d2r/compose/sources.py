@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2r.compose.ground_truth import ClutterError, Instance
+from d2r.datasets.ground_truth import ClutterError, Instance
 from d2r.images import SUFFIXES
 from d2r.support.files import display_path
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from d2r.boxes import PixelBox
-from d2r.compose.ground_truth import GROUND_TRUTH, ClutterError, load_set
+from d2r.datasets.ground_truth import GROUND_TRUTH, ClutterError, load_set
 from d2r.datasets.json_node import Node, read_json
 from d2r.datasets.landmark_boxes import (
     PICTURES,

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from d2r.boxes import Box
-from d2r.compose.ground_truth import GROUND_TRUTH, load_set
 from d2r.datasets.duplicates import near_duplicates
+from d2r.datasets.ground_truth import GROUND_TRUTH, load_set
 from d2r.datasets.revisited import find_ground_truth, picture_path, read_ground_truth
 from d2r.errors import D2RError
 from d2r.evaluate.revisited import PROTOCOLS, Relevance, relevance

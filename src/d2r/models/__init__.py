@@ -61,11 +61,5 @@ def find_model(model: str) -> Path:
         return known[model] / f"{model}.onnx"
     raise FileNotFoundError(
         f"no such model is shipped or was added (there are: {', '.join(sorted(known)) or 'none'}), and the name of a"
-        f" file ends in .onnx{_how_to_get(model)}"
+        f" file ends in .onnx; one that is known is fetched by: d2r models pull {model}"
     )
-
-
-def _how_to_get(model: str) -> str:
-    from d2r.hub.known import KNOWN  # which is only needed here
-
-    return f"; to fetch it: d2r models pull {model}" if model in KNOWN else ""

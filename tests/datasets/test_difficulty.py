@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from d2r.compose.difficulty import DIFFICULTIES, ClutterConfig
+from d2r.datasets.difficulty import DIFFICULTIES, ClutterConfig
 
 
 @pytest.mark.parametrize(

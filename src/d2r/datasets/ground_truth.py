@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
 from d2r.boxes import PixelBox
-from d2r.compose.difficulty import ClutterConfig
+from d2r.datasets.difficulty import ClutterConfig
 from d2r.datasets.json_node import Node, read_json
 from d2r.errors import D2RError
 from d2r.support.files import replacing

@@ -1,20 +1,16 @@
-"""Sources of clutter sets, and a composed set."""
+"""Photographs of facades from several viewpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from d2r.compose.clutter import compose_set
-from d2r.compose.ground_truth import ClutterSet, Instance
-from d2r.compose.sources import read_backgrounds, read_instances
 from d2r.images import Picture
-from synthetic import SMALL, texture, write
-from web import Server, serving
+from synthetic import texture, write
 
 VIEWS = (
     [(30, 20), (290, 20), (290, 220), (30, 220)],
@@ -33,22 +29,6 @@ def seen_from(facade: Picture, corners: list[tuple[int, int]], around: int) -> P
     return photo
 
 
-@pytest.fixture(scope="session")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Instance], list[Path]]:
-    """Four flat instances and twelve backgrounds."""
-    folder = tmp_path_factory.mktemp("sources")
-    for k in range(4):
-        write(folder / "instances" / f"thing{k}.jpg", texture(k))
-    for k in range(12):
-        write(folder / "backgrounds" / "nested" / f"{k:02d}.jpg", texture(100 + k))
-    return read_instances(folder / "instances"), read_backgrounds(folder / "backgrounds")
-
-
-@pytest.fixture(scope="session")
-def composed(sources: tuple[list[Instance], list[Path]], tmp_path_factory: pytest.TempPathFactory) -> ClutterSet:
-    return compose_set(SMALL, *sources, 7, tmp_path_factory.mktemp("set"))
-
-
 @pytest.fixture
 def folder_of_views(tmp_path) -> Callable[..., Path]:
     """Writes ``instances/NAME/K.jpg``: facade ``facade`` from each of the viewpoints ``views``."""
@@ -60,10 +40,3 @@ def folder_of_views(tmp_path) -> Callable[..., Path]:
         return tmp_path / "instances"
 
     return make
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A web server on this machine."""
-    with serving() as running:
-        yield running

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from d2r.compose.ground_truth import ClutterError, load_set
+from d2r.datasets.ground_truth import ClutterError, load_set
 
 
 def test_ground_truth_is_read_back_as_it_was_written(composed):
