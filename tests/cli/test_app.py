@@ -362,7 +362,7 @@ def test_the_demo_composes_a_collection_and_finds_what_it_planted(tmp_path):
 
 
 def test_composing_a_set_and_evaluating_on_it(d2r, photo_folder, tmp_path, monkeypatch):
-    from d2r.compose import difficulty
+    from d2r.datasets import difficulty
 
     small = replace(difficulty.DIFFICULTIES["easy"], views=1, decoy_pictures=1, distractors=3, side=240)
     monkeypatch.setattr(difficulty, "DIFFICULTIES", {"easy": small})

@@ -16,9 +16,10 @@ place = Path(sys.argv[1])
 sys.path += sys.argv[2:]
 
 import d2r.index.catalogue as catalogue
-from d2r.index import Index, Job
+from d2r.index import Index
+from d2r.sources import Job
 from old_index import as_format_5
-from test_store import created, put
+from test_index import created, put
 
 made = place / "made.index"
 with created(made) as index:

@@ -260,7 +260,7 @@ _WRITER = """
     import os, sys
     from pathlib import Path
     sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
-    from test_store import entry, state
+    from test_index import entry, state
     from d2r.index import Index
 
     def say(line):
@@ -286,7 +286,7 @@ _WRITERS = (
     textwrap.dedent(_WRITER)
     + """
 import tempfile
-from test_store import created, put
+from test_index import created, put
 
 with tempfile.TemporaryDirectory() as folder, created(Path(folder, "x.index")) as warm:
     for number in range(9):

@@ -171,7 +171,7 @@ def test_a_passing_failure_is_tried_again(tmp_path, server, status):
 def test_pauses_double(tmp_path, server, monkeypatch):
     server.files["/file"] = Resource(b"content", [503] * 9)
     pauses = []
-    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    monkeypatch.setattr("d2r.support.download.time.sleep", pauses.append)
     fetch([f"{server.url}/file"], tmp_path / "file", pause_s=1.0, tries=10)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
