@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from d2r.asmk.codebook import Codebook, train_codebook
+from d2r.cli.terminal import progress_bars
 from d2r.engine import Engine
 from d2r.support.version import package_version
 from programs import D2R, run, running
@@ -66,6 +67,33 @@ def test_a_search_prints_a_ranked_table(d2r, built_index, photo_folder):
     assert int(inliers) >= 8
     assert len([int(side) for side in box.split(",")]) == 4
     assert lines[2].split()[0] == "2"
+
+
+def test_what_is_piped_has_one_record_a_line_however_long_its_path(d2r, photo_folder, tmp_path):
+    place = tmp_path / ("A rather long folder name of holiday pictures " * 2).strip() / "2019-08 Berlin with friends"
+    place.mkdir(parents=True)
+    (place / "IMG_0001.jpg").write_bytes((photo_folder / "pagoda-0.jpg").read_bytes())
+    (place / "broken.jpg").touch()
+    options = ["--out", tmp_path / "x.index", "--words", "16", "--regions", "whole", "--features", "rootsift:top=200"]
+    indexed = run(*D2R, "index", tmp_path, *options, "--workers", "0")
+    assert indexed.returncode == 0, indexed.stderr
+    assert f"{place / 'broken.jpg'}: the file is empty" in indexed.stdout
+    found = run(*D2R, "search", tmp_path / "x.index", photo_folder / "pagoda-0.jpg")
+    assert found.returncode == 0, found.stderr
+    head, record, *rest = found.stdout.splitlines()
+    assert head.split() == ["rank", "score", "inliers", "box", "path"]
+    assert record.rstrip().endswith(str(place / "IMG_0001.jpg"))
+    assert "\x1b" not in found.stdout + indexed.stdout + indexed.stderr
+    assert len(rest) == 1
+
+
+def test_a_log_has_a_line_about_a_long_stage_now_and_then(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("d2r.cli.terminal.time.monotonic", lambda: next(clock))
+    with progress_bars() as progress:
+        for done in range(5):
+            progress("index", done, 1000)
+    assert capsys.readouterr().err == "indexing: 2 of 1,000, 0.1/s\nindexing: 4 of 1,000, 0.1/s\n"
 
 
 def test_a_box_is_searched_in_the_picture_and_reported(d2r, built_index, photo_folder):

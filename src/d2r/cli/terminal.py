@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +24,14 @@ from rich.progress import (
 
 from d2r.support.files import display_path
 
-out: Final = Console()
+_WIDEST: Final = 1 << 16  # letters: to a file or another program one record a line, however long its path
+
+out: Final = Console(width=None if sys.stdout.isatty() else _WIDEST)
 err: Final = Console(stderr=True)
+
+LINE_EVERY_S: Final = 15.0
+"""Between two lines about a stage, where the error output is no terminal."""
+
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
 MaxPixels = Annotated[
@@ -60,7 +67,10 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar with rate and time left for each stage; nothing but its end where the output is not a terminal."""
+    """Show a bar with rate and time left for each stage; lines now and then where the error output is no terminal."""
+    if not err.is_terminal:
+        yield _progress_lines()
+        return
     columns = (
         TextColumn("{task.description:<20}"),
         BarColumn(),
@@ -70,7 +80,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=not err.is_terminal) as bar:
+    with Progress(*columns, console=err) as bar:
         tasks: dict[str, TaskID] = {}
         started: dict[str, float] = {}
 
@@ -84,6 +94,23 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[stage], completed=done, total=total, rate=rate)
 
         yield update
+
+
+def _progress_lines() -> Callable[[str, int, int], None]:
+    """Return what writes a line about a long stage every :data:`LINE_EVERY_S`, as a log wants it."""
+    began: dict[str, float] = {}
+    last: dict[str, float] = {}
+
+    def update(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start = began.setdefault(stage, now)
+        if now - last.setdefault(stage, start) >= LINE_EVERY_S:
+            last[stage] = now
+            rate = f", {done / (now - start):,.1f}/s" if now > start else ""
+            line = f"{_STAGES.get(stage, stage)}: {done:,} of {total:,}{rate}"
+            err.print(escape(line), soft_wrap=True, highlight=False)
+
+    return update
 
 
 _STAGES = {
