@@ -17,7 +17,14 @@ D2R = (sys.executable, "-c", "from d2r.cli.app import main; main()")
 def running(*command, limit_s=LIMIT_S, **options):
     """Run a program; when the block or its time ends it is killed with all that it started, and so its pipes end."""
     command = [os.fspath(part) for part in command]
-    process = subprocess.Popen(command, start_new_session=True, **options)
+    more = options.pop("preexec_fn", None)
+
+    def begin():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+        if more is not None:
+            more()
+
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=begin, **options)
 
     def kill():
         with suppress(ProcessLookupError):

@@ -1,4 +1,9 @@
+import json
+import os
+import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -7,6 +12,7 @@ from hypothesis import strategies as st
 from d2r.features import EXTRACTORS, RootSIFT, make_extractor, same_descriptors
 from d2r.regions import RMAC, SELECTORS, SelectiveSearch, Whole, make_selector
 from d2r.support.registry import Registry, SpecError
+from programs import D2R, run
 
 
 @dataclass(frozen=True)
@@ -110,3 +116,46 @@ def test_selectors_and_extractors_are_known_by_name():
 def test_descriptors_are_the_same_where_the_extractor_and_its_network_are(one, other, same):
     assert same_descriptors(one, other) is same
     assert same_descriptors(other, one) is same
+
+
+def plugin(folder, name, lines, code):
+    """Make a package that was installed as far as entry points go."""
+    (folder / f"{name}.py").write_text(code)
+    (folder / f"{name}-1.0.dist-info").mkdir()
+    (folder / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (folder / f"{name}-1.0.dist-info" / "entry_points.txt").write_text(lines)
+
+
+def test_the_documentation_adds_a_selector_and_an_extractor_that_an_index_is_made_and_searched_with(
+    tmp_path, photo_folder
+):
+    text = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+    entries = "[d2r.features]\ngrid-sift = my_package:GridSIFT\n[d2r.regions]\nmiddle = my_package:Middle\n"
+    plugin(tmp_path, "my_package", entries, re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    options = ["--features", "grid-sift:step=12", "--regions", "middle", "--words", "64", "--workers", "1"]
+    made = run(*D2R, "index", photo_folder, "--out", tmp_path / "x.index", *options, env=environment)
+    assert made.returncode == 0, made.stderr
+    query = photo_folder / "pagoda-0.jpg"
+    found = run(*D2R, "search", tmp_path / "x.index", query, "--json", "--top", "1", env=environment)
+    assert found.returncode == 0, found.stderr
+    (result,) = json.loads(found.stdout)["results"]
+    assert result["path"] == str(query)
+    assert len(result["regions"]) == 2
+    without = run(*D2R, "search", tmp_path / "x.index", query)
+    assert without.returncode == 2
+    assert "features 'grid-sift' is not known; there are: delf, hardnet, rootsift" in without.stderr
+
+
+def test_a_part_of_another_package_that_is_broken_is_named_and_a_name_of_ours_is_not_taken_over(tmp_path, monkeypatch):
+    entries = "[d2r.parts]\nbroken = other_package:nothing\nplain = other_package:plain\npart = other_package:plain\n"
+    plugin(tmp_path, "other_package", entries, "def plain(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = Registry("parts", {"part": Part})
+    with pytest.raises(SpecError, match="'broken' of other_package:nothing cannot be loaded"):
+        parts.make("broken")
+    with pytest.raises(SpecError, match="other_package:plain is no dataclass"):
+        parts.make("plain")
+    assert parts.make("part") == Part()
+    with pytest.raises(SpecError, match="there are: broken, part, plain"):
+        parts.make("absent")

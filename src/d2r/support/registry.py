@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar, get_type_hints, runtime_checkable
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, Protocol, TypeVar, cast, get_type_hints, runtime_checkable
 
 from d2r.errors import UsageError
 
@@ -31,18 +33,40 @@ class Registry(Generic[Part]):
         kind: what the parts are, as the command line calls them ("regions", "features").
         parts: name to dataclass. Fields are ``int``, ``float`` or ``str`` and have defaults; a dataclass checks its
             own values in ``__post_init__`` and raises ``ValueError``.
+
+    Packages add parts of their own by an entry point of the group ``d2r.KIND``, whose name is the part's and whose
+    object is its dataclass; it is loaded when the name is first used. A name of :attr:`parts` cannot be taken over.
     """
 
     def __init__(self, kind: str, parts: Mapping[str, type[Part]]) -> None:
         self.kind = kind
         self.parts = dict(parts)
 
+    @cached_property
+    def added(self) -> dict[str, EntryPoint]:
+        """The entry points of other packages, by name."""
+        found = {one.name: one for one in entry_points(group=f"d2r.{self.kind}")}
+        return {name: one for name, one in found.items() if name not in self.parts}
+
+    def _part(self, name: str) -> type[Part]:
+        if name not in self.parts:
+            if name not in self.added:
+                there = ", ".join(sorted({*self.parts, *self.added}))
+                raise SpecError(f"{self.kind} {name!r} is not known; there are: {there}")
+            one = self.added[name]
+            try:
+                part: Any = one.load()
+            except Exception as error:  # of whatever kind: it is another package's code
+                raise SpecError(f"{self.kind} {name!r} of {one.value} cannot be loaded: {error}") from error
+            if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+                raise SpecError(f"{self.kind} {name!r}: {one.value} is no dataclass, whose fields are its options")
+            self.parts[name] = cast("type[Part]", part)
+        return self.parts[name]
+
     def make(self, spec: str) -> Part:
         """Return the part that ``spec`` describes; :class:`SpecError` when it describes none."""
         name, _, options = spec.strip().partition(":")
-        if name not in self.parts:
-            raise SpecError(f"{self.kind} {name!r} is not known; there are: {', '.join(sorted(self.parts))}")
-        part = self.parts[name]
+        part = self._part(name)
         hints = get_type_hints(part)
         fields = {field.name: hints[field.name] for field in dataclasses.fields(part)}  # type: ignore[arg-type]
         values: dict[str, Any] = {}
