@@ -1,4 +1,4 @@
-"""The command about detectors: judge one."""
+"""Commands that measure: evaluate, evaluate-detector, reproduce."""
 
 from __future__ import annotations
 

@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.errors import D2RError
-from d2r.support.files import display_path, replacing
+from d2r.support.files import CATALOGUE, display_path, is_index, replacing
 
 FORMAT = 6
 """Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""
 
 _BEFORE = 5  # is read as it is, with nothing missing, and becomes FORMAT when it is opened for writing
 _APPLICATION_ID = 0x44325249  # "D2RI"
-_FILE = "catalogue.sqlite"
 _ENCODING = sys.getfilesystemencoding()  # os.fsdecode asks for it each time, which a thousand rows feel
 _Item = TypeVar("_Item")
 
@@ -148,7 +147,7 @@ class Catalogue:
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
         self.folder = folder
-        file = folder / _FILE
+        file = folder / CATALOGUE
         if not file.is_file():
             raise StoreError(f"{folder}: not an index; make one with `d2r index PHOTOS --out {folder}`")
         self._lock = threading.RLock()
@@ -167,7 +166,7 @@ class Catalogue:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Say whether there is an index in a folder."""
-        return (folder / _FILE).is_file()
+        return is_index(folder)
 
     @staticmethod
     def create(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -177,7 +176,7 @@ class Catalogue:
             StoreError: the folder holds something else, or cannot be made.
         """
         Catalogue.make_room(folder)
-        with replacing(folder / _FILE) as part:
+        with replacing(folder / CATALOGUE) as part:
             connection = sqlite3.connect(part, isolation_level=None)
             try:
                 connection.executescript(_SCHEMA)
@@ -213,7 +212,7 @@ class Catalogue:
         application = self._value("PRAGMA application_id")
         version = self._value("PRAGMA user_version")
         if application != _APPLICATION_ID:
-            raise StoreError(f"{self.folder}: not an index; {_FILE} belongs to another program")
+            raise StoreError(f"{self.folder}: not an index; {CATALOGUE} belongs to another program")
         if version not in (_BEFORE, FORMAT):
             age = "a newer" if version > FORMAT else "an older"
             todo = "upgrade d2r to read it" if version > FORMAT else "index the photos again into a new folder"
@@ -433,10 +432,10 @@ class Catalogue:
             with self.transaction(write=False):
                 return self._check()
         except (sqlite3.DatabaseError, StoreError) as error:
-            return [f"{_FILE}: damaged ({error})"]
+            return [f"{CATALOGUE}: damaged ({error})"]
 
     def _check(self) -> list[str]:
-        problems = [f"{_FILE}: {row[0]}" for row in self._all("PRAGMA integrity_check") if row[0] != "ok"]
+        problems = [f"{CATALOGUE}: {row[0]}" for row in self._all("PRAGMA integrity_check") if row[0] != "ok"]
         for table, columns in (
             ("settings", "key, value"),
             ("segments", _SEGMENT_COLUMNS),
@@ -444,7 +443,7 @@ class Catalogue:
         ):
             rows = self.connection.execute(f"SELECT {columns}, crc FROM {table}")
             problems += [
-                f"{_FILE}: a row of {table} is not what was written ({row[0]!r})"
+                f"{CATALOGUE}: a row of {table} is not what was written ({row[0]!r})"
                 for row in rows
                 if _crc(row[:-1] if table != "pictures" else _told(row[:-1])) != row[-1]
             ]
@@ -455,14 +454,16 @@ class Catalogue:
             ") ON segment = id AND slot BETWEEN 0 AND slots - 1 GROUP BY id"
         ):
             if not slots == used == different:
-                problems.append(f"{_FILE}: segment {segment} of {slots} slots has {used} uses of {different} of them")
+                problems.append(
+                    f"{CATALOGUE}: segment {segment} of {slots} slots has {used} uses of {different} of them"
+                )
         strays = (
             "SELECT count(*) FROM (SELECT segment, slot FROM pictures WHERE segment IS NOT NULL"
             " UNION ALL SELECT segment, slot FROM dead) LEFT JOIN segments ON segment = id"
             " WHERE id IS NULL OR slot IS NULL OR slot NOT BETWEEN 0 AND slots - 1"
         )
         if self._value(strays):
-            problems.append(f"{_FILE}: it names slots that no segment has")
+            problems.append(f"{CATALOGUE}: it names slots that no segment has")
         return problems
 
     def _places(self, paths: Sequence[str]) -> dict[str, tuple[int | None, int | None]]:
