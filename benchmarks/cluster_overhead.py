@@ -28,6 +28,7 @@ from d2r.engine import Engine
 from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.indexing.entry import prepare_worker
+from d2r.options import SearchOptions
 from d2r.sources import find_pictures
 from d2r.support.processes import default_workers
 from d2r.verify.points import make_points
@@ -135,7 +136,7 @@ def timed(engine: Engine, queries: list[Description], verify: int) -> dict[str, 
     found: dict[str, list[float]] = {"search": [], "verify": [], "all": []}
     for query in queries:
         started = time.perf_counter()
-        answer = engine.search_described(query, top=10, verify=verify, expand=0)
+        answer = engine.search_described(query, SearchOptions(top=10, verify=verify, expand=0))
         found["all"].append(1000 * (time.perf_counter() - started))
         for stage, seconds in answer.seconds.items():
             found[stage].append(1000 * seconds)
@@ -146,7 +147,11 @@ def together(engine: Engine, queries: list[Description], verify: int, at_once: i
     """Return the queries a second, when several come at once."""
     started = time.perf_counter()
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda query: engine.search_described(query, top=10, verify=verify, expand=0), queries))
+        list(
+            pool.map(
+                lambda query: engine.search_described(query, SearchOptions(top=10, verify=verify, expand=0)), queries
+            )
+        )
     return len(queries) / (time.perf_counter() - started)
 
 

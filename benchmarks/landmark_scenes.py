@@ -29,6 +29,7 @@ from d2r.evaluate.revisited import Relevance
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
 from d2r.images import read_image
 from d2r.indexing.entry import Recipe
+from d2r.search import Verified
 from d2r.support.processes import default_workers
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     benchmark = planted(options.scenes, options.labels)
     rows: list[Row] = []
     codebook: Codebook | None = None
-    inliers: dict[tuple[int, int], int] = {}
+    verified: list[dict[int, Verified]] = [{} for _ in benchmark.queries]
     for regions in ["whole", *options.regions]:
         recipe = Recipe(regions, "rootsift", MAX_SIDE, VERIFY_FEATURES)
         method = "asmk*" if regions == "whole" else "r-asmk*"
@@ -53,16 +54,16 @@ def main() -> None:
         described = extract(benchmark, recipe, options.cache, max_pixels=MAX_PIXELS, **run)
         file = codebook_file(benchmark, described, setup, options.cache, codebook, quiet)
         codebook = Codebook.load(file)
-        rows += [replace(row, regions=regions) for row in compare(benchmark, described, setup, file, inliers, **run)]
+        rows += [replace(row, regions=regions) for row in compare(benchmark, described, setup, file, verified, **run)]
     print(f"{len(benchmark.database):,} scenes, {len(benchmark.queries)} queries, {options.words:,} words\n")
     print("| regions | regions a picture | bytes a picture | mAP | change | verified | change |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    grid = {row.verified: row for row in rows if row.regions == options.regions[0]}
+    grid = {row.stage: row for row in rows if row.regions == options.regions[0]}
     for row in rows:
-        if row.verified:
+        if row.stage == "verified":
             continue
-        pair = (row, next(one for one in rows if one.verified and one.regions == row.regions))
-        cells = [f"{one.scores['all'].map:.1%} | {difference(one, grid[one.verified])}" for one in pair]
+        pair = (row, next(one for one in rows if one.stage == "verified" and one.regions == row.regions))
+        cells = [f"{one.scores['all'].map:.1%} | {difference(one, grid[one.stage])}" for one in pair]
         print(f"| {row.regions} | {row.regions_per_picture:.1f} | {row.bytes_per_picture:,.0f} | {' | '.join(cells)} |")
 
 

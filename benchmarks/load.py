@@ -31,6 +31,7 @@ import httpx
 import numpy as np
 
 from d2r.engine import Engine
+from d2r.options import SearchOptions
 
 _SAMPLE_S = 5.0  # between two looks at the memory
 _PATIENCE_S = 300.0  # for one answer: longer than the queue of a service that works
@@ -109,7 +110,7 @@ def engine_size(index: Path) -> int:
 
 def told(engine: Engine, query: Path, given: argparse.Namespace) -> list[tuple[float, int | None]]:
     """Return score and inliers of each result of a search in this process."""
-    answer = engine.search(query, top=given.top, verify=given.verify)
+    answer = engine.search(query, SearchOptions(top=given.top, verify=given.verify))
     return [(result.score, result.inliers) for result in answer.results]
 
 

@@ -22,9 +22,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, track
 from rich.table import Table
 
-from d2r.engine import Engine, codebook_from
+from d2r.engine import Engine
 from d2r.evaluate.metrics import mean_average_precision, paired_bootstrap
 from d2r.evaluate.revisited import Relevance
+from d2r.indexing.codebook import codebook_from
+from d2r.options import SearchOptions
 
 ROWS = (("ASMK*", "whole", 0), ("R-ASMK*, RMAC 1-2", "rmac:levels=2", 0), ("+ verification", "rmac:levels=2", 100))
 
@@ -111,7 +113,9 @@ def _rankings(engine: Engine, paths: list[Path], queries: int, verify: int, titl
     rankings = []
     for query in track(range(queries), description=title):
         # One more than are verified, because the query itself is found and does not count.
-        answer = engine.search(paths[query], top=len(paths), verify=verify + 1 if verify else 0, expand=0)
+        answer = engine.search(
+            paths[query], SearchOptions(top=len(paths), verify=verify + 1 if verify else 0, expand=0)
+        )
         rankings.append(np.array([rows[result.path] for result in answer.results]))
     return rankings
 

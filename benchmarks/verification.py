@@ -26,14 +26,14 @@ from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.boxes import iou
 from d2r.datasets.ground_truth import load_set
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
-from d2r.engine import codebook_from
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extract
 from d2r.evaluate.methods import invert, scores
 from d2r.evaluate.metrics import mean_average_precision, paired_bootstrap
 from d2r.evaluate.run import Setup, codebook_file
 from d2r.features.base import Features
-from d2r.indexing.entry import Recipe, read_description, verification_features
+from d2r.indexing.codebook import codebook_from
+from d2r.indexing.entry import Recipe, read_description, verified_rows
 from d2r.support.processes import default_workers
 from d2r.verify.localise import bounding_box, found_box
 from d2r.verify.points import Points, make_points
@@ -153,7 +153,8 @@ def by_descriptors(extraction: Extraction, stored: list[Stored], book: Codebook,
 def whole_features(file: Path | None) -> Features:
     if file is None:
         return Features.empty(128)
-    return verification_features(read_description(file), VERIFY_FEATURES)
+    description = read_description(file)
+    return description.features.take(verified_rows(description, VERIFY_FEATURES))
 
 
 def ransac(query: Features, other: Features, threshold: float) -> int:

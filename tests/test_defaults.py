@@ -8,11 +8,11 @@ import pytest
 
 import d2r.cli.plan
 import d2r.pair
-from d2r import defaults, engine, images
+from d2r import defaults, engine, images, options
 from d2r.cli import collection, evaluate, groups, search, serve
 from d2r.cli import inspect as look
 from d2r.cluster import plan
-from d2r.serve import client
+from d2r.indexing import codebook
 from d2r.serve.settings import Limits
 
 GIVEN = {
@@ -34,15 +34,14 @@ GIVEN = {
         (engine.Engine.create, ["regions", "features", "max_side", "verify_features"]),
         (engine.Engine.sync, ["max_pixels"]),
         (engine.Engine.add, ["max_pixels"]),
-        (engine.Engine.search, ["top", "verify", "expand", "max_pixels"]),
-        (engine.Engine.search_described, ["top", "verify", "expand"]),
-        (engine.learn_codebook, ["regions", "features", "max_side", "max_pixels"]),
+        (engine.Engine.search, ["max_pixels"]),
+        (options.SearchOptions, ["top", "verify", "expand"]),
+        (codebook.learn_codebook, ["regions", "features", "max_side", "max_pixels"]),
         (images.read_image, ["max_pixels"]),
-        (client.Client.search, ["top", "verify", "expand"]),
         (collection.index_photos, ["max_pixels"]),
         (search.search, ["top", "verify", "expand", "max_pixels"]),
         (collection.codebook, ["regions", "features", "max_pixels"]),
-        (evaluate.evaluate_methods, ["regions", "features", "verify", "max_pixels"]),
+        (evaluate.evaluate_methods, ["regions", "features", "verify", "expand", "max_pixels"]),
         (evaluate.reproduce_experiment, ["features", "max_pixels"]),
         (evaluate.evaluate_detector, ["regions", "max_pixels"]),
         (groups.group, ["least", "max_pixels"]),

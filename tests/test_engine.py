@@ -14,11 +14,14 @@ from d2r.asmk.codebook import CodebookError, Origin, train_codebook
 from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes, pool_codes
 from d2r.boxes import BoxError, iou
 from d2r.describe import describe, describe_query
-from d2r.engine import Engine, codebook_from, learn_codebook
+from d2r.engine import Engine
+from d2r.errors import UsageError
 from d2r.expand import inside, join
 from d2r.features import RootSIFT, make_extractor
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
+from d2r.indexing.codebook import codebook_from, learn_codebook
+from d2r.options import SearchOptions
 from d2r.regions import Whole, make_selector
 from d2r.sources import picture_job
 from d2r.support.files import display_path
@@ -47,7 +50,7 @@ def flat(path):
 
 def test_the_views_of_one_building_are_found_first(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        answer = engine.search(photo_folder / "pagoda-1.jpg", top=3)
+        answer = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=3))
     assert names(answer)[0] == "pagoda-1.jpg"
     assert set(names(answer)) == {"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"}
     assert all(result.inliers >= 8 for result in answer.results)
@@ -56,7 +59,7 @@ def test_the_views_of_one_building_are_found_first(built_index, photo_folder):
 
 def test_a_picture_itself_has_the_highest_score_and_all_its_points_agree(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        best = engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0]
+        best = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=1)).results[0]
     assert Path(best.path).name == "pagoda-0.jpg"
     np.testing.assert_allclose(best.transform, [[1, 0, 0], [0, 1, 0]], atol=0.02)
     np.testing.assert_allclose(best.query_points, best.points, atol=0.5)
@@ -66,7 +69,7 @@ def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, 
     picture = read_image(photo_folder / "pagoda-0.jpg")
     box = (60, 40, 300, 220)
     with Engine.open(built_index) as engine:
-        answer = engine.search(picture, box=box, top=3)
+        answer = engine.search(picture, SearchOptions(top=3), box=box)
     for result in answer.results:
         assert (result.query_points >= [60, 40]).all()
         assert (result.query_points <= [300, 220]).all()
@@ -77,7 +80,7 @@ def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, 
 
 def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        results = engine.search(photo_folder / "pagoda-0.jpg", box=(60, 40, 300, 220), top=4).results
+        results = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=4), box=(60, 40, 300, 220)).results
     assert Path(results[0].path).name == "pagoda-0.jpg"
     assert iou([results[0].found], [(60, 40, 300, 220)])[0, 0] > 0.9
     for result in results[:3]:
@@ -89,7 +92,7 @@ def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder
 
 def test_without_verification_results_are_ranked_by_score_and_have_no_inliers(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=0)
+        answer = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, verify=0))
     scores = [result.score for result in answer.results]
     assert scores == sorted(scores, reverse=True)
     assert {result.inliers for result in answer.results} == {None}
@@ -97,7 +100,7 @@ def test_without_verification_results_are_ranked_by_score_and_have_no_inliers(bu
 
 def test_verified_results_come_first_sorted_by_inliers_then_score(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=4, expand=0)
+        answer = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, verify=4, expand=0))
     keys = [(result.inliers, result.score) for result in answer.results[:4]]
     assert keys == sorted(keys, reverse=True)
     assert all(result.inliers is None for result in answer.results[4:])
@@ -115,14 +118,14 @@ def test_a_picture_that_goes_while_others_are_verified_is_no_result(engine, coll
                 engine.compact()
         return False
 
-    answer = engine.search_described(query, top=3, stopped=remove_one)
+    answer = engine.search_described(query, SearchOptions(top=3), stopped=remove_one)
     assert names(answer)[:2] == ["pagoda-1.jpg", "pagoda-2.jpg"]
     assert "pagoda-0.jpg" not in names(answer)
 
 
 def test_a_picture_scores_with_all_its_regions_what_it_is_found_with(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        answer = engine.search(photo_folder / "pagoda-1.jpg", top=10, verify=0)
+        answer = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, verify=0))
         extractor = make_extractor(engine.recipe.features)
         for result in answer.results[:4]:
             picture = describe(read_image(result.path), make_selector(engine.recipe.regions), extractor, max_side=1024)
@@ -135,7 +138,7 @@ def test_a_picture_scores_with_all_its_regions_what_it_is_found_with(built_index
 
 def test_results_carry_the_regions_that_were_described(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        result = engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0]
+        result = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=1)).results[0]
     assert result.boxes[0].tolist() == [0, 0, result.width, result.height]
     assert len(result.boxes) == len(result.box_scores) > 1
 
@@ -178,7 +181,7 @@ def test_syncing_adds_what_is_new_hides_what_is_gone_and_describes_what_changed_
     assert (report.added, report.changed, report.missing, report.unchanged) == (1, 1, 1, 8)
     assert {Path(path).name for path in paths(engine)} >= {"new.JPEG", "pagoda-1.jpg", "pagoda-2.jpg"}
     assert {row.path: row for row in engine.index.pictures() if "other" in row.path} == kept
-    answer = engine.search(collection / "pagoda-1.jpg", top=10)
+    answer = engine.search(collection / "pagoda-1.jpg", SearchOptions(top=10))
     assert len(answer.results) == len(set(names(answer)))
     assert set(names(answer)[:2]) == {"new.JPEG", "pagoda-1.jpg"}
 
@@ -202,7 +205,7 @@ def test_an_updated_index_answers_as_a_fresh_one_with_the_same_words(engine, col
     ) as fresh:
         fresh.sync(collection, workers=0)
         for query in ("new.jpg", "pagoda-2.jpg"):
-            one, other = (each.search(collection / query, top=20, verify=0) for each in (engine, fresh))
+            one, other = (each.search(collection / query, SearchOptions(top=20, verify=0)) for each in (engine, fresh))
             assert {(r.path, r.score) for r in one.results} == {(r.path, r.score) for r in other.results}
 
 
@@ -231,7 +234,7 @@ def test_a_picture_that_breaks_later_is_skipped_and_no_longer_found(engine, coll
     (collection / "pagoda-2.jpg").write_bytes(b"\xff\xd8\xff broken")
     report = engine.sync(collection, workers=0)
     assert [Path(path).name for path, _ in report.skipped] == ["pagoda-2.jpg"]
-    assert "pagoda-2.jpg" not in names(engine.search(collection / "pagoda-1.jpg", top=10))
+    assert "pagoda-2.jpg" not in names(engine.search(collection / "pagoda-1.jpg", SearchOptions(top=10)))
 
 
 def test_a_picture_above_the_pixel_limit_is_skipped_until_the_limit_is_raised(engine, collection):
@@ -247,7 +250,7 @@ def test_a_picture_without_texture_is_reported_and_harmless(engine, collection):
     assert report.empty == [str(collection / "flat.png")]
     assert report.added == 1
     assert engine.index.picture(str(collection / "flat.png")).words == 0
-    assert "flat.png" not in names(engine.search(collection / "pagoda-1.jpg", top=20))
+    assert "flat.png" not in names(engine.search(collection / "pagoda-1.jpg", SearchOptions(top=20)))
     assert engine.sync(collection, workers=0).unchanged == 11
 
 
@@ -300,7 +303,10 @@ def test_pictures_whose_folder_the_walk_could_not_list_are_kept(engine, collecti
 def test_removing_pictures_and_folders(engine, collection):
     assert engine.remove([collection / "deep", collection / "pagoda-0.jpg"]) == 8
     assert {Path(path).name for path in paths(engine)} == {"pagoda-1.jpg", "pagoda-2.jpg"}
-    assert set(names(engine.search(collection / "pagoda-0.jpg", top=10))) == {"pagoda-1.jpg", "pagoda-2.jpg"}
+    assert set(names(engine.search(collection / "pagoda-0.jpg", SearchOptions(top=10)))) == {
+        "pagoda-1.jpg",
+        "pagoda-2.jpg",
+    }
 
 
 def test_removing_an_unknown_path_removes_nothing(engine, collection):
@@ -332,7 +338,7 @@ def test_names_that_are_not_utf8_or_very_long_are_indexed_and_found(engine, coll
     for path in (odd, long):
         shutil.copy(collection / "pagoda-1.jpg", path)
     assert engine.sync(collection, workers=0).added == 2
-    found = [result.path for result in engine.search(odd, top=3).results]
+    found = [result.path for result in engine.search(odd, SearchOptions(top=3)).results]
     assert set(found) == {str(odd), str(long), str(collection / "pagoda-1.jpg")}
     assert engine.remove([odd, long]) == 2
 
@@ -415,7 +421,7 @@ def test_an_index_made_anew_at_the_same_place_uses_its_own_words(collection, tmp
         shutil.rmtree(tmp_path / "again.index", ignore_errors=True)
         with Engine.create(tmp_path / "again.index", words=words, regions="whole", features="rootsift") as engine:
             engine.sync(collection, workers=0)
-            best = engine.search(collection / "pagoda-0.jpg", top=1, verify=0).results[0]
+            best = engine.search(collection / "pagoda-0.jpg", SearchOptions(top=1, verify=0)).results[0]
             assert best.score > 0.9
 
 
@@ -424,7 +430,7 @@ def test_words_of_an_index_can_be_reused(built_index, tmp_path, collection):
         report = engine.sync(collection, workers=0)
         assert report.words_learned == 0
         assert engine.index.size().words == 128
-        assert set(names(engine.search(collection / "pagoda-0.jpg", top=3))) == {
+        assert set(names(engine.search(collection / "pagoda-0.jpg", SearchOptions(top=3)))) == {
             "pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg",
         }  # fmt: skip
 
@@ -500,15 +506,15 @@ def test_only_the_time_of_a_file_changed_while_others_were_added(engine, collect
     report = engine.sync(collection, workers=0)
     assert (report.added, report.changed, report.missing) == (1, 0, 0)
     assert engine.check() == []
-    assert engine.search(pictures[1], verify=0).results[0].path == os.fspath(pictures[1])
+    assert engine.search(pictures[1], SearchOptions(verify=0)).results[0].path == os.fspath(pictures[1])
     again = engine.sync(collection, workers=0)
     assert (again.added, again.changed, again.unchanged) == (0, 0, report.unchanged + 1)
 
 
 def test_an_expanded_query_finds_what_the_query_finds_and_orders_by_score_and_inliers(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        plain = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=0)
-        expanded = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=2)
+        plain = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, expand=0))
+        expanded = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, expand=2))
     assert set(names(expanded)[:3]) == {"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"}
     assert set(expanded.seconds) == {"describe", "search", "verify", "expand"}
     keys = [result.score * (1 + 0.2 * (result.inliers or 0)) for result in expanded.results]
@@ -523,7 +529,7 @@ def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_inde
     with Engine.open(built_index) as engine:
         extractor = make_extractor(engine.recipe.features)
         query = describe_query(read_image(photo_folder / "pagoda-1.jpg"), box, extractor, max_side=1024)
-        best = engine.search_described(query, top=2, expand=0).results
+        best = engine.search_described(query, SearchOptions(top=2, expand=0)).results
         parts = []
         for result in best:
             picture = describe(read_image(result.path), Whole(), extractor, max_side=1024).features
@@ -534,14 +540,17 @@ def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_inde
         own = aggregate(assign(engine.index.codebook, query.features.descriptors), KERNELS["r-asmk*"])
         joined = join(own, parts)
         expected = {hit.picture.id: hit.score for hit in engine.index.search(joined, 10)}
-        for result in engine.search_described(query, top=10, expand=2).results:
+        for result in engine.search_described(query, SearchOptions(top=10, expand=2)).results:
             assert result.score == pytest.approx(expected[result.id], abs=1e-6)
 
 
 def test_a_query_that_nothing_confirms_is_answered_as_without_expansion(built_index, photo_folder):
     with Engine.open(built_index) as engine:
         picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-        plain, expanded = engine.search(picture, top=10, expand=0), engine.search(picture, top=10, diffuse=True)
+        plain, expanded = (
+            engine.search(picture, SearchOptions(top=10, expand=0)),
+            engine.search(picture, SearchOptions(top=10, diffuse=True)),
+        )
     assert [(result.id, result.score) for result in plain.results] == [
         (result.id, result.score) for result in expanded.results
     ]
@@ -549,8 +558,8 @@ def test_a_query_that_nothing_confirms_is_answered_as_without_expansion(built_in
 
 def test_diffusion_keeps_the_confirmed_first_and_all_results(built_index, photo_folder):
     with Engine.open(built_index) as engine:
-        expanded = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=2)
-        diffused = engine.search(photo_folder / "pagoda-1.jpg", top=10, expand=2, diffuse=True)
+        expanded = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, expand=2))
+        diffused = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=10, expand=2, diffuse=True))
     assert set(names(diffused)[:3]) == {"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg"}
     assert {(result.id, result.score) for result in diffused.results} == {
         (result.id, result.score) for result in expanded.results
@@ -561,8 +570,8 @@ def test_a_query_may_have_regions_too(built_index, photo_folder):
     picture = read_image(photo_folder / "pagoda-0.jpg")
     with Engine.open(built_index) as engine:
         engine.recipe = replace(engine.recipe, regions="rmac:levels=1")
-        answer = engine.search(picture, box=(60, 40, 300, 220), top=3, query_regions=True)
-        plain = engine.search(picture, box=(60, 40, 300, 220), top=3)
+        answer = engine.search(picture, SearchOptions(top=3, query_regions=True), box=(60, 40, 300, 220))
+        plain = engine.search(picture, SearchOptions(top=3), box=(60, 40, 300, 220))
     assert len(answer.query.boxes) == 3
     assert {result.id for result in answer.results} == {result.id for result in plain.results}
     assert {result.id: result.inliers for result in answer.results} == {
@@ -572,10 +581,12 @@ def test_a_query_may_have_regions_too(built_index, photo_folder):
     assert [result.score for result in answer.results] != [result.score for result in plain.results]
 
 
-@pytest.mark.parametrize("options", [{"expand": -1}, {"diffuse": True, "verify": 0}, {"diffuse": True, "expand": 0}])
-def test_expansion_without_what_it_starts_from_is_refused(built_index, photo_folder, options):
-    with Engine.open(built_index) as engine, pytest.raises(ValueError, match="must be"):
-        engine.search(photo_folder / "pagoda-1.jpg", **options)
+@pytest.mark.parametrize(
+    "options", [{"top": 0}, {"expand": -1}, {"diffuse": True, "verify": 0}, {"diffuse": True, "expand": 0}]
+)
+def test_a_search_that_cannot_be_is_refused(options):
+    with pytest.raises(UsageError, match="must be"):
+        SearchOptions(**options)
 
 
 def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engine):
@@ -586,7 +597,7 @@ def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engi
     for picture, hits in engine.pairs(3):
         for hit in hits:
             first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-            if engine._match(engine.index.points(first), second)[0].transform is not None:
+            if engine.ranker.compare(engine.index.points(first), second).transform is not None:
                 expected.add((first.id, second.id))
     assert set(pairs) == expected
 
@@ -642,7 +653,9 @@ def test_words_that_the_features_are_too_few_for_are_fewer(photo_folder, tmp_pat
     with Engine.create(tmp_path / "x.index", words=65536, regions="whole", features="rootsift:top=40") as engine:
         report = engine.sync(photo_folder, workers=0)
         assert report.words_learned == engine.index.codebook.words == 16  # of 400 features at most
-        assert engine.search(photo_folder / "pagoda-0.jpg", top=1).results[0].path.endswith("pagoda-0.jpg")
+        assert (
+            engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=1)).results[0].path.endswith("pagoda-0.jpg")
+        )
 
 
 def test_damage_that_verification_comes_upon_is_named(engine, collection):

@@ -47,7 +47,7 @@ def test_an_index_is_opened_or_made_searched_and_its_answer_goes_through_json_an
     options = {"regions": "whole", "features": "rootsift:top=300", "words": 64}
     with d2r.open(tmp_path / "new.index", create=True, **options) as engine:
         engine.sync(photo_folder, workers=0)
-        answer = engine.search(query, box=(60, 40, 300, 900), top=3)
+        answer = engine.search(query, d2r.SearchOptions(top=3), box=(60, 40, 300, 900))
     with d2r.open(tmp_path / "new.index", create=True) as engine:
         assert engine.recipe.features == "rootsift:top=300"
     assert [result.path for result in answer] == [result.path for result in answer.results]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,24 +40,28 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import Codebook, load_codebook
 from d2r.asmk.codes import LocalCodes
-from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, assign, first_regions, local_codes, pool_codes
+from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, assign, first_regions, local_codes
 from d2r.defaults import EXPAND, VERIFY
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.extraction import Extraction, extract, map_pictures
 from d2r.evaluate.methods import Inverted, invert, sums_by_distance
 from d2r.evaluate.metrics import mean_average_precision
-from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
-from d2r.expand import DIFFUSED, LEAST, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
+from d2r.evaluate.ranker import picture_rows
+from d2r.evaluate.run import KS, Row, Setup, codebook_file, ignored_pictures
+from d2r.expand import MIN_PARTS_WITH_WORD, inside, join, sign_sums, similarities
 from d2r.features import make_extractor, pinned_spec
 from d2r.images import decode_image
+from d2r.index import PictureRow
 from d2r.indexing.entry import Progress, Recipe, prepare_worker, read_description, verified_rows, write_description
+from d2r.options import SearchOptions
 from d2r.regions import make_selector
 from d2r.regions import pinned_spec as pinned_regions
+from d2r.search import Candidate, Query, Ranking, Verified, compare, parts_inside, search, whole_features
 from d2r.support.files import display_path, read_bytes
 from d2r.support.processes import WorkerDied, map_in_processes
 from d2r.verify.points import Points, make_points
-from d2r.verify.verify import NEAREST, Verification, threshold_for, verify
+from d2r.verify.verify import NEAREST
 
 _KERNEL = KERNELS["r-asmk*"]
 _PLAIN = Pooling()
@@ -75,13 +79,11 @@ class Variant:
         weigh: the selectivity; None is the cube of positive products.
         deviations: learn a threshold of each word, see :func:`benchmarks.ablation.variants.learned_thresholds`.
         between: burstiness between pictures, see :func:`benchmarks.ablation.variants.weighed_scores`.
-        verified: sort the best by agreeing points.
-        expansion: search again with what the first search found.
+        verified: sort the best by inliers.
+        expansion: search again with what the first search confirms, joined in one of these ways ("none": the query as
+            it was, so that only the order is that of expanded queries).
         augmented: neighbours that join each picture of the database.
-        diffused: so many of the best are reordered by diffusion.
-        whole: diffusion is on the graph of the whole database, made beforehand, in place of the best.
-        share: see :data:`d2r.expand.SHARE`.
-        both: the order is that of :func:`d2r.expand.by_both` in place of (inliers, score).
+        diffuse: re-rank by diffusion from the confirmed results.
         look: pictures are compared by global descriptors, in place of R-ASMK* or together with it.
     """
 
@@ -93,22 +95,24 @@ class Variant:
     deviations: float | None = None
     between: float = 0.0
     verified: bool = True
-    expansion: Literal["average", "alpha", "whole", "hamming", "regions", "join"] | None = None
+    expansion: Literal["none", "average", "alpha", "whole", "hamming", "regions", "join"] | None = None
     augmented: int = 0
-    diffused: int = 0
-    whole: bool = False
-    share: float = SHARE
-    both: bool = False
+    diffuse: bool = False
     look: Look | None = None
+
+    @property
+    def options(self) -> SearchOptions:
+        """What a search of this variant does, but that it returns every picture."""
+        expand = EXPAND if self.expansion is not None else 0
+        return SearchOptions(verify=VERIFY if self.verified else 0, expand=expand, diffuse=self.diffuse)
 
 
 _CUBE = power(_KERNEL.alpha)
-_EVERY = 1 << 62
 
 VARIANTS: tuple[Variant, ...] = (
     Variant("r-asmk*"),
     Variant("r-asmk*, not verified", verified=False),
-    Variant("ordered by score (1 + inliers / 5)", both=True),
+    Variant("ordered by score (1 + inliers / 5)", expansion="none"),
     Variant("regions weighed by detector score", pooling=Pooling(by_score=True)),
     Variant("query regions (symmetric R-AMK)", regions=True),
     Variant("query regions, weighed by score", regions=True, pooling=Pooling(by_score=True)),
@@ -129,16 +133,13 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("Hamming query expansion", expansion="hamming"),
     Variant("verified features as regions", expansion="regions"),
     Variant("join of whole results", expansion="whole"),
-    Variant("join", expansion="join"),
     Variant("database augmentation, 5", augmented=5),
-    Variant("diffusion, best 300", diffused=DIFFUSED),
-    Variant("diffusion, whole graph", diffused=_EVERY, whole=True),
-    Variant("diffusion alone, whole graph", diffused=_EVERY, whole=True, share=1000.0, both=True),
-    Variant("join, both", expansion="join", both=True),
-    Variant("join, both, diffusion", expansion="join", both=True, diffused=DIFFUSED),
-    Variant("join, both, query regions", expansion="join", both=True, regions=True),
-    Variant("join, both, float query", expansion="join", both=True, floats=True, weigh=_CUBE),
-    Variant("join, both, query regions, diffusion", expansion="join", both=True, regions=True, diffused=DIFFUSED),
+    Variant("diffusion", expansion="none", diffuse=True),
+    Variant("join", expansion="join"),
+    Variant("join, diffusion", expansion="join", diffuse=True),
+    Variant("join, query regions", expansion="join", regions=True),
+    Variant("join, float query", expansion="join", floats=True, weigh=_CUBE),
+    Variant("join, query regions, diffusion", expansion="join", regions=True, diffuse=True),
 )
 """The rows: the paper's configuration, what was tried, each alone, and the winners together."""
 
@@ -263,24 +264,24 @@ class _Ablation:
         kept: Sequence[_Kept],
         pooled: tuple[list[GlobalDescriptors], list[GlobalDescriptors]] | None,
     ) -> None:
-        self._benchmark, self._recipe, self._extraction, self._book = benchmark, recipe, extraction, book
-        self._queries, self._kept, self._pooled = queries, kept, pooled
+        self._benchmark, self._recipe, self._extraction, self.book = benchmark, recipe, extraction, book
+        self._queries, self.kept, self._pooled = queries, kept, pooled
+        self.rows = picture_rows([str(path) for path in benchmark.database], kept)
         self._assigned = [_assigned(book, query) for query in queries]
-        self._points = [
-            make_points(query.features.take(query.regions == 0), book, nearest=NEAREST) for query in queries
-        ]
-        self._verified: dict[tuple[int, int], tuple[Verification, float]] = {}
+        self._points = [make_points(whole_features(query), book, nearest=NEAREST) for query in queries]
+        # for each query, of each picture that was verified: how it agrees, and the seconds that took
+        self._verified: list[dict[int, tuple[Verified, float]]] = [{} for _ in queries]
         self._similarity: NDArray[np.float32] | None = None
         self._searches: dict[tuple[str, bool], GlobalSearch] = {}
 
     def row(self, variant: Variant) -> Row:
         """Rank every query's answers by a variant, and judge them."""
-        pictures = [one.signs[variant.pooling] for one in self._kept]
+        pictures = [one.signs[variant.pooling] for one in self.kept]
         if variant.augmented:
             pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
-        search = _Search(variant, invert([[one] for one in pictures], _KERNEL, self._book.words))
+        scorer = _Scorer(variant, invert([[one] for one in pictures], _KERNEL, self.book.words))
         look = variant.look
-        local = (len(pictures), search.database.descriptor_bytes)
+        local = (len(pictures), scorer.database.descriptor_bytes)
         if look is None:
             stored, regional = [local], True
         else:
@@ -289,7 +290,7 @@ class _Ablation:
             regional = look.regions or not look.alone
         rankings, times = [], []
         for query in range(len(self._queries)):
-            ranking, seconds = self._rank(variant, query, search, pictures)
+            ranking, seconds = self._search(variant, query, scorer, pictures)
             rankings.append(ranking)
             times.append(seconds)
         scores = {
@@ -299,61 +300,65 @@ class _Ablation:
         return Row(
             method=variant.name,
             regions=self._recipe.regions if regional else "whole",
-            words=self._book.words,
-            verified=variant.verified,
+            words=self.book.words,
+            stage="expanded" if variant.expansion else "verified" if variant.verified else "ranked",
             scores=scores,
-            regions_per_picture=float(np.mean([one.regions for one in self._kept])) if regional else 1.0,
+            regions_per_picture=float(np.mean([one.regions for one in self.kept])) if regional else 1.0,
             descriptors_per_picture=sum(count for count, _ in stored) / len(pictures),
             bytes_per_picture=sum(size for _, size in stored) / len(pictures),
             milliseconds=1000 * float(np.median(times)),
         )
 
-    def _rank(
-        self, variant: Variant, query: int, search: _Search, pictures: Sequence[Aggregated]
+    def _search(
+        self, variant: Variant, number: int, scorer: _Scorer, pictures: Sequence[Aggregated]
     ) -> tuple[NDArray[np.int64], float]:
         """Return the ranking of one query, and the seconds that it took."""
-        description = self._queries[query]
-        assigned = self._assigned[query] if variant.regions else first_regions(self._assigned[query], 1)
+        description = self._queries[number]
+        assigned = self._assigned[number] if variant.regions else first_regions(self._assigned[number], 1)
         pooled = pool(assigned, description.box_scores[: assigned.region_count], variant.pooling)
-        own = signs(pooled)
-        started = time.perf_counter()
-        scores = self._scores(variant, query, search, own, pooled if variant.floats else None)
-        looked: set[int] = set()
-        waited = 0.0  # verified here for the first time: counted as what it took, whichever variant needed it first
-        if variant.expansion is not None or variant.diffused:
-            first = self._judged(query, scores)[:VERIFY]
-            since = time.perf_counter()
-            counts = self._inliers(query, first)
-            waited += time.perf_counter() - since
-            looked |= set(first.tolist())
-            sure = first[np.argsort(-counts, kind="stable")][: int((counts >= SURE).sum())]
-            if not len(sure):  # nothing to join: it stays as it is
-                variant = replace(variant, expansion=None, diffused=0, both=False)
-            if variant.expansion is not None:
-                scores = search.scores(*self._expanded(variant, query, assigned, own, sure[:EXPAND], pictures, scores))
-            if variant.diffused:
-                scores = self._diffused(variant, query, scores, sure[:EXPAND], pictures)
-        ranking = self._judged(query, scores)
-        spent = time.perf_counter() - started - waited
-        if variant.verified:
-            head = ranking[:VERIFY]
-            counts = self._inliers(query, head)
-            key = by_both(scores[head], counts) if variant.both else counts
-            ranking = np.concatenate([head[np.argsort(-key, kind="stable")], ranking[VERIFY:]])
-            looked |= set(head.tolist())
-        return ranking, spent + sum(self._verified[query, picture][1] for picture in looked)
+        ranker = _VariantRanker(self, variant, number, scorer, pictures, assigned, pooled if variant.floats else None)
+        found = search(
+            ranker,
+            Query(description, signs(pooled), self._points[number]),
+            replace(variant.options, top=len(pictures)),
+            ignored=ignored_pictures(self._benchmark, number),
+        )
+        seconds = found.seconds["search"] + found.seconds.get("expand", 0.0) + ranker.verify_s
+        return np.array([one.picture.id for one in found.candidates], np.int64), seconds
 
-    def _scores(
-        self, variant: Variant, query: int, search: _Search, own: Aggregated, floats: Pooled | None
+    def scores(
+        self, variant: Variant, query: int, scorer: _Scorer, own: Aggregated, floats: Pooled | None
     ) -> NDArray[np.floating]:
-        """Return the similarity of a query to every picture, before anything is expanded."""
+        """Return the similarity of a query to every picture, (N,)."""
         if variant.look is None:
-            return search.scores(own, floats)
+            return scorer.scores(own, floats)
         seen = self._global(variant.look).scores(query)
         if variant.look.alone:
             return seen
-        local = search.scores(own, floats) * np.float32(max(len(own), 1) ** -0.5)
+        local = scorer.scores(own, floats) * np.float32(max(len(own), 1) ** -0.5)
         return mixed(local, seen, variant.look)
+
+    def verified(self, query: int, picture: int) -> tuple[Verified, float]:
+        """Return how a picture agrees with a query, and the seconds that it took whichever variant asked first."""
+        known = self._verified[query]
+        if picture not in known:
+            one = self.kept[picture]
+            started = time.perf_counter()
+            found = compare(
+                self._points[query], one.points, bits=self.book.dim, side=one.side, max_side=self._recipe.max_side
+            )
+            known[picture] = found, time.perf_counter() - started
+        return known[picture]
+
+    def features_inside(self, query: int, picture: int) -> Assigned:
+        """Return the features of a confirmed picture, with those of its regions, that lie where the query box is."""
+        file = self._extraction.files[picture]
+        transform = self.verified(query, picture)[0].transform
+        assert file is not None
+        assert transform is not None
+        features = read_description(file).features
+        x1, y1, x2, y2 = self._queries[query].boxes[0].tolist()
+        return assign(self.book, features.descriptors[inside(features.positions, transform, (x1, y1, x2, y2))])
 
     def _global(self, look: Look) -> GlobalSearch:
         assert self._pooled is not None
@@ -362,92 +367,79 @@ class _Ablation:
             self._searches[key] = GlobalSearch(look, *self._pooled)
         return self._searches[key]
 
-    def _judged(self, query: int, scores: NDArray[np.floating]) -> NDArray[np.int64]:
-        order = np.argsort(-scores, kind="stable")
-        return judged(self._benchmark, query, order[scores[order] != 0])
-
-    def _inliers(self, query: int, pictures: NDArray[np.int64]) -> NDArray[np.int64]:
-        for picture in pictures.tolist():
-            if (query, picture) not in self._verified:
-                one = self._kept[picture]
-                threshold = threshold_for(one.side, self._recipe.max_side)
-                started = time.perf_counter()
-                found = verify(self._points[query], one.points, bits=self._book.dim, threshold=threshold)
-                self._verified[query, picture] = found, time.perf_counter() - started
-        return np.array([self._verified[query, picture][0].inliers for picture in pictures.tolist()], np.int64)
-
-    def _expanded(
-        self,
-        variant: Variant,
-        query: int,
-        assigned: Assigned,
-        own: Aggregated,
-        sure: NDArray[np.int64],
-        pictures: Sequence[Aggregated],
-        scores: NDArray[np.floating],
-    ) -> tuple[Aggregated, Pooled | None]:
-        """Return the query joined with confirmed results, in the variant's way; and its floats where these count."""
-        results = [pictures[picture] for picture in sure]
-        if variant.expansion == "average":
-            return join(own, results, least=1), None
-        if variant.expansion == "whole":
-            return join(own, results), None
-        if variant.expansion == "alpha":
-            joined = alpha_expansion(own, results, scores[sure].tolist(), 0.5)
-            return signs(joined), joined
-        if variant.expansion == "join":
-            parts = []
-            for picture in sure.tolist():
-                kept = self._kept[picture]
-                parts.append(pool_codes(kept.local.take(self._inside(query, picture, kept.points.positions))))
-            floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), LEAST) if variant.floats else None
-            return join(own, parts), floats
-        found = [self._features_inside(query, picture) for picture in sure.tolist()]
-        if variant.expansion == "hamming":
-            return hamming_expansion(assigned, found), None
-        every = as_regions(assigned, found)
-        return signs(pool(every, np.ones(every.region_count, np.float32), variant.pooling)), None
-
-    def _inside(self, query: int, picture: int, positions: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Say which places in a confirmed picture, float32 (N, 2), lie where the query box is."""
-        transform = self._verified[query, picture][0].transform
-        assert transform is not None
-        x1, y1, x2, y2 = self._queries[query].boxes[0].tolist()
-        return inside(positions, transform, (x1, y1, x2, y2))
-
-    def _features_inside(self, query: int, picture: int) -> Assigned:
-        """Return the features of a confirmed picture, with those of its regions, that lie where the query box is."""
-        file = self._extraction.files[picture]
-        assert file is not None
-        features = read_description(file).features
-        return assign(self._book, features.descriptors[self._inside(query, picture, features.positions)])
-
-    def _diffused(
-        self,
-        variant: Variant,
-        query: int,
-        scores: NDArray[np.floating],
-        sure: NDArray[np.int64],
-        pictures: Sequence[Aggregated],
-    ) -> NDArray[np.float64]:
-        best = self._judged(query, scores)[: variant.diffused]
-        result = scores.astype(np.float64)
-        if not len(best):
-            return result
-        if variant.whole:
-            similarity = self._similarities()[np.ix_(best, best)]
-        else:
-            similarity = similarities([pictures[picture] for picture in best])
-        result[best] = spread(scores[best], np.isin(best, sure), similarity, variant.share)
-        return result
-
     def _similarities(self) -> NDArray[np.float32]:
         if self._similarity is None:
-            self._similarity = similarities([one.signs[_PLAIN] for one in self._kept])
+            self._similarity = similarities([one.signs[_PLAIN] for one in self.kept])
         return self._similarity
 
 
-class _Search:
+class _VariantRanker:
+    """The database of a variant, for one query (:class:`d2r.search.Ranker`).
+
+    Attributes:
+        verify_s: seconds that verification takes.
+    """
+
+    def __init__(
+        self,
+        table: _Ablation,
+        variant: Variant,
+        number: int,
+        scorer: _Scorer,
+        pictures: Sequence[Aggregated],
+        assigned: Assigned,
+        floats: Pooled | None,
+    ) -> None:
+        self._table, self._variant, self._number, self._scorer = table, variant, number, scorer
+        self._pictures, self._assigned, self._floats = pictures, assigned, floats
+        self.verify_s = 0.0
+
+    def rank(self, query: Query, top: int) -> Ranking:
+        scores = self._table.scores(self._variant, self._number, self._scorer, query.descriptor, self._floats)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] != 0][:top]
+        return Ranking([Candidate(self._table.rows[row], float(scores[row])) for row in order])
+
+    def verify(
+        self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
+    ) -> Sequence[Verified | None]:
+        found = [self._table.verified(self._number, picture.id) for picture in pictures]
+        self.verify_s += sum(seconds for _, seconds in found)
+        return [one for one, _ in found]
+
+    def expand(self, query: Query, confirmed: Sequence[Candidate]) -> Query:
+        if self._variant.expansion == "none":
+            return query
+        own, variant = query.descriptor, self._variant
+        numbers = [one.picture.id for one in confirmed]
+        results = [self._pictures[number] for number in numbers]
+        if variant.expansion == "average":
+            return replace(query, descriptor=join(own, results, least=1))
+        if variant.expansion == "whole":
+            return replace(query, descriptor=join(own, results))
+        if variant.expansion == "alpha":
+            joined = alpha_expansion(own, results, [one.score for one in confirmed], 0.5)
+            self._floats = joined
+            return replace(query, descriptor=signs(joined))
+        if variant.expansion == "join":
+            kept = [self._table.kept[number] for number in numbers]
+            parts = parts_inside(
+                query, [(a, b.points.positions, b.local) for a, b in zip(confirmed, kept, strict=True)]
+            )
+            if variant.floats:
+                self._floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), MIN_PARTS_WITH_WORD)
+            return replace(query, descriptor=join(own, parts))
+        found = [self._table.features_inside(self._number, number) for number in numbers]
+        if variant.expansion == "hamming":
+            return replace(query, descriptor=hamming_expansion(self._assigned, found))
+        every = as_regions(self._assigned, found)
+        return replace(query, descriptor=signs(pool(every, np.ones(every.region_count, np.float32), variant.pooling)))
+
+    def similarities(self, pictures: Sequence[PictureRow]) -> NDArray[np.float32]:
+        return similarities([self._pictures[picture.id] for picture in pictures])
+
+
+class _Scorer:
     """How a variant scores a database."""
 
     def __init__(self, variant: Variant, database: Inverted) -> None:

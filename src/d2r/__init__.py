@@ -20,12 +20,24 @@ if TYPE_CHECKING:
     from d2r.engine import Engine
     from d2r.engine import open_index as open
     from d2r.errors import D2RError
+    from d2r.options import SearchOptions
     from d2r.pair import match_pictures as match
     from d2r.results import Answer, Link, Result
 
     __version__: str
 
-__all__ = ["Answer", "Codebook", "D2RError", "Engine", "Link", "Result", "__version__", "match", "open"]
+__all__ = [
+    "Answer",
+    "Codebook",
+    "D2RError",
+    "Engine",
+    "Link",
+    "Result",
+    "SearchOptions",
+    "__version__",
+    "match",
+    "open",
+]
 
 _HOMES = {
     "Answer": ("d2r.results", "Answer"),
@@ -34,6 +46,7 @@ _HOMES = {
     "Engine": ("d2r.engine", "Engine"),
     "Link": ("d2r.results", "Link"),
     "Result": ("d2r.results", "Result"),
+    "SearchOptions": ("d2r.options", "SearchOptions"),
     "match": ("d2r.pair", "match_pictures"),
     "open": ("d2r.engine", "open_index"),
 }

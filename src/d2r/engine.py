@@ -2,74 +2,50 @@
 
 engine = Engine.create("holiday.index")
 engine.sync("holiday/")
-for result in engine.search("query.jpg", box=(40, 60, 320, 400)).results:
+for result in engine.search("query.jpg", box=(40, 60, 320, 400)):
     print(result.score, result.inliers, result.path)
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import time
-from array import array
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from d2r.asmk.codebook import Codebook, Origin, check_bits
-from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, assign, first_regions, pool_codes, similarity
+from d2r.asmk.codebook import Codebook, check_bits
+from d2r.asmk.kernels import KERNELS, aggregate, assign, first_regions, similarity
 from d2r.boxes import Box
-from d2r.defaults import EXPAND, FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, TOP, VERIFY, VERIFY_FEATURES
+from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, describe_query
-from d2r.errors import D2RError
-from d2r.expand import DIFFUSED, SURE, by_both, inside, join, similarities, spread
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
-from d2r.images import SUFFIXES, Picture, read_image
-from d2r.index import Hit, Index, Listing, PictureRow, RemovedError, StoreError, Writer
+from d2r.images import Picture, read_image
+from d2r.index import Hit, Index, PictureRow, RemovedError
 from d2r.index.ready import get_ready
-from d2r.indexing import fill as build
-from d2r.indexing.codebook import learn_codebook as learn_from_jobs
-from d2r.indexing.codebook import sample_size
-from d2r.indexing.entry import Progress, Recipe, check_codebook
+from d2r.index_ranker import IndexRanker, codebook_of
+from d2r.indexing.collection import add_files, prune_missing, remove_pictures, sync_folder
+from d2r.indexing.entry import Progress, Recipe, check_codebook, recipe_of
 from d2r.indexing.fill import Report
-from d2r.indexing.workers import Describers, LocalWorkers
-from d2r.regions import make_selector, pinned_spec
+from d2r.indexing.workers import Describers, describers
+from d2r.links import find_links, similar_pictures
+from d2r.options import DEFAULT_OPTIONS, SearchOptions
+from d2r.regions import make_selector
+from d2r.regions import pinned_spec as pinned_regions
 from d2r.results import Answer, Link, Result, make_result
-from d2r.sources import Job, find_objects, find_pictures, is_gone, job_at
-from d2r.support.files import PathLike, display_path, is_url
+from d2r.search import Candidate, Ranker, SearchStopped, Verified, make_query, search
+from d2r.support.files import PathLike
 from d2r.support.processes import default_workers
-from d2r.verify.localise import bounding_box
-from d2r.verify.points import Points, make_points
-from d2r.verify.verify import NEAREST, Verification, threshold_for, verify
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What one search found.
-
-    Attributes:
-        results: by score, at most as many as were asked for; the best of them verified.
-        missing: see :class:`Answer`.
-        ranked_s: seconds until the scores were known.
-        verified_s: seconds until the best were verified too.
-    """
-
-    results: list[Result]
-    missing: int
-    ranked_s: float
-    verified_s: float
-
-
-class SearchStopped(D2RError):  # noqa: N818
-    """A search that was given up before its end, because nobody waits for it."""
+from d2r.verify.points import make_points
+from d2r.verify.verify import NEAREST
 
 
 class Engine:
@@ -80,15 +56,11 @@ class Engine:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        settings = index.settings
-        try:
-            self.recipe = Recipe(**settings["recipe"])
-        except (KeyError, TypeError) as error:
-            raise StoreError(
-                f"{index.folder}: its settings are incomplete ({error}); index the photos again"
-            ) from error
+        self.recipe = recipe_of(index)
         self._extractor = make_extractor(self.recipe.features)
         self._threads = ThreadPoolExecutor(default_workers(), thread_name_prefix="verify")
+        self._own_ranker = IndexRanker(index, self.recipe.max_side, self._threads)
+        self.ranker: Ranker = self._own_ranker
 
     @staticmethod
     def create(
@@ -125,7 +97,7 @@ class Engine:
             d2r.features.FeatureError: the model of the local features cannot be used.
             d2r.asmk.codebook.CodebookError: see :func:`d2r.indexing.entry.check_codebook`.
         """
-        regions, features = pinned_spec(regions), pinned_features(features)
+        regions, features = pinned_regions(regions), pinned_features(features)
         check_bits(bits, make_extractor(features).dim)
         if max_side < 32:
             raise ValueError("max_side must be 32 pixels or more")
@@ -212,34 +184,15 @@ class Engine:
             NotADirectoryError: there is no such folder.
             StoreError: the folder holds no picture (all is left as it is then), or another process is writing.
         """
-        root = _absolute(folder)
-        hidden: list[OSError] = []
-        if is_url(root):
-            root = root.rstrip("/")
-            found = find_objects(root, on_error=hidden.append)
-        elif Path(root).is_dir():
-            found = find_pictures(Path(root), on_error=hidden.append)
-        else:
-            raise NotADirectoryError(f"{display_path(root)}: not a folder{self._left(root)}")
-        with self.index.writing() as writer:
-            listing = writer.listing(found)
-            if not listing.files:
-                endings = ", ".join(sorted(SUFFIXES))
-                why = f"{hidden[0].strerror}" if hidden else endings
-                raise StoreError(f"{display_path(root)}: no pictures there ({why}){self._left(root)}")
-            # What could not be read, or lies under it, may still be there.
-            unread = {str(error.filename) for error in hidden if not isinstance(error, FileNotFoundError)}
-            under = tuple(os.path.join(path, "") for path in unread)
-            gone = [
-                row
-                for row in listing.gone(root)
-                if row.path not in unread and not row.path.startswith(under) and _is_gone(row)
-            ]
-            _let_go(writer, gone, prune)
-            report = self._fill(writer, listing, workers, max_pixels, progress)
-        _tell_of(report, gone, prune)
-        report.skipped += [_unreadable(error) for error in hidden]
-        return report
+        return sync_folder(
+            self.index,
+            folder,
+            prune=prune,
+            workers=describers(workers),
+            max_pixels=max_pixels,
+            progress=progress or _tell_nobody,
+            meanwhile=self._prepare_soon,
+        )
 
     def add(
         self,
@@ -256,16 +209,15 @@ class Engine:
         reported as skipped; where the index has a picture of it, that is missing from then on, or removed with
         ``prune``.
         """
-        hidden: list[OSError] = []
-        with self.index.writing() as writer:
-            listing = writer.listing(_jobs(pictures, hidden))
-            found = {row.id: row for row in map(self._without_file, hidden) if row is not None}
-            gone = list(found.values())
-            _let_go(writer, gone, prune)
-            report = self._fill(writer, listing, workers, max_pixels, progress)
-        _tell_of(report, gone, prune)
-        report.skipped += [_unreadable(error) for error in hidden]
-        return report
+        return add_files(
+            self.index,
+            pictures,
+            prune=prune,
+            workers=describers(workers),
+            max_pixels=max_pixels,
+            progress=progress or _tell_nobody,
+            meanwhile=self._prepare_soon,
+        )
 
     def prune(self, paths: Iterable[PathLike]) -> int:
         """Remove pictures that are marked as missing and whose files are still gone, and return how many there were.
@@ -276,15 +228,7 @@ class Engine:
         Raises:
             StoreError: another process is writing.
         """
-        with self.index.writing() as writer:
-            gone = {
-                row.id: row
-                for path in paths
-                for row in self._held(_absolute(path))
-                if row.missing_since is not None and _is_gone(row)
-            }
-            writer.remove(list(gone.values()))
-        return len(gone)
+        return prune_missing(self.index, paths)
 
     def compact(self, progress: Progress | None = None) -> None:
         """Merge the segments of the index, and give back the disk space of removed pictures; searches go on.
@@ -293,13 +237,13 @@ class Engine:
             StoreError: another process is writing.
             OSError: the disk is too full; the index is as it was.
         """
-        tell = progress or (lambda stage, done, total: None)
+        tell = progress or _tell_nobody
         with self.index.writing() as writer:
             writer.compact(lambda done, total: tell("merge", done, total))
 
     def check(self, progress: Progress | None = None) -> list[str]:
         """Read all of the index and return what is damaged, one line each that names the file."""
-        tell = progress or (lambda stage, done, total: None)
+        tell = progress or _tell_nobody
         return self.index.check(lambda done, total: tell("check", done, total))
 
     def remove(self, paths: Iterable[PathLike]) -> int:
@@ -311,43 +255,22 @@ class Engine:
         Raises:
             StoreError: a path that the index does not hold; then nothing is removed.
         """
-        found: dict[int, PictureRow] = {}
-        for path in paths:
-            wanted = _absolute(path)
-            named = {row.id: row for row in self._held(wanted)}
-            if not named:
-                raise StoreError(f"{display_path(wanted)}: not in the index; nothing was removed")
-            found |= named
-        with self.index.writing() as writer:
-            writer.remove(list(found.values()))
-        return len(found)
+        return remove_pictures(self.index, paths)
 
     def search(
         self,
         image: PathLike | Picture,
+        options: SearchOptions = DEFAULT_OPTIONS,
         *,
         box: Box | None = None,
-        top: int = TOP,
-        verify: int = VERIFY,
-        expand: int = EXPAND,
-        diffuse: bool = False,
-        query_regions: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Answer:
         """Find the pictures that show what a picture, or a box on it, shows.
 
         Args:
             image: a path, or uint8 (H, W, 3) RGB.
+            options: what to do.
             box: x1, y1, x2, y2 in pixels of the upright picture; None is the whole of it.
-            top: at most this many results.
-            verify: this many of the most similar are verified spatially and put first, by (inliers, score); 0 ranks by
-                score alone.
-            expand: search again with the query joined with what at most this many confirmed results show of it
-                (:mod:`d2r.expand`), and sort by :func:`d2r.expand.by_both`; 0 does not. Where no result has
-                :data:`d2r.expand.SURE` agreeing points, or none is verified, the answer is as without.
-            diffuse: spread similarity over the graph of the best results, before that order. It needs ``verify`` and
-                ``expand``.
-            query_regions: describe the query by the regions of the index's selector too: the symmetric R-AMK.
             max_pixels: limit on the query's pixels.
 
         Raises:
@@ -355,65 +278,41 @@ class Engine:
             BoxError: the box is malformed, empty or outside the picture.
             StoreError: the index is damaged.
         """
-        _check_counts(top, verify, expand, diffuse)
         started = time.perf_counter()
-        self._threads.submit(self.prepare)  # while the query is described
+        self._prepare_soon()  # while the query is described
         pixels = image if isinstance(image, np.ndarray) else read_image(image, max_pixels=max_pixels)
-        selector = make_selector(self.recipe.regions) if query_regions else None
+        selector = make_selector(self.recipe.regions) if options.query_regions else None
         query = describe_query(pixels, box, self._extractor, max_side=self.recipe.max_side, selector=selector)
         described = time.perf_counter()
-        answer = self.search_described(query, top=top, verify=verify, expand=expand, diffuse=diffuse)
+        answer = self.search_described(query, options)
         return replace(answer, seconds={"describe": described - started, **answer.seconds})
 
     def search_described(
         self,
         query: Description,
+        options: SearchOptions = DEFAULT_OPTIONS,
         *,
-        top: int = TOP,
-        verify: int = VERIFY,
-        expand: int = EXPAND,
-        diffuse: bool = False,
+        ignored: Collection[int] = (),
         stopped: Callable[[], bool] = lambda: False,
     ) -> Answer:
         """Do what :meth:`search` does from a query that was described already, in another process perhaps.
 
         Args:
             query: of :func:`d2r.describe.describe_query`, with this index's features and ``max_side``.
-            top: see :meth:`search`.
-            verify: see :meth:`search`.
-            expand: see :meth:`search`.
-            diffuse: see :meth:`search`.
+            options: what to do; of its regions the query has what it has.
+            ignored: numbers of pictures that are left out, such as that of the query itself.
             stopped: asked now and then whether anybody still waits for the answer.
 
         Raises:
             SearchStopped: nobody does.
             StoreError: the index is damaged.
         """
-        _check_counts(top, verify, expand, diffuse)
         started = time.perf_counter()
-        sought = self._aggregate(query)
-        aggregated_s = time.perf_counter() - started
-        since = time.perf_counter()
-        points = self._points(whole_features(query)) if verify else None
-        points_s = time.perf_counter() - since
-        first = self._look(query, sought, points, max(top, verify), verify, {}, stopped)
-        results = sorted(first.results, key=_by_inliers)
-        seconds = {"search": aggregated_s + first.ranked_s, "verify": points_s + first.verified_s}
-        sure = [result for result in results if (result.inliers or 0) >= SURE][:expand]
-        missing = first.missing
-        if sure:
-            since = time.perf_counter()
-            joined = join(sought, [part for result in sure for part in self._inside(query, result)])
-            seconds["expand"] = time.perf_counter() - since
-            known = {result.id: result for result in results if result.inliers is not None}
-            again = self._look(query, joined, points, max(top, verify, DIFFUSED * diffuse), verify, known, stopped)
-            seconds["search"] += again.ranked_s
-            seconds["verify"] += again.verified_s
-            since = time.perf_counter()
-            results = self._ordered(again.results, {result.id for result in sure}, diffuse)
-            seconds["expand"] += time.perf_counter() - since
-            missing = max(missing, again.missing)
-        return Answer(query, results[:top], seconds, missing)
+        sought = make_query(query, codebook_of(self.index), verify=options.verify > 0)
+        made_s = time.perf_counter() - started
+        found = search(self.ranker, sought, options, ignored=ignored, stopped=stopped)
+        results = [one for one in (self._result(query, one) for one in found.candidates) if one is not None]
+        return Answer(query, results, found.seconds | {"search": made_s + found.seconds["search"]}, found.missing)
 
     def scores_by_regions(
         self, query: Description, picture: Description, *, stopped: Callable[[], bool] = lambda: False
@@ -431,8 +330,8 @@ class Engine:
         Raises:
             SearchStopped: nobody waits for it.
         """
-        codebook, kernel = self._codebook(), KERNELS["r-asmk*"]
-        sought = self._aggregate(query)
+        codebook, kernel = codebook_of(self.index), KERNELS["r-asmk*"]
+        sought = make_query(query, codebook, verify=False).descriptor
         assigned = assign(codebook, picture.features.descriptors, picture.regions, len(picture.boxes))
         scores = []
         for count in range(1, len(picture.boxes) + 1):
@@ -441,206 +340,29 @@ class Engine:
             scores.append(similarity(sought, aggregate(first_regions(assigned, count), kernel), kernel))
         return scores
 
-    def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Points]:
-        """Verify one picture of the index against a query; returns its points too, which the matches refer to.
+    def match(self, query: Features, picture: PictureRow) -> Verified:
+        """Verify one picture of the index against a query.
 
         Raises:
             StoreError: the picture is not in the index any more, or the index is damaged.
         """
-        return self._match(self._points(query), picture)
+        return self._own_ranker.compare(make_points(query, codebook_of(self.index), nearest=NEAREST), picture)
 
     def pairs(self, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
         """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
-        for picture, aggregated in self.index.aggregated():
-            hits = self.index.search(aggregated, top + 1)
-            yield picture, [hit for hit in hits if hit.picture.id != picture.id][:top]
+        return similar_pictures(self.index, top)
 
     def links(self, top: int) -> Iterator[tuple[PictureRow, list[Link]]]:
-        """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once.
+        """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once."""
+        return find_links(self.index, self._own_ranker, self._threads, top)
 
-        Nothing is described again: what verification compares is in the index for both.
-        """
-        # Of a picture that is still to come, those that looked at it before: each is forgotten when it has come, and
-        # arrays are a tenth of what a set of pairs would be of a million pictures.
-        before: dict[int, array[int]] = {}
-        came: set[int] = set()
-        for picture, hits in self.pairs(top):
-            known = set(before.pop(picture.id, ()))
-            new = [hit for hit in hits if hit.picture.id not in known]
-            for hit in new:
-                if hit.picture.id not in came:
-                    before.setdefault(hit.picture.id, array("q")).append(picture.id)
-            came.add(picture.id)
-            found = self._threads.map(lambda hit, own=picture: self._link(own, hit), new)
-            yield picture, [link for link in found if link is not None]
+    def _result(self, query: Description, candidate: Candidate) -> Result | None:
+        with suppress(RemovedError):  # it was found, and is gone before it is told of
+            return make_result(query, candidate, *self.index.regions(candidate.picture))
+        return None
 
-    def _held(self, path: str) -> Iterator[PictureRow]:
-        """Yield the pictures that the index has at a path or from under it."""
-        with suppress(UnicodeEncodeError):  # no file has such a name
-            yield from self.index.pictures(path)
-
-    def _left(self, root: str) -> str:
-        """Say that a folder without pictures changes nothing, and how to have what the index holds from there removed.
-
-        It begins with a semicolon; it is empty where the index holds nothing from there.
-        """
-        if next(self._held(root), None) is None:
-            return ""
-        command = shlex.join(["d2r", "remove", display_path(self.index.folder), display_path(root)])
-        return f"; the index is as it was, and `{command}` drops what it has from there"
-
-    def _without_file(self, error: OSError) -> PictureRow | None:
-        """Return the picture that the index has at the path of an error, if that says that the file is gone."""
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            return None
-        row = self.index.picture(os.fsdecode(error.filename))
-        return row if row is not None and row.segment is not None else None
-
-    def _link(self, picture: PictureRow, hit: Hit) -> Link | None:
-        first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-        own = self.index.points(first)
-        verification, its = self._match(own, second)
-        if verification.transform is None:
-            return None
-        rows, columns = verification.matches.T
-        boxes = bounding_box(own.positions[rows]), bounding_box(its.positions[columns])
-        counts = len(own), len(its)
-        return Link(first, second, hit.score, verification.inliers, counts, verification.transform, boxes)
-
-    def _match(self, query: Points, picture: PictureRow) -> tuple[Verification, Points]:
-        other = self.index.points(picture)
-        side = max(picture.width or 0, picture.height or 0)
-        threshold = threshold_for(side, self.recipe.max_side)
-        try:
-            return verify(query, other, bits=self._codebook().dim, threshold=threshold), other
-        except ValueError as error:
-            raise StoreError(
-                f"{self.index.folder}: what it keeps of {picture.path} does not fit ({error}); `d2r check` says whether"
-                " it is damaged"
-            ) from error
-
-    def _points(self, query: Features) -> Points:
-        return make_points(query, self._codebook(), nearest=NEAREST)
-
-    def _inside(self, query: Description, result: Result) -> list[Aggregated]:
-        """Return what a confirmed result has inside the query box, aggregated; nothing of one that was removed."""
-        picture = self.index.picture_at(result.id)
-        if picture is None or result.transform is None:
-            return []
-        x1, y1, x2, y2 = query.boxes[0].tolist()
-        with suppress(RemovedError):
-            positions, local = self.index.points(picture).positions, self.index.local(picture)
-            if len(positions) == len(local):  # else it was described again between the two
-                return [pool_codes(local.take(inside(positions, result.transform, (x1, y1, x2, y2))))]
-        return []
-
-    def _aggregated(self, results: Sequence[Result]) -> list[Aggregated]:
-        """Return the aggregated descriptors of results; those that were removed meanwhile have no words."""
-        found = [self.index.picture_at(result.id) for result in results]
-        return self.index.aggregated_of([picture for picture in found if picture is not None])
-
-    def _ordered(self, results: Sequence[Result], sure: Container[int], diffuse: bool) -> list[Result]:
-        """Return the results of an expanded query, best first: those given, which are by score."""
-        values = np.array([result.score for result in results], np.float64)
-        head = results[:DIFFUSED] if diffuse else []
-        if head:
-            aggregated = self._aggregated(head)
-            if len(aggregated) == len(head):  # none was removed meanwhile
-                confirmed = np.array([result.id in sure for result in head])
-                values[: len(head)] = spread(values[: len(head)], confirmed, similarities(aggregated))
-        keys = by_both(values, np.array([result.inliers or 0 for result in results], np.int64))
-        return [results[row] for row in np.argsort(-keys, kind="stable")]
-
-    def _codebook(self) -> Codebook:
-        codebook = self.index.codebook
-        if codebook is None:
-            raise StoreError(f"{self.index.folder}: it holds no pictures yet; add some before searching")
-        return codebook
-
-    def _aggregate(self, query: Description) -> Aggregated:
-        assigned = assign(self._codebook(), query.features.descriptors, query.regions, len(query.boxes))
-        return aggregate(assigned, KERNELS["r-asmk*"])
-
-    def _look(
-        self,
-        query: Description,
-        sought: Aggregated,
-        points: Points | None,
-        top: int,
-        verify: int,
-        known: Mapping[int, Result],
-        stopped: Callable[[], bool],
-    ) -> Looked:
-        """Return the pictures most similar to ``sought``, the best of them verified against the query.
-
-        Args:
-            query: what was asked for.
-            sought: the query's descriptor, or one that others have joined.
-            points: of the query, that are verified against; None where ``verify`` is 0.
-            top: at most this many results.
-            verify: so many are verified.
-            known: results that were verified against this query before, by number.
-            stopped: see :meth:`search_described`.
-        """
-        clock = [time.perf_counter()]
-        hits = self.index.search(sought, top)
-        clock.append(time.perf_counter())
-        results = self._verified(query, points, hits, verify, known, stopped)
-        clock.append(time.perf_counter())
-        return Looked(results, 0, clock[1] - clock[0], clock[2] - clock[1])
-
-    def _verified(
-        self,
-        query: Description,
-        points: Points | None,
-        hits: list[Hit],
-        most: int,
-        known: Mapping[int, Result],
-        stopped: Callable[[], bool],
-    ) -> list[Result]:
-        """Return results of hits, in their order, the first ``most`` of them verified."""
-
-        def result(rank: int, hit: Hit) -> Result | None:
-            if stopped():
-                raise SearchStopped
-            if hit.picture.id in known:
-                return replace(known[hit.picture.id], score=hit.score)
-            with suppress(RemovedError):  # it was found, and is gone before it is told of
-                if points is None or rank >= most:
-                    return self._result(hit, None, None, query)
-                return self._result(hit, *self._match(points, hit.picture), query)
-            return None
-
-        return [one for one in self._threads.map(result, range(len(hits)), hits) if one is not None]
-
-    def _result(self, hit: Hit, verification: Verification | None, other: Points | None, query: Description) -> Result:
-        boxes, scores = self.index.regions(hit.picture)
-        if verification is None or other is None:
-            return make_result(query, hit, boxes, scores)
-        rows, its = verification.matches.T
-        return make_result(query, hit, boxes, scores, verification.transform, rows, other.positions[its])
-
-    def _fill(
-        self,
-        writer: Writer,
-        listing: Listing,
-        workers: int | Describers | None,
-        max_pixels: int,
-        progress: Progress | None,
-    ) -> Report:
-        if listing.pending:
-            self._threads.submit(self.prepare)  # while pictures are described
-        return build.fill(
-            self.index,
-            writer,
-            self.recipe,
-            listing,
-            words=self.index.settings.get("words"),
-            bits=self.index.settings.get("bits"),
-            workers=_describers(workers),
-            max_pixels=max_pixels,
-            progress=progress or (lambda stage, done, total: None),
-        )
+    def _prepare_soon(self) -> None:
+        self._threads.submit(self.prepare)
 
 
 def open_index(folder: PathLike, *, create: bool = False, **settings: Any) -> Engine:
@@ -659,117 +381,5 @@ def open_index(folder: PathLike, *, create: bool = False, **settings: Any) -> En
     return Engine.open(folder)
 
 
-def learn_codebook(
-    folder: PathLike,
-    words: int,
-    *,
-    bits: int | None = None,
-    regions: str = REGIONS,
-    features: str = FEATURES,
-    max_side: int = MAX_SIDE,
-    workers: int | Describers | None = None,
-    max_pixels: int = MAX_PIXELS,
-    progress: Progress | None = None,
-) -> Codebook:
-    """Learn visual words from a folder of photos, to use for other collections; arguments as in :class:`Engine`.
-
-    There are fewer than ``words`` where the pictures have not 16 features for each.
-
-    Raises:
-        StoreError: the folder holds no pictures that can be used.
-    """
-    root = _absolute(folder)
-    jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
-    if not jobs:
-        raise StoreError(f"{display_path(folder)}: no pictures there")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: sample_size(words)])
-    return learn_from_jobs(
-        Recipe(pinned_spec(regions), pinned_features(features), max_side, VERIFY_FEATURES),
-        [jobs[row] for row in chosen],
-        words,
-        bits=bits,
-        staging=None,
-        workers=_describers(workers),
-        max_pixels=max_pixels,
-        progress=progress or (lambda stage, done, total: None),
-    )
-
-
-def codebook_from(path: PathLike) -> Codebook:
-    """Read the visual words of a codebook file or of an index folder, which has made them unless they say otherwise.
-
-    Raises:
-        CodebookError: the file is missing or no codebook.
-        StoreError: the folder is no index, or has no words yet.
-    """
-    source = Path(os.fsdecode(path))
-    if not source.is_dir():
-        return Codebook.load(source)
-    with Engine.open(source) as engine:
-        if engine.index.codebook is None:
-            raise StoreError(f"{source}: this index has no visual words yet")
-        book, recipe = engine.index.codebook, engine.recipe
-        return replace(book, origin=book.origin or Origin(recipe.features, recipe.regions, recipe.max_side, None, None))
-
-
-def whole_features(query: Description) -> Features:
-    """Return the features of a query's box, without those of regions inside it."""
-    return query.features if len(query.boxes) == 1 else query.features.take(query.regions == 0)
-
-
-def _by_inliers(result: Result) -> tuple[bool, int, float]:
-    """Sort what was verified by (inliers, score), then the others: they have no inliers, and lower scores."""
-    return result.inliers is None, -(result.inliers or 0), -result.score
-
-
-def _check_counts(top: int, verify: int, expand: int, diffuse: bool) -> None:
-    if top < 1 or verify < 0 or expand < 0:
-        raise ValueError("top must be 1 or more, verify and expand 0 or more")
-    if diffuse and not (verify and expand):
-        raise ValueError("diffusion starts from verified results that expand a query: both must be 1 or more")
-
-
-def _absolute(path: PathLike) -> str:
-    name = os.fsdecode(path)
-    return name if is_url(name) else os.path.abspath(name)
-
-
-def _jobs(pictures: Iterable[PathLike], hidden: list[OSError]) -> Iterator[Job]:
-    """Yield the jobs of files, and note why others have none."""
-    for picture in pictures:
-        try:
-            yield job_at(_absolute(picture))
-        except OSError as error:
-            hidden.append(error)
-
-
-def _is_gone(row: PictureRow) -> bool:
-    """Say whether a picture that was not listed has no file: not every file that is there is listed.
-
-    A storage is believed: it would have to be asked for each.
-    """
-    return is_url(row.path) or is_gone(row.path)
-
-
-def _let_go(writer: Writer, gone: Sequence[PictureRow], prune: bool) -> None:
-    """Mark pictures without files as missing, or remove them; of a file that was skipped there is nothing to keep."""
-    writer.remove(gone if prune else [row for row in gone if row.segment is None])
-    if not prune:
-        writer.mark_missing([row for row in gone if row.segment is not None])
-
-
-def _tell_of(report: Report, gone: Sequence[PictureRow], pruned: bool) -> None:
-    pictures = [row for row in gone if row.segment is not None]
-    report.vanished.update(os.path.dirname(row.path) for row in pictures)
-    if pruned:
-        report.removed = len(pictures)
-    else:
-        report.missing = len(pictures)
-
-
-def _describers(workers: int | Describers | None) -> Describers:
-    return LocalWorkers(workers) if workers is None or isinstance(workers, int) else workers
-
-
-def _unreadable(error: OSError) -> tuple[str, str]:
-    return str(error.filename), f"cannot be read: {error.strerror}"
+def _tell_nobody(stage: str, done: int, total: int) -> None:
+    """Take progress that nobody asked for."""

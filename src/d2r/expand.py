@@ -19,11 +19,11 @@ from d2r.asmk.kernels import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Box
 from d2r.index.scoring import score_postings
 
-SURE = 12
-"""Agreeing points that a result needs to join the query. More than verification asks for: of a hundred pictures some
-have eight that agree by chance, and one wrong picture in the query finds more of its like."""
+MIN_INLIERS_TO_EXPAND = 12
+"""Inliers that a result needs to join the query. More than verification asks for: of a hundred pictures some have eight
+by chance, and one wrong picture in the query finds more of its like."""
 
-LEAST = 2
+MIN_PARTS_WITH_WORD = 2
 """A word joins when so many of the query and the results have it: what one of them alone has is often background."""
 
 NEIGHBOURS = 20
@@ -32,14 +32,14 @@ NEIGHBOURS = 20
 DAMPING = 0.9
 """Diffusion: how much of its similarity a result passes on to those it is linked to."""
 
-DIFFUSED = 300
+DIFFUSED_RESULTS = 300
 """Diffusion: so many of the best results are looked at."""
 
-SHARE = 0.3
-"""Diffusion: what the best that is diffused adds to the highest score. More finds more of a landmark from other sides,
+DIFFUSION_WEIGHT = 0.3
+"""Diffusion: what the highest diffused score adds to the highest score. More finds more of a landmark from other sides,
 and puts what is only alike before what shows the same small thing."""
 
-_WEIGHT = 0.2  # of an agreeing point, in the order of results
+_INLIER_WEIGHT = 0.2  # of one inlier, in the order of results
 _TOLERANCE = 1e-6
 _ROUNDS = 100  # of conjugate gradients; with the damping above a dozen do
 
@@ -82,25 +82,25 @@ def inside(positions: NDArray[np.float32], transform: NDArray[np.float64], box: 
     return np.asarray((x >= x1) & (x < x2) & (y >= y1) & (y < y2))
 
 
-def join(query: Aggregated, results: Sequence[Aggregated], least: int = LEAST) -> Aggregated:
+def join(query: Aggregated, results: Sequence[Aggregated], least: int = MIN_PARTS_WITH_WORD) -> Aggregated:
     """Return a query joined with results: of each word the signs that most of them have, and of a tie b(0) = -1.
 
     Args:
         query: packed signs.
         results: packed signs, of what confirmed results have inside the query box.
-        least: see :data:`LEAST`.
+        least: see :data:`MIN_PARTS_WITH_WORD`.
     """
     parts = [query, *results]
     words, sums = sign_sums(parts, [1.0] * len(parts), least)
     return Aggregated(words, pack_signs(sums), query.dim)
 
 
-def by_both(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArray[np.float64]:
+def rank_key(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return what results of an expanded query are sorted by, ``score (1 + inliers / 5)``, float64 (N,).
 
     An expanded query's score says more than the query's own, so that it is not only there to break ties.
     """
-    return np.asarray(scores, np.float64) * (1.0 + _WEIGHT * inliers)
+    return np.asarray(scores, np.float64) * (1.0 + _INLIER_WEIGHT * inliers)
 
 
 def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
@@ -180,20 +180,20 @@ def diffuse(graph: NDArray[np.float32], start: NDArray[np.float32], damping: flo
     return found
 
 
-def spread(
-    scores: NDArray[np.floating], sure: NDArray[np.bool_], similarity: NDArray[np.float32], share: float = SHARE
+def diffused_scores(
+    scores: NDArray[np.floating], confirmed: NDArray[np.bool_], similarity: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Return the scores of the best results with what diffuses to them from the confirmed ones.
 
     Args:
         scores: (N,), of the query to each, at least one above 0.
-        sure: bool (N,), which of them are confirmed, at least one.
+        confirmed: bool (N,), which of them are confirmed.
         similarity: float32 (N, N), of :func:`similarities`.
-        share: see :data:`SHARE`.
 
     Returns:
-        float64 (N,), to sort by: each score, plus ``share`` of the highest times the diffused over its highest.
+        float64 (N,), to sort by: each score, plus :data:`DIFFUSION_WEIGHT` times the
+        highest score times the diffused over its highest.
     """
     known = np.asarray(scores, np.float64)
-    diffused = diffuse(reciprocal_graph(similarity), np.where(sure, known, 0.0).astype(np.float32))
-    return np.asarray(known + share * known.max() * diffused / max(diffused.max(), 1e-12), np.float64)
+    diffused = diffuse(reciprocal_graph(similarity), np.where(confirmed, known, 0.0).astype(np.float32))
+    return np.asarray(known + DIFFUSION_WEIGHT * known.max() * diffused / max(diffused.max(), 1e-12), np.float64)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from d2r.boxes import Boxes, PixelBox
 from d2r.describe import Description
 from d2r.images import Picture, read_image
-from d2r.index import Hit, PictureRow
+from d2r.index import PictureRow
+from d2r.search import Candidate
 from d2r.support.files import PathLike
 from d2r.verify.localise import found_box
 
@@ -27,7 +28,7 @@ class Result:
         id: its number in the index.
         path: of the file, absolute.
         score: R-ASMK* similarity to the query, or to the query joined with results, at most 1.
-        inliers: matched points that agree with one affine map; None when it was not verified.
+        inliers: matched points that agree with one affine transform; None when it was not verified.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         boxes: float32 (R, 4), the regions that were described, the whole picture first.
@@ -157,43 +158,34 @@ def rounded_scores(scores: NDArray[np.floating]) -> Any:
     return scores.astype(np.float64).round(4).tolist()
 
 
-def make_result(
-    query: Description,
-    hit: Hit,
-    boxes: Boxes,
-    box_scores: NDArray[np.float32],
-    transform: NDArray[np.float64] | None = None,
-    rows: NDArray[np.int32] | None = None,
-    points: NDArray[np.float32] | None = None,
-) -> Result:
+def make_result(query: Description, candidate: Candidate, boxes: Boxes, box_scores: NDArray[np.float32]) -> Result:
     """Return what there is to tell of a picture.
 
     Args:
         query: what was searched for.
-        hit: the picture, and its score.
+        candidate: what the search says of the picture.
         boxes: its regions, float32 (R, 4).
         box_scores: float32 (R,).
-        transform: see :class:`Result`.
-        rows: int32 (inliers,), the query's features that were matched; None when it was not verified.
-        points: float32 (inliers, 2), the points of the picture that they were matched with.
     """
-    width, height = hit.picture.width or 0, hit.picture.height or 0
+    picture, verified = candidate.picture, candidate.verified
+    size = picture.width or 0, picture.height or 0
+    transform = None if verified is None else verified.transform
     found = None
-    if transform is not None and points is not None:
+    if verified is not None and transform is not None:
         whole = query.boxes[0].tolist() == [0, 0, query.width, query.height]
-        found = found_box(query.boxes[0], whole, transform, points, (width, height))
+        found = found_box(query.boxes[0], whole, transform, verified.positions, size)
     none = np.zeros((0, 2), np.float32)
     return Result(
-        id=hit.picture.id,
-        path=hit.picture.path,
-        score=hit.score,
-        inliers=None if rows is None else len(rows),
-        width=width,
-        height=height,
+        id=picture.id,
+        path=picture.path,
+        score=candidate.score,
+        inliers=candidate.inliers,
+        width=size[0],
+        height=size[1],
         boxes=boxes,
         box_scores=box_scores,
         transform=transform,
         found=found,
-        query_points=none if rows is None else query.features.positions[rows],
-        points=none if points is None else points,
+        query_points=none if verified is None else query.features.positions[verified.rows],
+        points=none if verified is None else verified.positions,
     )

@@ -15,13 +15,19 @@ from urllib.parse import urlsplit
 from d2r.errors import UsageError
 from d2r.filetypes import is_picture, seems_to_be
 from d2r.images import SUFFIXES
-from d2r.support.files import display_path, is_index, is_url
+from d2r.support.files import PathLike, display_path, is_index, is_url
 
 _BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class SourceError(UsageError):
     """What pictures should come from, and cannot; the message names it and says what it seems to be."""
+
+
+def absolute(path: PathLike) -> str:
+    """Return the absolute path that an index knows a picture or a folder by; a URL is one as it is."""
+    name = os.fsdecode(path)
+    return name if is_url(name) else os.path.abspath(name)
 
 
 def kind_of(source: str) -> Literal["folder", "url", "picture", "list"]:

@@ -16,6 +16,7 @@ from PIL import Image
 from d2r.asmk.codebook import Codebook, train_codebook
 from d2r.cli.terminal import progress_bars
 from d2r.engine import Engine
+from d2r.options import SearchOptions
 from d2r.support.version import package_version
 from programs import D2R, run, running
 from serving import wait_until
@@ -245,9 +246,8 @@ def test_codes_of_fewer_bits_make_a_smaller_index_that_still_finds(d2r, photo_fo
         assert 7 < sizes[0] - sizes[1] < 9
         query = photo_folder / "pagoda-1.jpg"
         for each in (one, other):
-            assert {Path(result.path).stem for result in each.search(query, verify=0, top=3).results} == {
-                "pagoda-0", "pagoda-1", "pagoda-2",
-            }  # fmt: skip
+            answer = each.search(query, SearchOptions(verify=0, top=3))
+            assert {Path(result.path).stem for result in answer} == {"pagoda-0", "pagoda-1", "pagoda-2"}
     status, _, err = d2r("index", photo_folder, "--out", half, "--bits", "128")
     assert status == 2
     assert "codes of 64 bits" in " ".join(err.split())

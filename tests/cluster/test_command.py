@@ -5,6 +5,7 @@ from fastapi import FastAPI
 
 from cluster_processes import named
 from d2r.engine import Engine
+from d2r.options import SearchOptions
 from d2r.support.webserver import WebServer
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
@@ -18,7 +19,7 @@ def test_serve_has_shards_search(built_index, photo_folder, d2r, monkeypatch):
         return FastAPI()
 
     def found(engine):
-        answer = engine.search(photo_folder / "pagoda-1.jpg", top=4, verify=2)
+        answer = engine.search(photo_folder / "pagoda-1.jpg", SearchOptions(top=4, verify=2))
         return [(Path(result.path).name, result.score, result.inliers) for result in answer.results]
 
     def run(server):

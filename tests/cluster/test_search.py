@@ -13,6 +13,7 @@ from d2r.engine import Engine, SearchStopped
 from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.index.catalogue import Layout, SegmentRow
+from d2r.options import SearchOptions
 from d2r.serve.app import make_app
 from d2r.serve.settings import Settings
 from d2r.support.webserver import WebServer
@@ -108,8 +109,8 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
 def test_the_ranking_is_that_of_one_index_that_holds_everything(served, queries, top, verify):
     engine, cluster = served
     for query in queries:
-        expected = engine.search_described(query, top=top, verify=verify)
-        answer = cluster.search_described(query, top=top, verify=verify)
+        expected = engine.search_described(query, SearchOptions(top=top, verify=verify))
+        answer = cluster.search_described(query, SearchOptions(top=top, verify=verify))
         assert results(answer) == results(expected)
         assert answer.missing == 0
         assert set(answer.seconds) == set(expected.seconds)
@@ -119,8 +120,8 @@ def test_an_expanded_query_is_answered_as_by_one_index(served, queries):
     engine, cluster = served
     for query in queries:
         for diffuse in (False, True):
-            expected = engine.search_described(query, top=10, expand=3, diffuse=diffuse)
-            answer = cluster.search_described(query, top=10, expand=3, diffuse=diffuse)
+            expected = engine.search_described(query, SearchOptions(top=10, expand=3, diffuse=diffuse))
+            answer = cluster.search_described(query, SearchOptions(top=10, expand=3, diffuse=diffuse))
             assert results(answer) == results(expected)
             assert set(answer.seconds) == set(expected.seconds)
 
@@ -129,8 +130,8 @@ def test_queries_that_come_together_are_answered_each_its_own(served, queries):
     engine, cluster = served
     several = queries * 6
     with ThreadPoolExecutor(len(several)) as pool:
-        answers = list(pool.map(lambda query: cluster.search_described(query, top=5, verify=3), several))
-    expected = [results(engine.search_described(query, top=5, verify=3)) for query in queries] * 6
+        answers = list(pool.map(lambda query: cluster.search_described(query, SearchOptions(top=5, verify=3)), several))
+    expected = [results(engine.search_described(query, SearchOptions(top=5, verify=3))) for query in queries] * 6
     assert [results(answer) for answer in answers] == expected
 
 
@@ -140,11 +141,11 @@ def test_a_new_segment_and_a_removed_picture_count_from_the_next_search(served, 
     before = len(engine.index.layout().segments)
     engine.add([new], workers=0)
     assert len(engine.index.layout().segments) == before + 1
-    answer = cluster.search_described(queries[0], top=3, verify=0)
+    answer = cluster.search_described(queries[0], SearchOptions(top=3, verify=0))
     assert [Path(result.path).name for result in answer.results] == ["a-pagoda-0.jpg", "b-pagoda-0.jpg", "new.jpg"]
     engine.remove([pictures / "a-pagoda-0.jpg"])
-    answer = cluster.search_described(queries[0], top=3, verify=3)
-    assert results(answer) == results(engine.search_described(queries[0], top=3, verify=3))
+    answer = cluster.search_described(queries[0], SearchOptions(top=3, verify=3))
+    assert results(answer) == results(engine.search_described(queries[0], SearchOptions(top=3, verify=3)))
     assert Path(answer.results[0].path).name == "b-pagoda-0.jpg"
     engine.compact()  # moves every picture, and deletes the segments that were searched
     for query in queries:
@@ -159,9 +160,9 @@ def test_no_shard_finds_a_picture_whose_file_is_missing(served, queries, picture
     away = picture.rename(picture.with_suffix(".away"))
     engine.add([picture], workers=0)
     for query in queries:
-        answer = cluster.search_described(query, top=20)
+        answer = cluster.search_described(query, SearchOptions(top=20))
         assert "a-pagoda-0.jpg" not in {Path(result.path).name for result in answer.results}
-        assert results(answer) == results(engine.search_described(query, top=20))
+        assert results(answer) == results(engine.search_described(query, SearchOptions(top=20)))
     away.rename(picture)
     engine.add([picture], workers=0)
     assert "a-pagoda-0.jpg" in {Path(result.path).name for result in cluster.search_described(queries[0]).results}
@@ -181,7 +182,7 @@ def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
     def check(answer, query):
         """Return the shards that an answer says it is without, of which it must have nothing, and all of the others."""
         away = next(away for away in ((), (0,), (1,), (0, 1)) if answer.missing == sum(counts[one] for one in away))
-        every = results(engine.search_described(query, top=50, verify=0))
+        every = results(engine.search_described(query, SearchOptions(top=50, verify=0)))
         assert results(answer) == [row for row in every if shard_of[row[0]] not in away]
         return away
 
@@ -189,9 +190,11 @@ def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
     (process,) = named(name)
     kill(process)
     monkeypatch.setattr(shards, "_timeout_s", 0.5)  # less than it takes to be started again
-    assert 0 in check(cluster.search_described(queries[0], top=50, verify=0), queries[0])
+    assert 0 in check(cluster.search_described(queries[0], SearchOptions(top=50, verify=0)), queries[0])
     monkeypatch.setattr(shards, "_timeout_s", 60.0)
-    wait_until(lambda: check(cluster.search_described(queries[1], top=50, verify=0), queries[1]) == (), 600)
+    wait_until(
+        lambda: check(cluster.search_described(queries[1], SearchOptions(top=50, verify=0)), queries[1]) == (), 600
+    )
     assert named(name) != [process]
     for query in queries:
         assert results(cluster.search_described(query)) == results(engine.search_described(query))
@@ -214,7 +217,7 @@ def test_the_service_answers_with_what_the_shards_find(served, pictures, tmp_pat
     finally:
         server.stop()
         join(thread)
-    expected = engine.search(pictures / "b-pagoda-1.jpg", top=4, verify=3)
+    expected = engine.search(pictures / "b-pagoda-1.jpg", SearchOptions(top=4, verify=3))
     assert answer["missing"] == 0
     assert [found["inliers"] for found in answer["results"]] == [result.inliers for result in expected.results]
     assert [found["score"] for found in answer["results"]] == [round(result.score, 6) for result in expected.results]
@@ -291,19 +294,21 @@ def made_up(pictures, tmp_path):
 def without(engine, cluster, shard, query):
     shard_of = cluster._shards._current().shard_of
     rows = {row.id for row in engine.index.pictures() if shard_of[row.segment] == shard}
-    return [row for row in results(engine.search_described(query, top=50, verify=0)) if row[0] not in rows]
+    return [
+        row for row in results(engine.search_described(query, SearchOptions(top=50, verify=0))) if row[0] not in rows
+    ]
 
 
 def test_a_shard_that_is_lost_before_it_has_verified_is_left_out_whole(made_up, queries):
     engine, cluster, handles = made_up
     handles[1].fails["look"] = [TimeoutError()]
     handles[1].fails["hold"] = [TimeoutError()]
-    answer = cluster.search_described(queries[0], top=5, verify=0)
+    answer = cluster.search_described(queries[0], SearchOptions(top=5, verify=0))
     assert results(answer) == without(engine, cluster, 1, queries[0])[:5]
     assert answer.missing == 10
     # It is not asked again before it has answered, and it does not take time until then.
     handles[1].asked.clear()
-    assert cluster.search_described(queries[0], top=5, verify=0).missing == 10
+    assert cluster.search_described(queries[0], SearchOptions(top=5, verify=0)).missing == 10
     assert handles[1].asked == []
     assert handles[0].asked.count("rank") == 2
 
@@ -311,10 +316,10 @@ def test_a_shard_that_is_lost_before_it_has_verified_is_left_out_whole(made_up, 
 def test_a_shard_that_answers_again_is_asked_again(made_up, queries):
     engine, cluster, handles = made_up
     handles[0].fails["rank"] = [TimeoutError()]
-    assert cluster.search_described(queries[0], verify=0).missing == 10
-    answer = cluster.search_described(queries[0], verify=0)
+    assert cluster.search_described(queries[0], SearchOptions(verify=0)).missing == 10
+    answer = cluster.search_described(queries[0], SearchOptions(verify=0))
     assert answer.missing == 0
-    assert results(answer) == results(engine.search_described(queries[0], verify=0))
+    assert results(answer) == results(engine.search_described(queries[0], SearchOptions(verify=0)))
 
 
 def test_what_a_commit_moves_meanwhile_is_searched_anew(made_up, queries):
@@ -328,8 +333,8 @@ def test_what_a_commit_moves_meanwhile_is_searched_anew(made_up, queries):
         return answer
 
     handles[0].rank.remote = compact_first
-    answer = cluster.search_described(queries[0], top=5, verify=2)
-    assert results(answer) == results(engine.search_described(queries[0], top=5, verify=2))
+    answer = cluster.search_described(queries[0], SearchOptions(top=5, verify=2))
+    assert results(answer) == results(engine.search_described(queries[0], SearchOptions(top=5, verify=2)))
     assert handles[0].asked.count("rank") + handles[1].asked.count("rank") >= 3
 
 

@@ -1,6 +1,7 @@
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from d2r.asmk.codebook import Codebook
 from d2r.cli.app import main
 from d2r.engine import Engine
 from d2r.evaluate.benchmark import load_benchmark
+from d2r.evaluate.metrics import mean_average_precision
 from d2r.evaluate.reproduce import EXPERIMENTS, reproduce
 from d2r.evaluate.run import Setup, evaluate
 from d2r.indexing.codebook import choose_words
 from d2r.indexing.entry import Recipe
+from d2r.options import SearchOptions
 from d2r.support.version import package_version
 
 RECIPE = Recipe("rmac:levels=3", "rootsift:top=200", 1024, 200)
@@ -49,9 +52,9 @@ def cache(tmp_path_factory):
 def test_methods_find_the_views_of_one_building(benchmark, cache):
     setup = Setup(RECIPE, ("asmk*", "r-asmk*", "vlad", "d2r-asmk*(max)"), 64, verify=5)
     rows, _ = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
-    assert [(row.method, row.verified) for row in rows] == [
-        *((name, False) for name in setup.methods),
-        *((name, True) for name in setup.methods),
+    assert [(row.method, row.stage) for row in rows] == [
+        *((name, "ranked") for name in setup.methods),
+        *((name, "verified") for name in setup.methods),
     ]
     pagoda = [number for number, query in enumerate(benchmark.queries) if "pagoda" in query.path.name]
     for row in rows:
@@ -63,6 +66,42 @@ def test_methods_find_the_views_of_one_building(benchmark, cache):
     assert by_name["r-asmk*"].descriptors_per_picture == 1
     assert by_name["d2r-asmk*(max)"].descriptors_per_picture == by_name["r-asmk*"].regions_per_picture
     assert by_name["d2r-asmk*(max)"].bytes_per_picture > 2 * by_name["r-asmk*"].bytes_per_picture
+
+
+STAGES = {
+    "ranked": SearchOptions(verify=0, expand=0),
+    "verified": SearchOptions(verify=6, expand=0),
+    "expanded": SearchOptions(verify=6, expand=2),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_measured_under_a_name_is_what_the_engine_answers(stage, instances, benchmark, cache, monkeypatch):
+    """Picture by picture, with the query itself among the pictures, which both leave out."""
+    rankings = []
+
+    def keep(found, *rest):
+        rankings.append(found)
+        return mean_average_precision(found, *rest)
+
+    monkeypatch.setattr("d2r.evaluate.run.mean_average_precision", keep)
+    setup = Setup(RECIPE, ("asmk*", "r-asmk*"), 64, verify=6, expand=2)
+    rows, extraction = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
+    row = next(number for number, row in enumerate(rows) if (row.method, row.stage) == ("r-asmk*", stage))
+    measured = [[benchmark.database[picture] for picture in ranking] for ranking in rankings[row]]
+
+    book = Codebook.load(next((cache / "codebooks").glob("*-64-0.safetensors")))
+    recipe = {"regions": RECIPE.regions, "features": RECIPE.features, "verify_features": RECIPE.verify_features}
+    folder = cache / f"{stage}.index"
+    with Engine.create(folder, **recipe, codebook=book) as engine:
+        engine.add(benchmark.database, workers=0)
+        answered = []
+        for query, description in zip(benchmark.queries, extraction.queries, strict=True):
+            itself = engine.index.picture(str(query.path)).id
+            answer = engine.search_described(description, replace(STAGES[stage], top=99), ignored=[itself])
+            answered.append([Path(result.path) for result in answer])
+    assert measured == answered
+    assert all(len(ranking) > 3 for ranking in measured)
 
 
 def test_a_second_run_describes_nothing_again(benchmark, cache, monkeypatch):
@@ -113,7 +152,8 @@ def test_evaluating_from_the_command_line_prints_a_table_and_writes_the_run(inst
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["setup"]["recipe"]["features"] == "rootsift:top=200"
     assert run["setup"]["words"] == 64
-    assert [row["method"] for row in run["rows"]] == ["asmk*", "bow", "asmk*", "bow"]
+    assert [row["method"] for row in run["rows"]] == ["asmk*", "bow", "asmk*", "bow", "asmk*"]
+    assert [row["stage"] for row in run["rows"]] == ["ranked", "ranked", "verified", "verified", "expanded"]
     assert len(run["rows"][0]["scores"]["all"]["average_precision"]) == 5
 
 
@@ -176,9 +216,9 @@ def test_without_options_evaluation_describes_pictures_as_an_index_does(d2r, ins
     assert status == 0, err
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["setup"]["words"] == choose_words(5)
-    assert [(row["method"], row["verified"]) for row in run["rows"]] == [
-        ("asmk*", False), ("r-asmk*", False), ("asmk*", True), ("r-asmk*", True),
-    ]  # fmt: skip
+    assert [(row["method"], row["stage"]) for row in run["rows"]] == [
+        (method, stage) for stage in ("ranked", "verified", "expanded") for method in ("asmk*", "r-asmk*")
+    ]
     book = Codebook.load(next((tmp_path / "cache" / "codebooks").iterdir()))
     with Engine.open(built_index) as engine:
         recipe = asdict(engine.recipe)

@@ -7,6 +7,7 @@ from d2r.compose.bundled import bundled_photos
 from d2r.engine import Engine
 from d2r.features import EXTRACTORS, FeatureError, HardNet, RootSIFT, make_extractor, pinned_spec
 from d2r.images import read_image, shrink
+from d2r.options import SearchOptions
 from patch_networks import METADATA, write_patches
 
 
@@ -57,11 +58,11 @@ def test_an_index_remembers_the_network_and_refuses_another(photo_folder, model,
         engine.sync(photo_folder, workers=0)
         assert engine.recipe.features == spec
         picture = photo_folder / "pagoda-0.jpg"
-        answer = engine.search(picture, top=3)
+        answer = engine.search(picture, SearchOptions(top=3))
         assert answer.results[0].path == str(picture)
     write_patches(model, dim=40, metadata={**METADATA, "arch": "another"})
     with Engine.open(tmp_path / "index") as engine, pytest.raises(FeatureError, match="not the file that was asked"):
-        engine.search(picture, top=3)
+        engine.search(picture, SearchOptions(top=3))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from d2r.index import StoreError
 from d2r.indexing.workers import LocalWorkers
 from d2r.mining.groups import find_links
 from d2r.mining.pairs import write_pairs
+from d2r.options import SearchOptions
 from old_index import as_format_5
 
 
@@ -69,7 +70,7 @@ def test_pictures_of_a_folder_that_was_emptied_are_kept_and_nothing_finds_them(e
     assert [row._replace(missing_since=None) for row in engine.index.pictures()] == held
     views = {f"pagoda-{number}.jpg" for number in range(3)}
     assert findable(engine) == views
-    assert names(engine.search(collection / "pagoda-1.jpg", top=10, verify=0)) <= views
+    assert names(engine.search(collection / "pagoda-1.jpg", SearchOptions(top=10, verify=0))) <= views
     assert {Path(row.path).name for row, _ in engine.index.aggregated()} == views
     assert {Path(row.path).name for row in engine.index.pictures_after(0, 10)} == views
     assert {Path(hit.picture.path).name for _, hits in engine.pairs(9) for hit in hits} <= views
@@ -85,14 +86,14 @@ def test_pictures_of_a_folder_that_was_emptied_are_kept_and_nothing_finds_them(e
 def test_a_reader_that_is_open_finds_them_no_more_and_then_again(engine, collection, nas):
     query = nas / "other-0.PNG"
     with Engine.open(engine.index.folder) as reader:
-        assert "other-0.PNG" in names(reader.search(query, top=10))
+        assert "other-0.PNG" in names(reader.search(query, SearchOptions(top=10)))
         kept = shutil.copy(query, collection.parent / "query.png")
         away = unmount(nas)
         engine.sync(collection, workers=0)
-        assert "other-0.PNG" not in names(reader.search(kept, top=10))
+        assert "other-0.PNG" not in names(reader.search(kept, SearchOptions(top=10)))
         mount(away, nas)
         engine.sync(collection, workers=0)
-        assert "other-0.PNG" in names(reader.search(kept, top=10))
+        assert "other-0.PNG" in names(reader.search(kept, SearchOptions(top=10)))
 
 
 def test_pictures_that_are_there_again_are_found_as_before_and_none_is_read(engine, collection, nas):
@@ -260,12 +261,12 @@ def version_of(index):
 
 def test_an_index_of_the_format_before_is_read_as_it_is(engine, collection):
     before, folder = everything(engine), engine.index.folder
-    found = names(engine.search(collection / "pagoda-1.jpg", top=10))
+    found = names(engine.search(collection / "pagoda-1.jpg", SearchOptions(top=10)))
     as_format_5(folder)
     content = (folder / "catalogue.sqlite").read_bytes()
     with Engine.open(folder) as reader:
         assert everything(reader) == before
-        assert names(reader.search(collection / "pagoda-1.jpg", top=10)) == found
+        assert names(reader.search(collection / "pagoda-1.jpg", SearchOptions(top=10))) == found
         assert reader.check() == []
         assert (reader.index.size().pictures, reader.index.size().missing) == (10, 0)
         assert len(reader.index.pictures_after(0, 100)) == 10

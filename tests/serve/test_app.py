@@ -11,6 +11,7 @@ from PIL import Image
 
 from d2r import defaults
 from d2r.engine import Engine
+from d2r.options import SearchOptions
 from d2r.serve.app import make_app
 from d2r.serve.settings import ServeError, Settings, token_from
 from programs import join, workers_held
@@ -34,7 +35,7 @@ def is_problem(response, status):
 def test_a_search_by_upload_finds_what_the_engine_finds(client, index, pagoda, photo_folder):
     answer = client.post("/v1/search?top=4&box=40,30,300,200", content=pagoda).json()
     with Engine.open(index) as engine:
-        expected = engine.search(photo_folder / "pagoda-0.jpg", box=(40, 30, 300, 200), top=4)
+        expected = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=4), box=(40, 30, 300, 200))
     assert [one["picture"]["name"].split("/")[-1] for one in answer["results"]] == [
         one.path.split("/")[-1] for one in expected.results
     ]
@@ -51,7 +52,7 @@ def test_a_query_may_be_described_by_its_regions_too(client, index, photo_folder
     told = client.post("/v1/search?top=4&query_regions=true", content=path.read_bytes()).json()
     plain = client.post("/v1/search?top=4", content=path.read_bytes()).json()
     with Engine.open(index) as engine:
-        expected = engine.search(path, top=4, query_regions=True)
+        expected = engine.search(path, SearchOptions(top=4, query_regions=True))
     assert [one["score"] for one in told["results"]] == pytest.approx([one.score for one in expected.results], abs=1e-5)
     assert told["query"]["features"] == len(expected.query.features) > plain["query"]["features"]
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from d2r.options import SearchOptions
 from d2r.serve.client import Client, ServiceError
 from serving import TOKEN, serving
 
@@ -15,10 +16,10 @@ def url(engine, tmp_path):
 def test_it_searches_adds_and_removes(url, photo_folder):
     with Client(url, token=TOKEN) as client:
         assert client.info()["pictures"] == 10
-        answer = client.search(photo_folder / "pagoda-0.jpg", box=(40, 30, 300, 200), top=2)
+        answer = client.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=2), box=(40, 30, 300, 200))
         number = answer["results"][1]["picture"]["id"]
         assert "pagoda" in answer["results"][1]["picture"]["name"]
-        assert client.search(number, top=1)["results"]
+        assert client.search(number, SearchOptions(top=1))["results"]
         assert client.image(number).startswith(b"\xff\xd8")
         job = client.wait(client.add((photo_folder / "pagoda-0.jpg").read_bytes(), name="again.jpg"))
         assert job["state"] == "done"

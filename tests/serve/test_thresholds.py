@@ -2,7 +2,9 @@
 
 import pytest
 
-from d2r.engine import Engine, codebook_from
+from d2r.engine import Engine
+from d2r.indexing.codebook import codebook_from
+from d2r.options import SearchOptions
 from d2r.serve.client import Client
 from detectors import write_detector
 from serving import serving
@@ -60,7 +62,7 @@ def test_each_score_is_what_an_index_with_that_threshold_finds(
     answer = client.post(f"/v1/pictures/{other['id']}/thresholds", content=pagoda).json()
     assert sum(score >= threshold for score in answer["region_scores"]) == regions
     with Engine.open(index_with(threshold)) as engine:
-        found = engine.search(photo_folder / "pagoda-0.jpg", verify=0).results
+        found = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(verify=0)).results
     (known,) = [one for one in found if one.path.endswith(other["name"].split("/")[-1])]
     assert answer["scores"][regions - 1] == pytest.approx(known.score, abs=1e-5)
 

@@ -7,6 +7,7 @@ import pytest
 from d2r.engine import Engine
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
+from d2r.options import SearchOptions
 from d2r.sources import find_objects, job_at, listed_paths
 
 pytest.importorskip("pyarrow")
@@ -50,7 +51,7 @@ def test_an_index_follows_a_storage(bucket, tmp_path):
     with Engine.create(tmp_path / "x.index", words=64, regions="whole", features="rootsift") as engine:
         assert engine.sync("memory://photos", workers=0).added == 10
         assert engine.sync("memory://photos/", workers=0).unchanged == 10
-        best = engine.search("memory://photos/c%23d/8%25%3F.jpg", top=1).results[0]
+        best = engine.search("memory://photos/c%23d/8%25%3F.jpg", SearchOptions(top=1)).results[0]
         assert best.path == "memory://photos/c%23d/8%25%3F.jpg"
         bucket.rm("/photos/c#d/8%?.jpg")
         report = engine.sync("memory://photos", workers=0)

@@ -100,9 +100,10 @@ def index_photos(
     It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster describe
     the pictures; all of them must see these under the same paths.
     """
-    from d2r.engine import Engine, codebook_from
+    from d2r.engine import Engine
     from d2r.features import pinned_spec as pinned_features
     from d2r.index import Index
+    from d2r.indexing.codebook import codebook_from
     from d2r.regions import pinned_spec
     from d2r.sources import kind_of, listed_paths
 
@@ -167,7 +168,7 @@ def _check_fixed(
     engine: Engine, *, codebook: Path | None, words: int | None, bits: int | None, **recipe: str | None
 ) -> None:
     """Refuse options that contradict what an index was made with."""
-    from d2r.engine import codebook_from
+    from d2r.indexing.codebook import codebook_from
 
     for option, wanted in recipe.items():
         given = getattr(engine.recipe, option)
@@ -296,7 +297,7 @@ def codebook(
     force: Force = False,
 ) -> None:
     """Learn visual words from a folder of photos, for `d2r index --codebook` and `d2r evaluate --codebook`."""
-    from d2r.engine import learn_codebook
+    from d2r.indexing.codebook import learn_codebook
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")

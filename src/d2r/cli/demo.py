@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from d2r.cli.printing import print_report, print_results
 from d2r.cli.terminal import Force, Workers, out, progress_bars, say
+from d2r.options import SearchOptions
 from d2r.support.files import check_no_index, check_output, display_path, is_our_page
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def run_demo(
         if query is None:
             query = _telling_query(engine)
         picture = read_image(query)
-        answer = engine.search(picture, box=box, top=12)
+        answer = engine.search(picture, SearchOptions(top=12), box=box)
         html = search_page(
             picture,
             answer,

@@ -11,6 +11,7 @@ from rich.markup import escape
 from d2r.cli.printing import too_many
 from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
 from d2r.defaults import (
+    EXPAND,
     FEATURES,
     MAX_PIXELS,
     MAX_SIDE,
@@ -161,6 +162,12 @@ def evaluate_methods(
     verify: Annotated[
         int, typer.Option(min=0, help="Also verify so many of each ranking, and give a row for that; 0 does not.")
     ] = VERIFY,
+    expand: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Also expand each query by so many confirmed results, and give a row for that; 0 does not."
+        ),
+    ] = EXPAND,
     distractors: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
     ] = None,
@@ -180,11 +187,10 @@ def evaluate_methods(
     force: Force = False,
 ) -> None:
     """Measure how well methods find the right pictures, on a data set whose answers are known."""
-    from d2r.engine import codebook_from
     from d2r.evaluate import run
     from d2r.evaluate.benchmark import load_benchmark
     from d2r.evaluate.methods import METHODS
-    from d2r.indexing.codebook import choose_words
+    from d2r.indexing.codebook import choose_words, codebook_from
     from d2r.indexing.entry import Recipe
     from d2r.report.tables import accuracy_table, as_text
     from d2r.support.processes import default_workers
@@ -198,7 +204,7 @@ def evaluate_methods(
     check_no_index(cache)
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
     asked = choose_words(len(benchmark.database)) if words is None else words
-    setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, asked, verify)
+    setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, asked, verify, expand)
     with progress_bars() as progress:
         rows, extraction = run.evaluate(
             benchmark,
@@ -254,10 +260,10 @@ def reproduce_experiment(
     force: Force = False,
 ) -> None:
     """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
-    from d2r.engine import codebook_from
     from d2r.evaluate import reproduce as paper
     from d2r.evaluate.benchmark import load_benchmark
     from d2r.evaluate.run import Setup, as_json, write_json
+    from d2r.indexing.codebook import codebook_from
     from d2r.indexing.entry import Recipe
     from d2r.report.figures import accuracy_curves, curve_files
     from d2r.report.tables import accuracy_table, as_text, is_our_table, published_table, table_files, write_tables

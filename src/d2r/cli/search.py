@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from d2r.cli.printing import print_results
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
-from d2r.defaults import (
-    EXPAND,
-    MAX_PIXELS,
-    TOP,
-    VERIFY,
-)
-from d2r.support.files import (
-    check_output,
-    display_path,
-    is_our_page,
-)
-
-if TYPE_CHECKING:
-    pass
+from d2r.defaults import EXPAND, MAX_PIXELS, TOP, VERIFY
+from d2r.options import SearchOptions
+from d2r.support.files import check_output, display_path, is_our_page
 
 
 def search(
@@ -43,9 +32,7 @@ def search(
             min=0, help="Search again, with the query joined with what this many confirmed results show of it."
         ),
     ] = EXPAND,
-    diffuse: Annotated[
-        bool, typer.Option("--diffuse", help="Put first also what is like the confirmed results.")
-    ] = False,
+    diffuse: Annotated[bool, typer.Option("--diffuse", help="Re-rank by diffusion from the verified results.")] = False,
     query_regions: Annotated[
         bool, typer.Option("--query-regions", help="Describe the query by regions too, as the pictures are.")
     ] = False,
@@ -61,14 +48,13 @@ def search(
 
     if diffuse and not (verify and expand):
         raise typer.BadParameter("--diffuse starts from the verified results that --expand joins: neither may be 0")
+    options = SearchOptions(top, verify, expand, diffuse, query_regions)
     if html is not None:
         check_output(html, is_our_page, force=force, inputs=[query])
     region = parse_box(box) if box is not None else None
     with Engine.open(index) as engine:
         picture = read_image(query, max_pixels=max_pixels)
-        answer = engine.search(
-            picture, box=region, top=top, verify=verify, expand=expand, diffuse=diffuse, query_regions=query_regions
-        )
+        answer = engine.search(picture, options, box=region)
         if html is not None:
             from d2r.report.page import search_page, write_page
 

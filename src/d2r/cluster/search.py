@@ -12,22 +12,22 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from d2r.asmk.kernels import Aggregated
 from d2r.cluster.connect import ClusterError, processors
-from d2r.cluster.shard import MOST_AT_ONCE, Look, Shard, Share, Sought, Wanted
-from d2r.describe import Description
-from d2r.engine import Engine, Looked, SearchStopped
-from d2r.index import Hit, Index
+from d2r.cluster.shard import MOST_AT_ONCE, Place, QueryPoints, Shard, ShardState
+from d2r.engine import Engine
+from d2r.index import Hit, Index, PictureRow
 from d2r.index.catalogue import Layout
 from d2r.index.ranking import Best, merge_best, place_of
-from d2r.results import Result, make_result
-from d2r.verify.points import Points
+from d2r.index_ranker import IndexRanker, codebook_of
+from d2r.search import Candidate, Query, Ranking, RankingChanged, Verified
 
 TIMEOUT_S = 5.0
 """A shard that takes longer is left out of an answer."""
@@ -45,34 +45,13 @@ class Placement:
         version: of the commit.
         shard_of: shard of each segment, by number.
         pictures: how many can be found, in each shard.
-        shares: for each shard the version and a reference to its :class:`~d2r.cluster.shard.Share`.
+        states: for each shard the version and a reference to its :class:`~d2r.cluster.shard.ShardState`.
     """
 
     version: int
     shard_of: Mapping[int, int]
     pictures: Sequence[int]
-    shares: Sequence[tuple[int, Any]]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the shards found.
-
-    Attributes:
-        hits: the most similar pictures, best first.
-        looks: at each of them.
-        missing: pictures in shards that did not answer.
-        ranked_s: seconds until the hits were known.
-    """
-
-    hits: list[Hit]
-    looks: list[Look]
-    missing: int
-    ranked_s: float
-
-
-class _Moved(Exception):  # noqa: N818
-    """A later commit has moved what was found."""
+    states: Sequence[tuple[int, Any]]
 
 
 def assign_segments(layout: Layout, shards: int, before: Mapping[int, int]) -> dict[int, int]:
@@ -120,7 +99,7 @@ class Shards:
             ClusterError: one does not see them.
         """
         placement = self._current()
-        answers = [handle.hold.remote(share) for handle, share in zip(self._handles, placement.shares, strict=True)]
+        answers = [handle.hold.remote(state) for handle, state in zip(self._handles, placement.states, strict=True)]
         for shard, answer in enumerate(answers):
             try:
                 answer.result(timeout_s=_START_S)
@@ -129,89 +108,70 @@ class Shards:
                     f"shard {shard} does not see {self._index.folder}; every machine must, under this path"
                 ) from error
 
-    def search(
-        self, query: Aggregated, sought: Sought | None, *, top: int, verify: int, stopped: Callable[[], bool]
-    ) -> Found:
-        """Return the pictures most similar to a query, at most ``top``, the first ``verify`` of them verified.
-
-        What is verified against is ``sought``, which may be None where ``verify`` is 0.
+    def rank(self, query: Aggregated, top: int) -> tuple[list[Hit], int]:
+        """Return the pictures most similar to a query, at most ``top``, and how many pictures did not answer.
 
         Raises:
-            SearchStopped: nobody waits for it any more.
             StoreError: the index is damaged.
             ClusterError: commits follow each other faster than a search.
         """
         for _ in range(_TRIES):
             placement = self._current()
-            try:
-                return self._search(placement, query, sought, top, verify, stopped)
-            except _Moved:
-                self._index.check_changed(placement.version)
-        raise ClusterError("the index changes faster than it can be searched; come again")
+            asked = [shard for shard, count in enumerate(placement.pictures) if count and self._is_there(shard)]
+            questions = {shard: lambda handle, state: handle.rank.remote(state, query, top) for shard in asked}
+            with suppress(RankingChanged):
+                parts: dict[int, Best] = self._ask(placement, questions)
+                hits = self._index.hits([merge_best(list(parts.values()), top)])
+                if hits is not None:
+                    return hits[0], sum(count for shard, count in enumerate(placement.pictures) if shard not in parts)
+            self._index.check_changed(placement.version)
+        raise ClusterError("the index changes faster than it can be searched; try again")
 
-    def _search(
-        self,
-        placement: Placement,
-        query: Aggregated,
-        sought: Sought | None,
-        top: int,
-        verify: int,
-        stopped: Callable[[], bool],
-    ) -> Found:
+    def verify(self, query: QueryPoints, pictures: Sequence[PictureRow]) -> list[Verified]:
+        """Return how each of the pictures agrees with a query.
+
+        Raises:
+            RankingChanged: a commit has moved one of them, or a shard that has some is gone: without it others are
+                among the best.
+            StoreError: the index is damaged.
+        """
         import ray
 
-        started = time.perf_counter()
-        parts: dict[int, Best] = self._ask(
+        placement = self._current()
+        rows: dict[int, list[int]] = {}
+        for row, picture in enumerate(pictures):
+            shard = placement.shard_of.get(picture.segment) if picture.segment is not None else None
+            if shard is None:
+                raise RankingChanged
+            rows.setdefault(shard, []).append(row)
+        reference = ray.put(query)
+        answers = self._ask(
             placement,
             {
-                shard: lambda handle, share: handle.rank.remote(share, query, top)
-                for shard, count in enumerate(placement.pictures)
-                if count and self._is_there(shard)
+                shard: lambda handle, state, own=own: handle.verify.remote(
+                    state, (reference,), [_place(pictures[row]) for row in own]
+                )
+                for shard, own in rows.items()
             },
         )
-        ranked_s = time.perf_counter() - started
-        reference = ray.put(sought) if verify else None
-        while True:
-            if stopped():
-                raise SearchStopped
-            hits = self._hits(parts, top)
-            wanted: dict[int, list[Wanted]] = {}
-            for rank, hit in enumerate(hits):
-                wanted.setdefault(_shard(placement, hit), []).append(_wanted(hit, rank < verify))
-            looks = self._ask(
-                placement,
-                {
-                    shard: lambda handle, share, some=some: handle.look.remote(share, (reference,), some)
-                    for shard, some in wanted.items()
-                },
-            )
-            if len(looks) == len(wanted):
-                break
-            # One was lost on the way: without it others are among the best.
-            parts = {shard: part for shard, part in parts.items() if shard in looks or shard not in wanted}
-        missing = sum(count for shard, count in enumerate(placement.pictures) if shard not in parts)
-        turns = {shard: iter(some) for shard, some in looks.items()}
-        return Found(hits, [next(turns[_shard(placement, hit)]) for hit in hits], missing, ranked_s)
-
-    def _hits(self, parts: Mapping[int, Best], top: int) -> list[Hit]:
-        hits = self._index.hits([merge_best(list(parts.values()), top)])
-        if hits is None:
-            raise _Moved
-        return hits[0]
+        if len(answers) < len(rows):
+            raise RankingChanged
+        found = {row: one for shard, own in rows.items() for row, one in zip(own, answers[shard], strict=True)}
+        return [found[row] for row in range(len(pictures))]
 
     def _ask(self, placement: Placement, questions: Mapping[int, Callable[..., Any]]) -> dict[int, Any]:
         """Ask shards at the same time; return the answers of those that answer in time."""
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import RayServeException
 
-        asked = {shard: ask(self._handles[shard], placement.shares[shard]) for shard, ask in questions.items()}
+        asked = {shard: ask(self._handles[shard], placement.states[shard]) for shard, ask in questions.items()}
         answers = {}
         end = time.monotonic() + self._timeout_s
         for shard, answer in asked.items():
             try:
                 answers[shard] = answer.result(timeout_s=max(0.001, end - time.monotonic()))
             except FileNotFoundError as error:
-                raise _Moved from error
+                raise RankingChanged from error
             except RayTaskError:
                 raise  # it is there, and something is wrong with the index
             except (RayError, RayServeException, TimeoutError):
@@ -222,7 +182,7 @@ class Shards:
         """Ask a shard no more until it has answered this."""
         with self._lock:
             if shard not in self._away:
-                self._away[shard] = self._handles[shard].hold.remote(placement.shares[shard])
+                self._away[shard] = self._handles[shard].hold.remote(placement.states[shard])
 
     def _is_there(self, shard: int) -> bool:
         with self._lock:
@@ -236,7 +196,7 @@ class Shards:
             except Exception:  # started, and lost again; or the commit that it was asked for is not there any more
                 placement = self._placement
                 assert placement is not None
-                self._away[shard] = self._handles[shard].hold.remote(placement.shares[shard])
+                self._away[shard] = self._handles[shard].hold.remote(placement.states[shard])
                 return False
             del self._away[shard]
             return True
@@ -257,13 +217,40 @@ class Shards:
             pictures = [0] * count
             for row in layout.segments:
                 pictures[shard_of[row.id]] += row.slots - len(hidden.get(row.id, ()))
-            shares = []
+            states = []
             for shard in range(count):
                 own = tuple(number for number in shard_of if shard_of[number] == shard)
                 unsought = {number: hidden[number] for number in own if number in hidden}
-                shares.append((version, ray.put(Share(version, own, unsought))))
-            self._placement = Placement(version, shard_of, pictures, shares)
+                states.append((version, ray.put(ShardState(version, own, unsought))))
+            self._placement = Placement(version, shard_of, pictures, states)
             return self._placement
+
+
+class ShardRanker(IndexRanker):
+    """Ranks and verifies the pictures of an index on shards; all else of confirmed pictures this machine reads.
+
+    Args:
+        shards: of the index.
+        index: see :class:`d2r.index_ranker.IndexRanker`.
+        max_side: the same.
+        threads: the same.
+    """
+
+    def __init__(self, shards: Shards, index: Index, max_side: int, threads: Executor) -> None:
+        super().__init__(index, max_side, threads)
+        self._shards = shards
+
+    def rank(self, query: Query, top: int) -> Ranking:
+        """See :class:`d2r.search.Ranker`; the pictures of shards that do not answer are missing."""
+        hits, missing = self._shards.rank(query.descriptor, top)
+        return Ranking([Candidate(hit.picture, hit.score) for hit in hits], missing)
+
+    def verify(
+        self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
+    ) -> Sequence[Verified | None]:
+        """See :class:`d2r.search.Ranker`."""
+        assert query.points is not None
+        return self._shards.verify(QueryPoints(query.points, codebook_of(self._index).dim), pictures)
 
 
 class ClusterEngine(Engine):
@@ -276,35 +263,7 @@ class ClusterEngine(Engine):
 
     def __init__(self, index: Index, shards: Shards) -> None:
         super().__init__(index)
-        self._shards = shards
-
-    def _look(
-        self,
-        query: Description,
-        sought: Aggregated,
-        points: Points | None,
-        top: int,
-        verify: int,
-        known: Mapping[int, Result],
-        stopped: Callable[[], bool],
-    ) -> Looked:
-        """See :class:`~d2r.engine.Engine`; shards look at all pictures anew, and those that do not answer are missing.
-
-        Raises:
-            SearchStopped: nobody waits for it any more.
-            StoreError: the index is damaged.
-            ClusterError: commits follow each other faster than a search.
-        """
-        started = time.perf_counter()
-        compared = Sought(points, self._codebook().dim) if points is not None else None
-        found = self._shards.search(sought, compared, top=top, verify=verify, stopped=stopped)
-        results = [  # what was verified before stays so, also where this ranking has it beyond what is verified
-            replace(known[hit.picture.id], score=hit.score)
-            if hit.picture.id in known
-            else make_result(query, hit, *look)
-            for hit, look in zip(found.hits, found.looks, strict=True)
-        ]
-        return Looked(results, found.missing, found.ranked_s, time.perf_counter() - started - found.ranked_s)
+        self.ranker = ShardRanker(shards, index, self.recipe.max_side, self._threads)
 
 
 @contextmanager
@@ -367,14 +326,7 @@ def sharded(
                 serve.delete(name)
 
 
-def _shard(placement: Placement, hit: Hit) -> int:
-    assert hit.picture.segment is not None  # it was found there
-    return placement.shard_of[hit.picture.segment]
-
-
-def _wanted(hit: Hit, verify: bool) -> Wanted:
-    picture = hit.picture
-    assert picture.segment is not None
+def _place(picture: PictureRow) -> Place:
+    assert picture.segment is not None  # it was found there
     assert picture.slot is not None
-    side = max(picture.width or 0, picture.height or 0)
-    return Wanted(place_of(picture.segment, picture.slot), side, verify)
+    return Place(place_of(picture.segment, picture.slot), max(picture.width or 0, picture.height or 0))

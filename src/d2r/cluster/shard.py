@@ -1,8 +1,8 @@
 """One part of an index, as a deployment of Ray Serve: scores its segments, and verifies where their features lie.
 
-A shard keeps no state that matters. With each request comes what it is to search: a :class:`Share` of one commit, as
-an object of Ray, of which a machine fetches the same one once. So all shards answer for the same commit, one that was
-started again knows what to do, and a new segment is searched from the first request that names it.
+A shard keeps no state that matters. With each request comes what it is to search: a :class:`ShardState` of one commit,
+as an object of Ray, of which a machine fetches the same one once. So all shards answer for the same commit, one that
+was started again knows what to do, and a new segment is searched from the first request that names it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from ray import serve
 
 from d2r.asmk.kernels import Aggregated
-from d2r.boxes import Boxes
 from d2r.index.files import load_segment
-from d2r.index.ranking import Best, Ranker, Snapshot, make_snapshot, segment_and_slot
+from d2r.index.ranking import Best, SegmentRanker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.ready import get_ready
 from d2r.index.segment import Segment
+from d2r.search import Verified, compare
 from d2r.verify.points import Points
-from d2r.verify.verify import threshold_for, verify
 
 MOST_AT_ONCE = 16
 """Queries that are scored together at most."""
@@ -35,7 +34,7 @@ _KEPT = 2  # commits; a query may still ask for the one before
 
 
 @dataclass(frozen=True)
-class Share:
+class ShardState:
     """What a shard has of one commit.
 
     Attributes:
@@ -49,33 +48,18 @@ class Share:
     hidden: Mapping[int, NDArray[np.int64]]
 
 
-class Wanted(NamedTuple):
-    """A picture to look at: its place (:func:`d2r.index.ranking.place_of`), its longer side, and whether to verify."""
+class Place(NamedTuple):
+    """Where a picture is (:func:`d2r.index.ranking.place_of`), and its longer side in pixels."""
 
     place: int
     side: int
-    verify: bool
 
 
-class Sought(NamedTuple):
+class QueryPoints(NamedTuple):
     """What pictures are verified against: the points of a query, and the bits of their codes."""
 
     points: Points
     bits: int
-
-
-class Look(NamedTuple):
-    """What a shard sees of a picture.
-
-    Attributes:
-        boxes, box_scores, transform, rows, points: see :func:`d2r.results.make_result`.
-    """
-
-    boxes: Boxes
-    box_scores: NDArray[np.float32]
-    transform: NDArray[np.float64] | None = None
-    rows: NDArray[np.int32] | None = None
-    points: NDArray[np.float32] | None = None
 
 
 class Shard:
@@ -92,21 +76,21 @@ class Shard:
         self._folder = Path(folder)
         self._max_side = max_side
         self._threads = threads
-        self._ranker = Ranker(threads)
+        self._ranker = SegmentRanker(threads)
         self._loading = asyncio.Lock()
         self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
 
-    async def hold(self, share: tuple[int, Any]) -> None:
-        """Get ready to search a share, for else the first question would miss its time; see :meth:`rank`."""
-        snapshot = await self._snapshot(share)
+    async def hold(self, state: tuple[int, Any]) -> None:
+        """Get ready to search a state, for else the first question would miss its time; see :meth:`rank`."""
+        snapshot = await self._snapshot(state)
         for segment in snapshot.segments.values():
             await asyncio.to_thread(get_ready, 64 * segment.posting_codes.shape[1])
 
-    async def rank(self, share: tuple[int, Any], query: Aggregated, top: int) -> Best:
-        """Return the best pictures of a share, best first.
+    async def rank(self, state: tuple[int, Any], query: Aggregated, top: int) -> Best:
+        """Return the best pictures of a shard's state, best first.
 
         Args:
-            share: its version and a reference to it, which is followed when the version is new.
+            state: its version and a reference to it, which is followed when the version is new.
             query: see :meth:`d2r.index.Index.search`.
             top: at most so many.
 
@@ -114,7 +98,7 @@ class Shard:
             FileNotFoundError: a segment is gone, because a later commit merged it.
             StoreError: the index is damaged.
         """
-        snapshot = await self._snapshot(share)
+        snapshot = await self._snapshot(state)
         return await self._rank((snapshot, query, top))  # type: ignore[no-any-return]
 
     @serve.batch(max_batch_size=MOST_AT_ONCE, batch_wait_timeout_s=_WAIT_S)  # type: ignore[untyped-decorator]
@@ -130,41 +114,35 @@ class Shard:
             found |= zip(rows, self._ranker.rank(snapshot, [asked[row][1] for row in rows], most), strict=True)
         return [found[row][:top] for row, (_, _, top) in enumerate(asked)]
 
-    async def look(self, share: tuple[int, Any], query: tuple[Any], wanted: Sequence[Wanted]) -> list[Look]:
-        """Return regions of pictures, and how they agree with a query.
+    async def verify(self, state: tuple[int, Any], query: tuple[Any], places: Sequence[Place]) -> list[Verified]:
+        """Return how pictures agree with a query.
 
         Args:
-            share: see :meth:`rank`.
-            query: reference to its :class:`Sought`, or None when nothing is to be verified.
-            wanted: pictures of the share.
+            state: see :meth:`rank`.
+            query: reference to its :class:`QueryPoints`.
+            places: of pictures of the state.
 
         Raises:
             FileNotFoundError: see :meth:`rank`.
         """
-        snapshot = await self._snapshot(share)
-        sought: Sought | None = await query[0] if query[0] is not None else None
-        turns = [wanted[first :: self._threads] for first in range(self._threads)]
+        snapshot = await self._snapshot(state)
+        points: QueryPoints = await query[0]
+        turns = [places[first :: self._threads] for first in range(self._threads)]
         parts = await asyncio.gather(
-            *(asyncio.to_thread(self._look_at, snapshot.segments, sought, turn) for turn in turns)
+            *(asyncio.to_thread(self._verify, snapshot.segments, points, turn) for turn in turns)
         )
-        return [parts[row % self._threads][row // self._threads] for row in range(len(wanted))]
+        return [parts[row % self._threads][row // self._threads] for row in range(len(places))]
 
-    def _look_at(self, segments: Mapping[int, Segment], query: Sought | None, wanted: Sequence[Wanted]) -> list[Look]:
-        return [self._look(segments, query, one) for one in wanted]
+    def _verify(self, segments: Mapping[int, Segment], query: QueryPoints, places: Sequence[Place]) -> list[Verified]:
+        found = []
+        for place, side in places:
+            number, slot = segment_and_slot(place)
+            other = segments[number].points(slot)
+            found.append(compare(query.points, other, bits=query.bits, side=side, max_side=self._max_side))
+        return found
 
-    def _look(self, segments: Mapping[int, Segment], query: Sought | None, wanted: Wanted) -> Look:
-        number, slot = segment_and_slot(wanted.place)
-        boxes, scores = segments[number].regions(slot)
-        if query is None or not wanted.verify:
-            return Look(boxes, scores)
-        other = segments[number].points(slot)
-        threshold = threshold_for(wanted.side, self._max_side)
-        found = verify(query.points, other, bits=query.bits, threshold=threshold)
-        rows, its = found.matches.T
-        return Look(boxes, scores, found.transform, rows, other.positions[its])
-
-    async def _snapshot(self, share: tuple[int, Any]) -> Snapshot:
-        version, reference = share
+    async def _snapshot(self, state: tuple[int, Any]) -> Snapshot:
+        version, reference = state
         async with self._loading:
             if version not in self._snapshots:
                 self._snapshots[version] = await asyncio.to_thread(self._load, await reference)
@@ -172,10 +150,10 @@ class Shard:
                     self._snapshots.popitem(last=False)
             return self._snapshots[version]
 
-    def _load(self, share: Share) -> Snapshot:
+    def _load(self, state: ShardState) -> Snapshot:
         known = {number: segment for one in self._snapshots.values() for number, segment in one.segments.items()}
-        segments = {number: known.get(number) or load_segment(self._folder, number) for number in share.segments}
-        return make_snapshot(share.version, segments, share.hidden)
+        segments = {number: known.get(number) or load_segment(self._folder, number) for number in state.segments}
+        return make_snapshot(state.version, segments, state.hidden)
 
 
 def _listen_on_own_address() -> None:

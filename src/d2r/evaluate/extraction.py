@@ -7,15 +7,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import Codebook, load_codebook
-from d2r.asmk.kernels import Aggregated, assign
+from d2r.asmk.codebook import load_codebook
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import Aggregated, assign, local_codes
 from d2r.boxes import Box
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
@@ -23,14 +23,13 @@ from d2r.evaluate.methods import METHODS, describe_picture
 from d2r.features import make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.images import read_image
-from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verification_features
+from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verified_rows
 from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
 from d2r.regions.rmac import rmac_boxes
 from d2r.sources import picture_job
 from d2r.support.files import display_path
 from d2r.support.processes import WorkerDied, map_in_processes
 from d2r.verify.points import Points, make_points
-from d2r.verify.verify import NEAREST, threshold_for, verify
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -149,12 +148,14 @@ class Stored:
         descriptors: of each method by name.
         regions: how many regions were used.
         points: what verification compares.
+        local: the codes of the same points, which join an expanded query.
         side: longer side of the picture, in pixels.
     """
 
     descriptors: dict[str, list[Aggregated]]
     regions: int
     points: Points
+    local: LocalCodes
     side: int
 
 
@@ -190,33 +191,6 @@ def aggregate_pictures(
         stored.append(one)
         progress("aggregate", done, len(files))
     return stored
-
-
-def count_inliers(
-    extraction: Extraction,
-    stored: Sequence[Stored],
-    codebook: Codebook,
-    pairs: Sequence[tuple[int, int]],
-    *,
-    progress: Progress,
-) -> dict[tuple[int, int], int]:
-    """Verify pairs of (query, database picture), sorted, and return their inliers.
-
-    Args:
-        extraction: of the queries.
-        stored: of the database pictures.
-        codebook: the visual words of both.
-        pairs: what to verify.
-        progress: told how far it is: "verify".
-    """
-    inliers: dict[tuple[int, int], int] = {}
-    for query, rows in groupby(pairs, key=lambda pair: pair[0]):
-        points = make_points(extraction.queries[query].features, codebook, nearest=NEAREST)
-        for _, row in rows:
-            threshold = threshold_for(stored[row].side, extraction.recipe.max_side)
-            inliers[query, row] = verify(points, stored[row].points, bits=codebook.dim, threshold=threshold).inliers
-        progress("verify", len(inliers), len(pairs))
-    return inliers
 
 
 def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
@@ -276,7 +250,7 @@ def _aggregate(
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         descriptors = {name: describe_picture(nothing, METHODS[name]) for name in methods}
-        return Stored(descriptors, 1, Points.empty(book.dim), 1)
+        return Stored(descriptors, 1, Points.empty(book.dim), LocalCodes.empty(book.bits), 1)
     description = read_description(file)
     rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
     used = np.isin(description.regions, rows)
@@ -284,5 +258,7 @@ def _aggregate(
     number[rows] = np.arange(len(rows))
     assigned = assign(book, description.features.descriptors[used], number[description.regions[used]], len(rows))
     descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
-    points = make_points(verification_features(description, verify_features), book)
-    return Stored(descriptors, len(rows), points, max(description.width, description.height))
+    kept = verified_rows(description, verify_features)  # of the whole picture, which is region 0 of any selection
+    points = make_points(description.features.take(kept), book)
+    local = local_codes(assigned, np.searchsorted(np.flatnonzero(used), kept[points.rows]))
+    return Stored(descriptors, len(rows), points, local, max(description.width, description.height))

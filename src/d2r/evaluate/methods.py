@@ -37,6 +37,11 @@ class Method:
     pool: Literal["max", "avg"] | None = None
 
     @property
+    def expandable(self) -> bool:
+        """Whether queries can be expanded: each picture has one descriptor, of signs."""
+        return self.pool is None and KERNELS[self.kernel].embedding == "sign"
+
+    @property
     def regional(self) -> bool:
         """Whether regions beside the whole picture count."""
         return self.pool is not None or KERNELS[self.kernel].regional

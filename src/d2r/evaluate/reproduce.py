@@ -14,6 +14,7 @@ from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import extract
 from d2r.evaluate.run import Row, Setup, codebook_file, compare
 from d2r.indexing.entry import Progress, Recipe, check_codebook
+from d2r.search import Verified
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def reproduce(
         check_codebook(codebook, recipe)
     rows: list[Row] = []
     sizes = words or experiment.words if codebook is None else (codebook.words,)
-    inliers: dict[int, dict[tuple[int, int], int]] = {size: {} for size in sizes}
+    verified: dict[int, list[dict[int, Verified]]] = {size: [{} for _ in benchmark.queries] for size in sizes}
     books: dict[int, Path] = {}
     for sweep in experiment.sweeps:
         recipe = Recipe(sweep.described, recipe.features, recipe.max_side, recipe.verify_features)
@@ -149,7 +150,7 @@ def reproduce(
                     extraction,
                     setup,
                     books[size],
-                    inliers[size],
+                    verified[size],
                     regions=used,
                     workers=workers,
                     progress=progress,
@@ -158,7 +159,7 @@ def reproduce(
 
 
 def _without_repeats(rows: list[Row]) -> list[Row]:
-    first: dict[tuple[str, str, int, bool], Row] = {}
+    first: dict[tuple[str, str, int, str], Row] = {}
     for row in rows:
-        first.setdefault((row.method, row.regions, row.words, row.verified), row)
+        first.setdefault((row.method, row.regions, row.words, row.stage), row)
     return list(first.values())

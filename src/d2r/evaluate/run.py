@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +17,20 @@ from numpy.typing import NDArray
 from d2r.asmk.codebook import Codebook, fitting_words, train_codebook
 from d2r.asmk.kernels import KERNELS, aggregate, assign
 from d2r.evaluate.benchmark import Benchmark
-from d2r.evaluate.extraction import (
-    Extraction,
-    Stored,
-    aggregate_pictures,
-    count_inliers,
-    extract,
-    sample_descriptors,
-)
-from d2r.evaluate.methods import METHODS, invert, scores
+from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extract, sample_descriptors
+from d2r.evaluate.methods import METHODS, Inverted, invert
 from d2r.evaluate.metrics import RetrievalScores, mean_average_precision
+from d2r.evaluate.ranker import MemoryRanker, picture_rows
 from d2r.indexing.entry import Progress, Recipe, check_codebook, origin_of
+from d2r.options import SearchOptions
+from d2r.search import Query, Verified, make_query, search
 from d2r.support.files import is_our_json, marked, writing
 
 KS = (1, 5, 10)
+
+Stage: TypeAlias = Literal["ranked", "verified", "expanded"]
+"""How far a search goes: by similarity alone; with the best verified; and with the query expanded."""
+
 _SAMPLES_PER_WORD = 40
 
 
@@ -44,6 +43,7 @@ class Setup:
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
         words: size of the codebook, if there are features for so many (:func:`d2r.asmk.codebook.fitting_words`).
         verify: so many of each ranking are verified and put first; 0 leaves it out.
+        expand: see :class:`d2r.options.SearchOptions`; 0 leaves it out, and so does ``verify`` of 0.
         seed: of the codebook.
     """
 
@@ -51,6 +51,7 @@ class Setup:
     methods: tuple[str, ...]
     words: int
     verify: int
+    expand: int = 0
     seed: int = 0
 
 
@@ -62,7 +63,7 @@ class Row:
         method: its name.
         regions: specification of the regions that were used.
         words: size of the codebook.
-        verified: whether the best were verified.
+        stage: how far the search went.
         scores: for each protocol.
         regions_per_picture: mean number of regions, the whole picture included.
         descriptors_per_picture: mean number of descriptors stored.
@@ -73,7 +74,7 @@ class Row:
     method: str
     regions: str
     words: int
-    verified: bool
+    stage: Stage
     scores: dict[str, RetrievalScores]
     regions_per_picture: float
     descriptors_per_picture: float
@@ -91,7 +92,10 @@ def evaluate(
     max_pixels: int,
     progress: Progress,
 ) -> tuple[list[Row], Extraction]:
-    """Return a row for each method, and with verification one more for each; and where the descriptions are.
+    """Return a row for each method, with verification one more, with expansion a third; and where descriptions are.
+
+    What a row says of R-ASMK* is what an index answers with the same options. Queries are expanded where a method
+    stores one binary descriptor per picture.
 
     Args:
         benchmark: the data set.
@@ -110,7 +114,8 @@ def evaluate(
         check_codebook(codebook, setup.recipe)
     extraction = extract(benchmark, setup.recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress)
     file = codebook_file(benchmark, extraction, setup, cache, codebook, progress)
-    return compare(benchmark, extraction, setup, file, {}, workers=workers, progress=progress), extraction
+    verified: list[dict[int, Verified]] = [{} for _ in extraction.queries]
+    return compare(benchmark, extraction, setup, file, verified, workers=workers, progress=progress), extraction
 
 
 def codebook_file(
@@ -153,7 +158,7 @@ def compare(
     extraction: Extraction,
     setup: Setup,
     codebook: Path,
-    inliers: dict[tuple[int, int], int],
+    verified: list[dict[int, Verified]],
     *,
     regions: str | None = None,
     workers: int,
@@ -166,7 +171,8 @@ def compare(
         extraction: of its pictures.
         setup: what to compare.
         codebook: file of the visual words.
-        inliers: of pairs (query, picture) that are known with this codebook; those that are verified here are added.
+        verified: for each query what is known of pictures, by number, with this codebook; what is verified here is
+            added.
         regions: use only these of the regions that were described; None uses all.
         workers: processes.
         progress: told how far it is.
@@ -177,80 +183,71 @@ def compare(
         workers=workers, progress=progress,
     )  # fmt: skip
     book = Codebook.load(codebook)
-    rankings: dict[str, list[NDArray[np.int64]]] = {}
-    facts: dict[str, tuple[float, float, float]] = {}
-    for name in setup.methods:
-        rankings[name], facts[name] = _rank(extraction, stored, name, book)
-    rows = [
-        _row(benchmark, name, used, book.words, False, rankings[name], stored, facts[name]) for name in setup.methods
-    ]
-    if setup.verify:
-        wanted = {
-            (query, int(picture))
-            for ranked in rankings.values()
-            for query, ranking in enumerate(ranked)
-            for picture in judged(benchmark, query, ranking)[: setup.verify]
-        }
-        inliers |= count_inliers(extraction, stored, book, sorted(wanted - inliers.keys()), progress=progress)
+    pictures = picture_rows([str(path) for path in benchmark.database], stored)
+    databases = {name: _database(stored, name, book) for name in setup.methods}
+    stages = _stages(setup, len(pictures))
+    rankings: dict[tuple[Stage, str], list[NDArray[np.int64]]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in setup.methods}
+    for number, description in enumerate(extraction.queries):
+        ignored = ignored_pictures(benchmark, number)
+        points = make_query(description, book, verify=setup.verify > 0).points
         for name in setup.methods:
-            verified = [
-                verified_first(query, judged(benchmark, query, ranking), inliers, setup.verify)
-                for query, ranking in enumerate(rankings[name])
-            ]
-            rows.append(_row(benchmark, name, used, book.words, True, verified, stored, facts[name]))
+            method = METHODS[name]
+            assigned = assign(book, description.features.descriptors, description.regions, len(description.boxes))
+            query = Query(description, aggregate(assigned, KERNELS[method.kernel]), points)
+            ranker = MemoryRanker(
+                name, method, databases[name], pictures, stored, book.dim, setup.recipe.max_side, verified[number]
+            )
+            for stage, options in stages.items():
+                if stage != "expanded" or method.expandable:
+                    found = search(ranker, query, options, ignored=ignored)
+                    ranking = np.array([one.picture.id for one in found.candidates], np.int64)
+                    rankings.setdefault((stage, name), []).append(ranking)
+            seconds[name].append(ranker.seconds[0])
+        progress("search", number + 1, len(extraction.queries))
+    rows = []
+    for (stage, name), ranked in sorted(rankings.items(), key=lambda one: list(stages).index(one[0][0])):
+        database = databases[name]
+        regional = METHODS[name].regional
+        rows.append(
+            Row(
+                method=name,
+                regions=used if regional else "whole",
+                words=book.words,
+                stage=stage,
+                scores={
+                    protocol: mean_average_precision(ranked, truth, KS)
+                    for protocol, truth in benchmark.relevance.items()
+                },
+                regions_per_picture=float(np.mean([one.regions for one in stored])) if regional else 1.0,
+                descriptors_per_picture=len(database.g) / len(stored),
+                bytes_per_picture=database.descriptor_bytes / len(stored),
+                milliseconds=1000 * float(np.median(seconds[name])),
+            )
+        )
     return rows
 
 
-def _rank(
-    extraction: Extraction, stored: Sequence[Stored], name: str, book: Codebook
-) -> tuple[list[NDArray[np.int64]], tuple[float, float, float]]:
-    """Return the ranking of each query, pictures that share nothing with it left out; and sizes and time."""
-    method = METHODS[name]
-    kernel = KERNELS[method.kernel]
-    database = invert([one.descriptors[name] for one in stored], kernel, book.words)
-    rankings, times = [], []
-    for query in extraction.queries:
-        x = aggregate(assign(book, query.features.descriptors), kernel)
-        started = time.perf_counter()
-        similarity = scores(x, database, kernel, method.pool)
-        times.append(time.perf_counter() - started)
-        order = np.argsort(-similarity, kind="stable")
-        rankings.append(order[similarity[order] != 0])
-    count = len(stored)
-    return rankings, (len(database.g) / count, database.descriptor_bytes / count, 1000 * float(np.median(times)))
+def _stages(setup: Setup, pictures: int) -> dict[Stage, SearchOptions]:
+    """Return what a search does for each row of a method."""
+    stages: dict[Stage, SearchOptions] = {"ranked": SearchOptions(pictures, 0, 0)}
+    if setup.verify:
+        stages["verified"] = SearchOptions(pictures, setup.verify, 0)
+        if setup.expand:
+            stages["expanded"] = SearchOptions(pictures, setup.verify, setup.expand)
+    return stages
 
 
-def judged(benchmark: Benchmark, query: int, ranking: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a ranking without the query's junk, such as the query itself, on which no verification is spent.
+def _database(stored: Sequence[Stored], name: str, book: Codebook) -> Inverted:
+    return invert([one.descriptors[name] for one in stored], KERNELS[METHODS[name].kernel], book.words)
+
+
+def ignored_pictures(benchmark: Benchmark, query: int) -> frozenset[int]:
+    """Return the junk of a query, such as the query itself, which is left out of the search.
 
     Junk is the same under every protocol here only when there is one; with several, what all of them ignore.
     """
-    ignored = [set(truth[query].junk.tolist()) for truth in benchmark.relevance.values()]
-    return ranking[~np.isin(ranking, sorted(set.intersection(*ignored)))]
-
-
-def verified_first(
-    query: int, ranking: NDArray[np.int64], inliers: dict[tuple[int, int], int], most: int
-) -> NDArray[np.int64]:
-    """Return a ranking whose first ``most`` are sorted by their inliers with the query, which are known."""
-    head, tail = ranking[:most], ranking[most:]
-    counts = np.array([inliers[query, int(picture)] for picture in head], np.int64)
-    return np.concatenate([head[np.argsort(-counts, kind="stable")], tail])
-
-
-def _row(
-    benchmark: Benchmark,
-    name: str,
-    regions: str,
-    words: int,
-    verified: bool,
-    rankings: Sequence[NDArray[np.int64]],
-    stored: Sequence[Stored],
-    facts: tuple[float, float, float],
-) -> Row:
-    judged = {protocol: mean_average_precision(rankings, truth, KS) for protocol, truth in benchmark.relevance.items()}
-    used = float(np.mean([one.regions for one in stored])) if METHODS[name].regional else 1.0
-    return Row(name, regions if METHODS[name].regional else "whole", words, verified, judged, used, *facts)
+    return frozenset.intersection(*(frozenset(truth[query].junk.tolist()) for truth in benchmark.relevance.values()))
 
 
 def as_json(

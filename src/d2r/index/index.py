@@ -20,7 +20,7 @@ from d2r.asmk.kernels import Aggregated
 from d2r.boxes import Boxes
 from d2r.index.catalogue import Catalogue, Layout, PictureRow, RemovedError, StoreError
 from d2r.index.files import CODEBOOK, DIGEST, load_segment, segment_folder
-from d2r.index.ranking import NO_SNAPSHOT, Best, Ranker, Snapshot, make_snapshot, segment_and_slot
+from d2r.index.ranking import NO_SNAPSHOT, Best, SegmentRanker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.segment import (
     Segment,
     check_segment,
@@ -80,7 +80,7 @@ class Index:
     def __init__(self, folder: Path | str, *, threads: int | None = None) -> None:
         _allow_files()
         self.folder = folder = Path(folder)
-        self._ranker = Ranker(threads)
+        self._ranker = SegmentRanker(threads)
         self._catalogue = Catalogue(folder)
         self._lock = threading.Lock()
         self._snapshot = NO_SNAPSHOT

@@ -59,7 +59,7 @@ def make_snapshot(version: int, segments: Mapping[int, Segment], hidden: Mapping
     return Snapshot(version, segments, factors, cold)
 
 
-class Ranker:
+class SegmentRanker:
     """Threads that score segments.
 
     Args:

@@ -1,20 +1,24 @@
-"""Learn visual words from pictures."""
+"""Learn visual words from pictures, or take those of others."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from d2r.asmk.codebook import Codebook, fitting_words, train_codebook
-from d2r.defaults import MAX_WORDS
-from d2r.index import PictureState, StoreError
-from d2r.indexing.entry import Progress, Recipe, origin_of
-from d2r.indexing.workers import Describers
-from d2r.sources import Job
-from d2r.support.files import display_path
+from d2r.asmk.codebook import Codebook, Origin, fitting_words, train_codebook
+from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, MAX_WORDS, REGIONS, VERIFY_FEATURES
+from d2r.features import pinned_spec as pinned_features
+from d2r.index import Index, PictureState, StoreError
+from d2r.indexing.entry import Progress, Recipe, origin_of, recipe_of
+from d2r.indexing.workers import Describers, describers
+from d2r.regions import pinned_spec as pinned_regions
+from d2r.sources import Job, absolute, find_objects, find_pictures
+from d2r.support.files import PathLike, display_path, is_url
 from d2r.support.processes import WorkerDied
 
 _SAMPLE_PICTURES = 500  # described before the rest when the visual words are still to be learned
@@ -37,11 +41,12 @@ def sample_size(words: int) -> int:
     return max(_SAMPLE_PICTURES, words * _SAMPLES_PER_WORD // 500)
 
 
-def _died(job: Job, died: WorkerDied) -> PictureState:
-    return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {died}")
+def died(job: Job, how: WorkerDied) -> PictureState:
+    """Return what to record of a picture whose reading killed the process that did it."""
+    return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {how}")
 
 
-def learn_codebook(
+def learn_words(
     recipe: Recipe,
     sample: Sequence[Job],
     words: int,
@@ -75,7 +80,7 @@ def learn_codebook(
     reasons = []
     outcomes = workers.samples(recipe, max_pixels, staging, quota, sample)
     for done, (job, outcome) in enumerate(outcomes, start=1):
-        state, descriptors = (_died(job, outcome), None) if isinstance(outcome, WorkerDied) else outcome
+        state, descriptors = (died(job, outcome), None) if isinstance(outcome, WorkerDied) else outcome
         if descriptors is not None and len(descriptors):
             parts.append(descriptors)
         else:
@@ -92,3 +97,57 @@ def learn_codebook(
     codebook = train_codebook(descriptors, words, bits=bits, origin=origin_of(recipe, len(parts)))
     progress("words", words, words)
     return codebook
+
+
+def learn_codebook(
+    folder: PathLike,
+    words: int,
+    *,
+    bits: int | None = None,
+    regions: str = REGIONS,
+    features: str = FEATURES,
+    max_side: int = MAX_SIDE,
+    workers: int | Describers | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Codebook:
+    """Learn visual words from a folder of photos, to use for other collections.
+
+    The arguments are those of :meth:`d2r.engine.Engine.create`. There are fewer than ``words`` where the pictures have
+    not 16 features for each.
+
+    Raises:
+        StoreError: the folder holds no pictures that can be used.
+    """
+    root = absolute(folder)
+    jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
+    if not jobs:
+        raise StoreError(f"{display_path(folder)}: no pictures there")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: sample_size(words)])
+    return learn_words(
+        Recipe(pinned_regions(regions), pinned_features(features), max_side, VERIFY_FEATURES),
+        [jobs[row] for row in chosen],
+        words,
+        bits=bits,
+        staging=None,
+        workers=describers(workers),
+        max_pixels=max_pixels,
+        progress=progress or (lambda stage, done, total: None),
+    )
+
+
+def codebook_from(path: PathLike) -> Codebook:
+    """Read the visual words of a codebook file or of an index folder, which has made them unless they say otherwise.
+
+    Raises:
+        CodebookError: the file is missing or no codebook.
+        StoreError: the folder is no index, or has no words yet.
+    """
+    source = Path(os.fsdecode(path))
+    if not source.is_dir():
+        return Codebook.load(source)
+    with Index(source) as index:
+        if index.codebook is None:
+            raise StoreError(f"{source}: this index has no visual words yet")
+        book, recipe = index.codebook, recipe_of(index)
+        return replace(book, origin=book.origin or Origin(recipe.features, recipe.regions, recipe.max_side, None, None))

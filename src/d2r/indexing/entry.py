@@ -22,7 +22,7 @@ from d2r.features import make_extractor, same_descriptors
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.images import ImageError, decode_image
-from d2r.index import Entry, PictureState
+from d2r.index import Entry, Index, PictureState, StoreError
 from d2r.indexing.timing import stage, taken
 from d2r.models.onnx import set_threads
 from d2r.regions import RegionSelector, make_selector, pinned_spec
@@ -69,6 +69,14 @@ class Outcome:
     entry: Entry | None = None
     unchanged: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def recipe_of(index: Index) -> Recipe:
+    """Return how the pictures of an index are described; :class:`StoreError` where its settings do not say."""
+    try:
+        return Recipe(**index.settings["recipe"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{index.folder}: its settings are incomplete ({error}); index the photos again") from error
 
 
 def origin_of(recipe: Recipe, pictures: int) -> Origin:
@@ -172,13 +180,8 @@ def make_entry(description: Description, codebook: Codebook, verify_features: in
     return Entry(aggregated, description.boxes, description.box_scores, points, local)
 
 
-def verification_features(description: Description, most: int) -> Features:
-    """Return the features of the whole picture; they are the strongest first already."""
-    return description.features.take(verified_rows(description, most))
-
-
 def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
-    """Return the rows of :func:`verification_features` among a description's features."""
+    """Return which of a description's features are kept for verification: the whole picture's, the strongest first."""
     return np.flatnonzero(description.regions == 0)[:most]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2r.index import Entry, Index, Listing, PictureRow, PictureState, Writer
-from d2r.indexing.codebook import _died, choose_words, learn_codebook, sample_size
+from d2r.indexing.codebook import choose_words, died, learn_words, sample_size
 from d2r.indexing.entry import NO_FEATURES, Outcome, Progress, Recipe
 from d2r.indexing.workers import Describers
 from d2r.sources import Job
@@ -69,6 +70,7 @@ def fill(
     workers: Describers,
     max_pixels: int,
     progress: Progress,
+    meanwhile: Callable[[], None],
 ) -> Report:
     """Describe and add the files of a listing that are new or changed; memory does not grow with their number.
 
@@ -83,16 +85,19 @@ def fill(
         workers: what describes the pictures.
         max_pixels: larger pictures are skipped.
         progress: told how far it is.
+        meanwhile: called where there is something to describe, which takes a while.
     """
     started = time.perf_counter()
     report = Report()
     staging = index.folder / _STAGING
     report.returned = writer.put_back(listing)
     report.unchanged = listing.files - listing.pending - report.returned
+    if listing.pending:
+        meanwhile()
     if listing.pending and index.codebook is None:
         wanted = choose_words(listing.pending) if words is None else words
         sample = listing.sample(sample_size(wanted), seed=0)
-        codebook = learn_codebook(
+        codebook = learn_words(
             recipe, sample, wanted,
             bits=bits, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip
@@ -103,7 +108,7 @@ def fill(
         progress("index", 0, listing.pending)
     outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.jobs())
     for done, (job, result) in enumerate(outcomes, start=1):
-        outcome = Outcome(_died(job, result)) if isinstance(result, WorkerDied) else result
+        outcome = Outcome(died(job, result)) if isinstance(result, WorkerDied) else result
         old = index.picture(job.path)
         if outcome.unchanged:
             batch.touched.append(job)

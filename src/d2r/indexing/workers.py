@@ -68,3 +68,8 @@ class LocalWorkers:
 
     def _processes(self) -> int:
         return default_workers() if self.count is None else self.count
+
+
+def describers(workers: int | Describers | None) -> Describers:
+    """Return what describes pictures: that which is given, or so many processes, see :class:`LocalWorkers`."""
+    return LocalWorkers(workers) if workers is None or isinstance(workers, int) else workers

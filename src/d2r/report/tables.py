@@ -7,14 +7,21 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from d2r.evaluate.metrics import RetrievalScores, paired_bootstrap
-from d2r.evaluate.run import Row
+from d2r.evaluate.run import Row, Stage
 from d2r.support.files import writing
 
 _MARK_MD = "<!-- d2r -->\n"
 _MARK_TEX = "% d2r\n"
 _MARK_CSV = "method,regions,words,mAP"
+
+_STAGES: Final[Mapping[Stage, str]] = {
+    "ranked": "",
+    "verified": " + verification",
+    "expanded": " + verification + expansion",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
 
 
 def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
-    cells = [row.method + (" + verification" if row.verified else ""), row.regions, f"{row.words:,}"]
+    cells = [row.method + _STAGES[row.stage], row.regions, f"{row.words:,}"]
     for protocol in protocols:
         scores = row.scores[protocol]
         precision = scores.mean_precision[scores.ks.index(10)]

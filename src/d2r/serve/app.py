@@ -25,6 +25,7 @@ from d2r.defaults import EXPAND, TOP, VERIFY
 from d2r.engine import Engine
 from d2r.images import ImageError
 from d2r.index import PictureRow, RemovedError
+from d2r.options import SearchOptions
 from d2r.regions import Detector, DetectorError, make_selector
 from d2r.results import rounded_scores, tenths
 from d2r.serve import work
@@ -110,6 +111,20 @@ DiffuseQuery = Annotated[bool, Query(description="put first also what is like th
 RegionsQuery = Annotated[
     bool, Query(description="describe the query by the regions that are found in it too, as the pictures are")
 ]
+
+
+def _search_options(
+    top: TopQuery = TOP,
+    verify: VerifyQuery = VERIFY,
+    expand: ExpandQuery = EXPAND,
+    diffuse: DiffuseQuery = False,
+    query_regions: RegionsQuery = False,
+) -> SearchOptions:
+    """Return what is asked of a search; without ``verify`` and ``expand`` there is nothing to diffuse from."""
+    return SearchOptions(top, verify, expand, diffuse and verify > 0 and expand > 0, query_regions)
+
+
+OptionsQuery = Annotated[SearchOptions, Depends(_search_options)]
 _UPLOAD: Final = {
     "requestBody": {
         "required": True,
@@ -462,13 +477,9 @@ class _Service:
         reading = [Depends(HTTPBearer(auto_error=False)), Depends(self.readable)]
         costly = [*reading, Depends(self.from_here)]  # a GET, which any page may make a browser send
 
-        async def answer(
-            request: Request, query: Sought, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
-            query_regions: bool,
-        ) -> Response:  # fmt: skip
+        async def answer(request: Request, query: Sought, box: str | None, options: SearchOptions) -> Response:
             searching = self.searches.answer(
-                query, _box(box), top=top, verify=verify, expand=expand, diffuse=diffuse,
-                query_regions=query_regions, named=self.name,
+                query, _box(box), options, named=self.name,
                 timed=lambda stage, seconds: self.metrics.stage_seconds.labels(stage).observe(seconds),
             )  # fmt: skip
             return Response(await self.work(request, searching), media_type="application/json")
@@ -477,12 +488,9 @@ class _Service:
             "/v1/search", tags=["search"], summary="Search with a picture that is sent", dependencies=reading,
             openapi_extra=_UPLOAD, response_model=SearchAnswer, responses=documented(401, 408, 413, 415, 422, 429),
         )  # fmt: skip
-        async def search_upload(
-            request: Request, box: BoxQuery = None, top: TopQuery = TOP, verify: VerifyQuery = VERIFY,
-            expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
-        ) -> Response:  # fmt: skip
+        async def search_upload(request: Request, options: OptionsQuery, box: BoxQuery = None) -> Response:
             _box(box)  # before the picture is received
-            return await answer(request, await self.upload(request), box, top, verify, expand, diffuse, query_regions)
+            return await answer(request, await self.upload(request), box, options)
 
         @app.get(
             "/v1/pictures/{id}/search", tags=["search"], dependencies=costly, response_model=SearchAnswer,
@@ -490,10 +498,9 @@ class _Service:
             summary="Search with a picture of the collection, which is left out of the results",
         )  # fmt: skip
         async def search_picture(
-            request: Request, id: PictureId, box: BoxQuery = None, top: TopQuery = TOP, verify: VerifyQuery = VERIFY,
-            expand: ExpandQuery = EXPAND, diffuse: DiffuseQuery = False, query_regions: RegionsQuery = False,
-        ) -> Response:  # fmt: skip
-            return await answer(request, self.row(id), box, top, verify, expand, diffuse, query_regions)
+            request: Request, id: PictureId, options: OptionsQuery, box: BoxQuery = None
+        ) -> Response:
+            return await answer(request, self.row(id), box, options)
 
         async def match(request: Request, query: Sought, box: str | None, other: PictureRow) -> Response:
             matching = self.searches.match(query, _box(box), other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -16,8 +17,9 @@ from typing import Any, TypeAlias
 import httpx
 
 from d2r.boxes import Box
-from d2r.defaults import EXPAND, PORT, TOP, VERIFY
+from d2r.defaults import PORT
 from d2r.errors import D2RError
+from d2r.options import DEFAULT_OPTIONS, SearchOptions
 from d2r.support.files import PathLike
 
 Source: TypeAlias = int | PathLike
@@ -80,23 +82,12 @@ class Client:
     def search(
         self,
         query: Source,
+        options: SearchOptions = DEFAULT_OPTIONS,
         *,
         box: Box | None = None,
-        top: int = TOP,
-        verify: int = VERIFY,
-        expand: int = EXPAND,
-        diffuse: bool = False,
-        query_regions: bool = False,
     ) -> dict[str, Any]:
         """Find the pictures that show what a picture, or a box on it in its pixels, shows."""
-        asked = {
-            "top": top,
-            "verify": verify,
-            "expand": expand,
-            "diffuse": diffuse,
-            "query_regions": query_regions,
-            **_box(box),
-        }
+        asked = {**asdict(options), **_box(box)}
         if isinstance(query, int):
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))

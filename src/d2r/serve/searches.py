@@ -21,6 +21,7 @@ from d2r.engine import Engine
 from d2r.errors import D2RError
 from d2r.images import ImageError, encode_jpeg
 from d2r.index import PictureRow
+from d2r.options import SearchOptions
 from d2r.regions import Detector
 from d2r.results import rounded_scores, tenths
 from d2r.serve import work
@@ -104,18 +105,14 @@ class Searches:
         await self._threads.run(lambda stopped: self._engine.prepare())
         noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
         query = await self.describe(encode_jpeg(noise), None)
-        await self._threads.run(lambda stopped: self._engine.search_described(query, top=1, verify=1))
+        await self._threads.run(lambda stopped: self._engine.search_described(query, SearchOptions(top=1, verify=1)))
 
     async def answer(
         self,
         sought: Sought,
         box: PixelBox | None,
+        options: SearchOptions,
         *,
-        top: int,
-        verify: int,
-        expand: int,
-        diffuse: bool,
-        query_regions: bool,
         named: Callable[[str], str],
         timed: Callable[[str, float], None],
     ) -> bytes:
@@ -124,37 +121,23 @@ class Searches:
         Args:
             sought: the query; a picture of the index is left out of the results.
             box: on it.
-            top: at most this many results.
-            verify: how many are verified.
-            expand: see :meth:`d2r.engine.Engine.search`.
-            diffuse: the same; without ``verify`` and ``expand`` it does nothing.
-            query_regions: see :meth:`d2r.engine.Engine.search`.
+            options: what to do.
             named: makes of the path of a picture what it is called.
             timed: told how long each stage took.
         """
         with self._room():
-            without = None if isinstance(sought, bytes) else sought.id
+            ignored = () if isinstance(sought, bytes) else (sought.id,)
             started = time.perf_counter()
-            query = await self.describe(sought, box, query_regions)
+            query = await self.describe(sought, box, options.query_regions)
             described = time.perf_counter() - started
 
             def search(stopped: Callable[[], bool]) -> bytes:
-                more = without is not None
-                answer = self._engine.search_described(
-                    query,
-                    top=top + more,
-                    verify=verify + (more and verify > 0),
-                    expand=expand + (more and expand > 0),  # it is the first to be confirmed
-                    diffuse=diffuse and expand > 0 and verify > 0,
-                    stopped=stopped,
-                )
+                answer = self._engine.search_described(query, options, ignored=ignored, stopped=stopped)
                 seconds = {"describe": described, **answer.seconds}
                 for stage, value in seconds.items():
                     timed(stage, value)
                 found = []
-                for result in answer.results:
-                    if result.id == without:
-                        continue
+                for result in answer:
                     picture = PictureInfo.model_construct(
                         id=result.id, name=named(result.path), width=result.width, height=result.height
                     )
@@ -162,7 +145,7 @@ class Searches:
                 whole = SearchAnswer.model_construct(
                     query=query_info(query),
                     seconds={k: round(v, 5) for k, v in seconds.items()},
-                    results=found[:top],
+                    results=found,
                     missing=answer.missing,
                 )
                 return whole.model_dump_json(warnings=False).encode()
@@ -173,17 +156,15 @@ class Searches:
         """Return a JPEG of a query and a picture beside each other, with their matched points joined."""
         with self._room():
             described = await self.describe(query, box)
-            verification, features = await self._threads.run(
-                lambda stopped: self._engine.match(described.features, other)
-            )
+            verified = await self._threads.run(lambda stopped: self._engine.match(described.features, other))
             drawing = self._processes.run(
                 work.match_picture,
                 self._max_pixels,
                 _source(query),
                 other.path,
                 described.boxes[0].tolist() if box is not None else None,
-                described.features.positions[verification.matches[:, 0]],
-                features.positions[verification.matches[:, 1]],
+                described.features.positions[verified.rows],
+                verified.positions,
             )
             return await of_index(other, drawing)
 

@@ -1,0 +1,85 @@
+"""The database of an evaluation, in memory, as a search sees it (:class:`d2r.search.Ranker`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.asmk.kernels import KERNELS
+from d2r.evaluate.extraction import Stored
+from d2r.evaluate.methods import Inverted, Method, scores
+from d2r.expand import similarities
+from d2r.index import PictureRow
+from d2r.search import Candidate, Query, Ranking, Verified, compare, expand_by
+
+
+@dataclass(frozen=True)
+class MemoryRanker:
+    """Ranks by a method, and verifies, what is stored of a database, for one query.
+
+    Attributes:
+        name: of the method, in :data:`d2r.evaluate.methods.METHODS`.
+        method: the same.
+        database: its descriptors.
+        pictures: rows of the database by number, see :func:`picture_rows`.
+        stored: of each.
+        bits: of the codes that verification compares.
+        max_side: longer side that pictures were described at, in pixels.
+        verified: what is known of pictures, by number; what is verified here is added.
+        seconds: what each ranking took, without describing.
+    """
+
+    name: str
+    method: Method
+    database: Inverted
+    pictures: Sequence[PictureRow]
+    stored: Sequence[Stored]
+    bits: int
+    max_side: int
+    verified: dict[int, Verified]
+    seconds: list[float] = field(default_factory=list)
+
+    def rank(self, query: Query, top: int) -> Ranking:
+        """See :class:`d2r.search.Ranker`."""
+        started = time.perf_counter()
+        similarity = scores(query.descriptor, self.database, KERNELS[self.method.kernel], self.method.pool)
+        self.seconds.append(time.perf_counter() - started)
+        order = np.argsort(-similarity, kind="stable")[:top]
+        found = order[similarity[order] != 0]
+        return Ranking([Candidate(self.pictures[row], float(similarity[row])) for row in found])
+
+    def verify(
+        self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
+    ) -> Sequence[Verified | None]:
+        """See :class:`d2r.search.Ranker`."""
+        assert query.points is not None
+        for picture in pictures:
+            if picture.id not in self.verified:
+                one = self.stored[picture.id]
+                self.verified[picture.id] = compare(
+                    query.points, one.points, bits=self.bits, side=one.side, max_side=self.max_side
+                )
+        return [self.verified[picture.id] for picture in pictures]
+
+    def expand(self, query: Query, confirmed: Sequence[Candidate]) -> Query:
+        """See :class:`d2r.search.Ranker`."""
+        own = [self.stored[one.picture.id] for one in confirmed]
+        return expand_by(
+            query, ((one, its.points.positions, its.local) for one, its in zip(confirmed, own, strict=True))
+        )
+
+    def similarities(self, pictures: Sequence[PictureRow]) -> NDArray[np.float32]:
+        """See :class:`d2r.search.Ranker`; of a method that stores one binary descriptor per picture."""
+        return similarities([self.stored[one.id].descriptors[self.name][0] for one in pictures])
+
+
+def picture_rows(paths: Sequence[str], stored: Sequence[Stored]) -> list[PictureRow]:
+    """Return the pictures of a database as a search tells of them, numbered in their order."""
+    rows = []
+    for number, (path, one) in enumerate(zip(paths, stored, strict=True)):
+        rows.append(PictureRow(number, path, 0, 0, None, one.side, one.side, None, None, None, None))
+    return rows

@@ -1,0 +1,291 @@
+"""One search: rank the pictures, verify the best, expand the query with what is confirmed, rank and verify again.
+
+It is written once, over a :class:`Ranker`: the index of one machine (:mod:`d2r.index_ranker`), its shards on many
+(:mod:`d2r.cluster.search`), and the database of an evaluation (:mod:`d2r.evaluate.ranker`) are searched by these lines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, assign, pool_codes
+from d2r.describe import Description
+from d2r.errors import D2RError
+from d2r.expand import DIFFUSED_RESULTS, MIN_INLIERS_TO_EXPAND, diffused_scores, inside, join, rank_key
+from d2r.features.base import Features
+from d2r.index import PictureRow, StoreError
+from d2r.options import SearchOptions
+from d2r.verify.points import Points, make_points
+from d2r.verify.verify import NEAREST, threshold_for, verify
+
+_TRIES = 20  # at one query, when the collection changes under it
+
+
+class SearchStopped(D2RError):  # noqa: N818
+    """A search that was given up before its end, because nobody waits for it."""
+
+
+class RankingChanged(D2RError):  # noqa: N818
+    """What was ranked has moved, or the machine that has it is gone: it must be ranked again."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for.
+
+    Attributes:
+        description: of the query picture, or of the box on it.
+        descriptor: its R-ASMK* descriptor, or that of the expanded query.
+        points: that pictures are verified against; None where none is.
+    """
+
+    description: Description
+    descriptor: Aggregated
+    points: Points | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How a picture agrees with a query.
+
+    Attributes:
+        transform: float64 (2, 3), the affine transform from query pixels to the picture's; None where there is none.
+        rows: int32 (inliers,), features of the query.
+        positions: float32 (inliers, 2), where the picture has the same points, in its pixels.
+    """
+
+    transform: NDArray[np.float64] | None
+    rows: NDArray[np.int32]
+    positions: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture that a search considers: its similarity to the query, and how it agrees where that was verified."""
+
+    picture: PictureRow
+    score: float
+    verified: Verified | None = None
+
+    @property
+    def inliers(self) -> int | None:
+        """Matched points that agree with the transform; None when it was not verified."""
+        return None if self.verified is None else len(self.verified.rows)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The most similar pictures, best first, and how many pictures could not be looked at."""
+
+    candidates: Sequence[Candidate]
+    missing: int = 0
+
+
+class Ranker(Protocol):
+    """A collection that can be searched."""
+
+    def rank(self, query: Query, top: int) -> Ranking:
+        """Return the pictures most similar to a query, best first, at most ``top``, none with score 0."""
+
+    def verify(
+        self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
+    ) -> Sequence[Verified | None]:
+        """Return how each of the pictures agrees with a query; None for one that was removed.
+
+        Raises:
+            RankingChanged: rank again.
+            SearchStopped: ``stopped`` said that nobody waits.
+        """
+
+    def expand(self, query: Query, confirmed: Sequence[Candidate]) -> Query:
+        """Return a query joined with what confirmed results show inside its box, see :func:`d2r.expand.join`."""
+
+    def similarities(self, pictures: Sequence[PictureRow]) -> NDArray[np.float32]:
+        """Return the similarity of each pair of N pictures, float32 (N, N), 0 on the diagonal and where one is gone."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        candidates: best first, at most as many as were asked for.
+        seconds: wall-clock time by stage: "search", "verify", and "expand" where the query was expanded.
+        missing: pictures that could not be looked at.
+    """
+
+    candidates: list[Candidate]
+    seconds: dict[str, float]
+    missing: int
+
+
+def make_query(description: Description, codebook: Codebook, *, verify: bool) -> Query:
+    """Return a query for its description, with the visual words of the collection.
+
+    Args:
+        description: of :func:`d2r.describe.describe_query`, with the collection's features.
+        codebook: of the collection.
+        verify: whether pictures will be verified against it.
+    """
+    assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
+    points = make_points(whole_features(description), codebook, nearest=NEAREST) if verify else None
+    return Query(description, aggregate(assigned, KERNELS["r-asmk*"]), points)
+
+
+def search(
+    ranker: Ranker,
+    query: Query,
+    options: SearchOptions,
+    *,
+    ignored: Collection[int] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> Found:
+    """Search a collection.
+
+    Args:
+        ranker: the collection.
+        query: with points where ``options.verify`` is not 0.
+        options: what to do.
+        ignored: numbers of pictures that are left out of everything, such as that of the query itself.
+        stopped: asked now and then whether anybody still waits for the answer.
+
+    Raises:
+        SearchStopped: nobody does.
+    """
+    timer = _Timer()
+    wide = max(options.top, options.verify)
+
+    def look(query: Query, top: int, known: Mapping[int, Verified]) -> Ranking:
+        return _look(ranker, query, top, options.verify, known, frozenset(ignored), stopped, timer)
+
+    first = look(query, wide, {})
+    candidates, missing = sorted(first.candidates, key=_by_inliers), first.missing
+    confirmed = [one for one in candidates if (one.inliers or 0) >= MIN_INLIERS_TO_EXPAND][: options.expand]
+    if confirmed:
+        with timer("expand"):
+            expanded = ranker.expand(query, confirmed)
+        known = {one.picture.id: one.verified for one in candidates if one.verified is not None}
+        second = look(expanded, max(wide, DIFFUSED_RESULTS * options.diffuse), known)
+        with timer("expand"):
+            candidates = _order_expanded(ranker, second.candidates, confirmed, options.diffuse)
+        missing = max(missing, second.missing)
+    return Found(candidates[: options.top], timer.seconds, missing)
+
+
+def compare(query: Points, picture: Points, *, bits: int, side: int, max_side: int) -> Verified:
+    """Verify one picture against a query.
+
+    Args:
+        query: of :func:`make_query`.
+        picture: its points, with the same coarse words.
+        bits: of a code, as many as descriptors have dimensions.
+        side: longer side of the picture, in pixels.
+        max_side: that it was described at.
+
+    Raises:
+        ValueError: the points do not fit each other, see :func:`d2r.verify.points.check_points`.
+    """
+    found = verify(query, picture, bits=bits, threshold=threshold_for(side, max_side))
+    rows, its = found.matches.T
+    return Verified(found.transform, rows, picture.positions[its])
+
+
+Held: TypeAlias = tuple[Candidate, NDArray[np.float32], LocalCodes]
+"""A confirmed picture: where its points lie, float32 (N, 2) in its pixels, and their local codes."""
+
+
+def expand_by(query: Query, confirmed: Iterable[Held]) -> Query:
+    """Return a query joined with what confirmed pictures have inside its box."""
+    return replace(query, descriptor=join(query.descriptor, parts_inside(query, confirmed)))
+
+
+def parts_inside(query: Query, confirmed: Iterable[Held]) -> list[Aggregated]:
+    """Return the descriptor of what each confirmed picture has inside the query box."""
+    x1, y1, x2, y2 = query.description.boxes[0].tolist()
+    parts = []
+    for one, positions, codes in confirmed:
+        assert one.verified is not None
+        assert one.verified.transform is not None
+        parts.append(pool_codes(codes.take(inside(positions, one.verified.transform, (x1, y1, x2, y2)))))
+    return parts
+
+
+def whole_features(query: Description) -> Features:
+    """Return the features of a query's box, without those of regions inside it."""
+    return query.features if len(query.boxes) == 1 else query.features.take(query.regions == 0)
+
+
+class _Timer:
+    """Adds up the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds = {"search": 0.0, "verify": 0.0}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _look(
+    ranker: Ranker,
+    query: Query,
+    top: int,
+    most: int,
+    known: Mapping[int, Verified],
+    ignored: frozenset[int],
+    stopped: Callable[[], bool],
+    timer: _Timer,
+) -> Ranking:
+    """Rank the pictures, and verify the best ``most`` but those that are ``known``, by number."""
+    for _ in range(_TRIES):
+        if stopped():
+            raise SearchStopped
+        with timer("search"):
+            ranking = ranker.rank(query, top + len(ignored))
+        best = [one for one in ranking.candidates if one.picture.id not in ignored][:top]
+        unknown = [one.picture for one in best[:most] if one.picture.id not in known]
+        try:
+            with timer("verify"):
+                found = ranker.verify(query, unknown, stopped) if unknown else ()
+        except RankingChanged:
+            continue
+        verified: dict[int, Verified | None] = {picture.id: one for picture, one in zip(unknown, found, strict=True)}
+        verified |= known
+        gone = {number for number, one in verified.items() if one is None}
+        return Ranking(
+            [replace(one, verified=verified.get(one.picture.id)) for one in best if one.picture.id not in gone],
+            ranking.missing,
+        )
+    raise StoreError("the index changes faster than it can be searched; try again")
+
+
+def _by_inliers(candidate: Candidate) -> tuple[bool, int, float]:
+    """Sort what was verified by (inliers, score), then the others: they have no inliers, and lower scores."""
+    return candidate.inliers is None, -(candidate.inliers or 0), -candidate.score
+
+
+def _order_expanded(
+    ranker: Ranker, candidates: Sequence[Candidate], confirmed: Sequence[Candidate], diffuse: bool
+) -> list[Candidate]:
+    """Return the results of an expanded query, best first: those given, which are by score."""
+    scores = np.array([one.score for one in candidates], np.float64)
+    head = candidates[:DIFFUSED_RESULTS] if diffuse else []
+    if head:
+        start = np.isin([one.picture.id for one in head], [one.picture.id for one in confirmed])
+        graph = ranker.similarities([one.picture for one in head])
+        scores[: len(head)] = diffused_scores(scores[: len(head)], start, graph)
+    keys = rank_key(scores, np.array([one.inliers or 0 for one in candidates], np.int64))
+    return [candidates[row] for row in np.argsort(-keys, kind="stable")]
