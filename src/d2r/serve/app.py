@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -29,7 +28,9 @@ from d2r.regions import Detector, DetectorError, make_selector
 from d2r.results import rounded_scores, tenths
 from d2r.serve import work
 from d2r.serve.guard import Guard, Places
-from d2r.serve.jobs import Job, Jobs, Journal, access, quoted
+from d2r.serve.jobs import Jobs
+from d2r.serve.journal import Job, Journal
+from d2r.serve.logs import access_log, quoted, service_log
 from d2r.serve.metrics import CONTENT_TYPE, Metrics
 from d2r.serve.models import (
     DefaultsInfo,
@@ -77,8 +78,6 @@ _PAGE: Final = {
     "threshold.js": "text/javascript; charset=utf-8",
     "svg.js": "text/javascript; charset=utf-8",
 }
-
-log = logging.getLogger("d2r.serve")
 
 Result = TypeVar("Result")
 
@@ -175,7 +174,7 @@ class _Service:
             if not task.cancelled() and task.exception() is None:
                 self.ready = True
             elif not task.cancelled():
-                log.error("worker processes do not start: %s", task.exception())
+                service_log.error("worker processes do not start: %s", task.exception())
 
         starting.add_done_callback(started)
         if self.jobs is not None:
@@ -218,7 +217,7 @@ class _Service:
         except RemovedError as error:
             raise ProblemError(404, "The picture was removed meanwhile.") from error
         except DetectorError as error:
-            log.warning("%s", error)
+            service_log.warning("%s", error)
             raise ProblemError(503, "The detector of this index cannot be used; the log says why.") from error
 
     def _patience(self) -> int:
@@ -562,9 +561,11 @@ class _Service:
             try:
                 job = await asyncio.to_thread(self.changing().add, data, ending, called)
             except FileExistsError as error:
-                log.warning("%s: it has the name of a picture that is sent and is not that picture", error.filename)
+                service_log.warning(
+                    "%s: it has the name of a picture that is sent and is not that picture", error.filename
+                )
                 raise ProblemError(500, "Another file has the picture's name; the log says which.") from error
-            access.info("add job=%s %s name=%s", job.id, _client(request), quoted(called))
+            access_log.info("add job=%s %s name=%s", job.id, _client(request), quoted(called))
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return _job(job)
 
@@ -576,7 +577,7 @@ class _Service:
             row = self.row(id, missing=True)
             name = self.name(row.path)
             job = await asyncio.to_thread(self.changing().remove, row, name)
-            access.info("remove job=%s %s picture=%d name=%s", job.id, _client(request), id, quoted(name))
+            access_log.info("remove job=%s %s picture=%d name=%s", job.id, _client(request), id, quoted(name))
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return _job(job)
 

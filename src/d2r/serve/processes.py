@@ -7,7 +7,6 @@ it. Another takes its place.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 from collections.abc import Callable
@@ -16,11 +15,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from d2r.errors import D2RError
+from d2r.serve.logs import service_log
 from d2r.support.processes import WorkerDied, Workers
 
 Result = TypeVar("Result")
-
-log = logging.getLogger("d2r.serve")
 
 
 class QueueFullError(D2RError):
@@ -120,7 +118,7 @@ class Processes:
         try:
             await self._begin()
         except Exception:
-            log.exception("a worker process does not start")
+            service_log.exception("a worker process does not start")
 
     async def _begin(self) -> None:
         process = Workers(1, self._prepare)
