@@ -12,6 +12,9 @@ from d2r.errors import D2RError
 TOKEN_VARIABLE = "D2R_TOKEN"
 READ_TOKEN_VARIABLE = "D2R_READ_TOKEN"
 
+MOST_RESULTS = 200
+"""Results, and verified pictures, that one search may ask for."""
+
 _LEAST_TOKEN = 16
 
 
