@@ -13,8 +13,8 @@ from d2r.engine import Engine, SearchStopped
 from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.index.catalogue import Layout, SegmentRow
-from d2r.serve.app import make_app
-from d2r.serve.settings import Settings
+from d2r.serve.app import make_service_app
+from d2r.serve.settings import ServiceSettings
 from d2r.support.webserver import WebServer
 from programs import join
 from serving import TOKEN, wait_until
@@ -203,7 +203,9 @@ def test_nothing_listens_to_other_machines(served):
 
 def test_the_service_answers_with_what_the_shards_find(served, pictures, tmp_path):
     engine, cluster = served
-    server = WebServer(make_app(cluster, Settings(uploads=tmp_path / "uploads", token=TOKEN, workers=1)), grace_s=10)
+    server = WebServer(
+        make_service_app(cluster, ServiceSettings(uploads=tmp_path / "uploads", token=TOKEN, workers=1)), grace_s=10
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

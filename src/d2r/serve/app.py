@@ -18,11 +18,11 @@ from d2r.serve.routes.pictures import picture_routes
 from d2r.serve.routes.search import search_routes
 from d2r.serve.routes.status import status_routes
 from d2r.serve.service import Service
-from d2r.serve.settings import Settings
+from d2r.serve.settings import ServiceSettings
 from d2r.support.version import package_version
 
 
-def make_app(engine: Engine, settings: Settings) -> FastAPI:
+def make_service_app(engine: Engine, settings: ServiceSettings) -> FastAPI:
     """Return the application.
 
     Args:

@@ -20,7 +20,7 @@ from d2r.defaults import EXPAND, PORT, TOP, VERIFY
 from d2r.errors import D2RError
 from d2r.support.files import PathLike
 
-Source: TypeAlias = int | PathLike
+PictureOrNumber: TypeAlias = int | PathLike
 """A picture: its number in the collection, its encoded content as ``bytes``, or the path of a file on this machine."""
 
 
@@ -79,7 +79,7 @@ class Client:
 
     def search(
         self,
-        query: Source,
+        query: PictureOrNumber,
         *,
         box: Box | None = None,
         top: int = TOP,
@@ -101,7 +101,7 @@ class Client:
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))
 
-    def thresholds(self, picture: int, query: Source, *, box: Box | None = None) -> dict[str, Any]:
+    def thresholds(self, picture: int, query: PictureOrNumber, *, box: Box | None = None) -> dict[str, Any]:
         """Return a picture's regions, and its score with a query, at each threshold of the detector."""
         asked = _box(box)
         path = f"/v1/pictures/{picture}/thresholds"

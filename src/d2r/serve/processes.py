@@ -18,7 +18,7 @@ from d2r.errors import D2RError
 from d2r.serve.logs import service_log
 from d2r.support.processes import WorkerDied, Workers
 
-Result = TypeVar("Result")
+_T = TypeVar("_T")
 
 
 class QueueFullError(D2RError):
@@ -65,7 +65,7 @@ class Processes:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*(asyncio.to_thread(one.close) for one in self._all))
 
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def run(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Return ``function(*arguments)``, called in a process; what it raises is raised here.
 
         When this is cancelled it does not begin; once it has begun its process is busy until it ends.
@@ -88,10 +88,10 @@ class Processes:
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    async def _finish(self, process: Workers, function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    async def _finish(self, process: Workers, function: Callable[..., _T], arguments: tuple[Any, ...]) -> _T:
         broken = True
         try:
-            work: Future[Result] = process.submit(function, *arguments)
+            work: Future[_T] = process.submit(function, *arguments)
             result = await asyncio.wait_for(asyncio.wrap_future(work), self._limit_s)
             broken = False
             return result

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 from d2r.serve.guard import Places
 from d2r.serve.problems import ProblemError
-from d2r.serve.settings import Limits
+from d2r.serve.settings import ServiceLimits
 
 _MOST_ARRIVED: Final = 8  # of the largest uploads, whose bytes may have arrived of those that are not whole yet
 
@@ -24,7 +24,7 @@ class Receiver:
         refused: counts the pictures for which there is no memory now.
     """
 
-    def __init__(self, limits: Limits, places: Places, refused: Counter) -> None:
+    def __init__(self, limits: ServiceLimits, places: Places, refused: Counter) -> None:
         self._limits = limits
         self._places = places
         self._refused = refused

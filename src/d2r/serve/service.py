@@ -27,7 +27,7 @@ from d2r.serve.problems import ProblemError
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.serve.receive import Receiver
 from d2r.serve.searches import FileGoneError, Searches, Threads, until_gone
-from d2r.serve.settings import ServeError, Settings
+from d2r.serve.settings import ServeError, ServiceSettings
 from d2r.serve.uploads import uploaded_file
 from d2r.support.files import printable_path
 from d2r.support.processes import WorkerDied
@@ -58,7 +58,7 @@ class Service:
         ServeError: the index has no visual words yet, or the folder of uploads cannot be used.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: ServiceSettings) -> None:
         if engine.index.codebook is None:
             raise ServeError(f"{engine.index.folder}: it holds no pictures yet; run `d2r index` first")
         self.engine = engine
@@ -69,7 +69,7 @@ class Service:
         self.receiver = Receiver(limits, self.places, self.metrics.refused)
         selector = make_selector(engine.recipe.regions)
         self.detector = selector if isinstance(selector, Detector) else None
-        prepare = partial(work.prepare, engine.recipe, engine.index.folder)
+        prepare = partial(work.prepare_describing, engine.recipe, engine.index.folder)
         self.processes = Processes(settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=prepare)
         self._threads = Threads(settings.threads)
         most = settings.workers + limits.queue

@@ -23,7 +23,7 @@ class ServeError(D2RError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What one client may cost.
 
     Attributes:
@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """See the options of ``d2r serve``.
 
     Attributes:
@@ -65,7 +65,7 @@ class Settings:
     workers: int = 2
     threads: int = 2
     hosts: frozenset[str] = frozenset()
-    limits: Limits = Limits()
+    limits: ServiceLimits = ServiceLimits()
 
     @property
     def writable(self) -> bool:

@@ -17,7 +17,7 @@ from d2r.serve.access import Access
 from d2r.serve.models import SearchAnswer, ThresholdAnswer
 from d2r.serve.openapi import JPEG_ANSWER, LAST_ID, PICTURE_BODY, PictureId
 from d2r.serve.problems import ProblemError, documented
-from d2r.serve.searches import Sought
+from d2r.serve.searches import SearchQuery
 from d2r.serve.service import Service
 from d2r.serve.settings import MOST_RESULTS
 
@@ -54,7 +54,7 @@ def search_routes(service: Service, access: Access) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["search"])
 
     async def answer(
-        request: Request, query: Sought, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
+        request: Request, query: SearchQuery, box: str | None, top: int, verify: int, expand: int, diffuse: bool,
         query_regions: bool,
     ) -> Response:  # fmt: skip
         searching = service.searches.answer(
@@ -87,7 +87,7 @@ def search_routes(service: Service, access: Access) -> APIRouter:
     ) -> Response:  # fmt: skip
         return await answer(request, service.picture(id), box, top, verify, expand, diffuse, query_regions)
 
-    async def match(request: Request, query: Sought, box: str | None, other: PictureRow) -> Response:
+    async def match(request: Request, query: SearchQuery, box: str | None, other: PictureRow) -> Response:
         matching = service.searches.match(query, _parsed(box), other)
         return Response(await service.work(request, matching), media_type="image/jpeg")
 
