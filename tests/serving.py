@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import httpx
 
 from d2r.engine import Engine
-from d2r.serve.app import make_app
-from d2r.serve.settings import Limits, Settings
+from d2r.serve.app import make_service_app
+from d2r.serve.settings import ServiceLimits, ServiceSettings
 from d2r.support.webserver import WebServer
 from programs import join
 
@@ -19,10 +19,12 @@ LOCAL = frozenset({"127.0.0.1", "localhost"})
 @contextmanager
 def serving(index, uploads, **options):
     """Serve an index; yields an HTTP client that has no token."""
-    limits = Limits(**options.pop("limits", {}))
-    settings = Settings(**({"uploads": uploads, "token": TOKEN, "workers": 1, "hosts": LOCAL} | options), limits=limits)
+    limits = ServiceLimits(**options.pop("limits", {}))
+    settings = ServiceSettings(
+        **({"uploads": uploads, "token": TOKEN, "workers": 1, "hosts": LOCAL} | options), limits=limits
+    )
     with Engine.open(index) as engine:
-        server = WebServer(make_app(engine, settings), grace_s=10)
+        server = WebServer(make_service_app(engine, settings), grace_s=10)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:

@@ -13,7 +13,7 @@ from d2r.cli import collection, evaluate, groups, search, serve
 from d2r.cli import inspect as look
 from d2r.cluster import plan
 from d2r.indexing import codebook
-from d2r.serve.settings import Limits
+from d2r.serve.settings import ServiceLimits
 
 GIVEN = {
     "regions": defaults.REGIONS,
@@ -59,8 +59,9 @@ def test_what_is_not_said_is_the_same_everywhere(function, names):
 
 def test_the_service_is_started_with_the_limits_that_it_has_in_python():
     taken = {name: option.default for name, option in inspect.signature(serve.serve).parameters.items()}
-    assert (taken["port"], taken["queue"], taken["max_pixels"]) == (defaults.PORT, Limits().queue, Limits().pixels)
-    assert (taken["timeout"], taken["max_upload"] << 20) == (Limits().seconds, Limits().upload_bytes)
+    limits = ServiceLimits()
+    assert (taken["port"], taken["queue"], taken["max_pixels"]) == (defaults.PORT, limits.queue, limits.pixels)
+    assert (taken["timeout"], taken["max_upload"] << 20) == (limits.seconds, limits.upload_bytes)
 
 
 def test_the_command_line_knows_them_without_loading_what_they_are_for():

@@ -26,7 +26,7 @@ def test_serve_has_shards_search(built_index, photo_folder, d2r, monkeypatch):
         given["shards"] = len(named("ServeReplica:d2r-"))
         given["found"] = found(given["engine"])
 
-    monkeypatch.setattr("d2r.serve.app.make_app", make_app)
+    monkeypatch.setattr("d2r.serve.app.make_service_app", make_app)
     monkeypatch.setattr(WebServer, "run", run)
     status, output, error = d2r("serve", built_index, "--port", "0", "--ray", "--shards", "2")
     assert status == 0, error

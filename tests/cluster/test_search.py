@@ -14,8 +14,9 @@ from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.index.catalogue import Layout, SegmentRow
 from d2r.options import SearchOptions
-from d2r.serve.app import make_app
-from d2r.serve.settings import Settings
+from d2r.search import make_query
+from d2r.serve.app import make_service_app
+from d2r.serve.settings import ServiceSettings
 from d2r.support.webserver import WebServer
 from programs import join
 from serving import TOKEN, wait_until
@@ -69,14 +70,16 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
     import ray
 
     engine, _ = served
-    asked = engine._aggregate(queries[0]), (engine._points(queries[0].features), engine._codebook().dim)
+    codebook = engine.index.codebook
+    made = make_query(queries[0], codebook, verify=True)
+    asked = made.descriptor, (made.points, codebook.dim)
     folder, layout = engine.index.folder, engine.index.layout()
 
     @ray.remote(num_cpus=0)
-    def compiled(query, sought, version, numbers):
+    def compiled(query, points, version, numbers):
         import asyncio
 
-        from d2r.cluster.shard import Shard, Share, Sought, Wanted
+        from d2r.cluster.shard import Place, QueryPoints, Shard, ShardState
         from d2r.index import scoring as kernels
         from d2r.index.ranking import place_of
         from d2r.verify import geometry as matching
@@ -91,11 +94,11 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
             return [len(one.dispatcher.signatures) for one in used]
 
         async def ask():
-            shard, share = Shard(str(folder), 1024, 1), (version, ray.put(Share(version, numbers, {})))
-            await shard.hold(share)
+            shard, state = Shard(str(folder), 1024, 1), (version, ray.put(ShardState(version, numbers, {})))
+            await shard.hold(state)
             ready = signatures()
-            shard._rank_all([(await shard._snapshot(share), query, 5)])  # as rank does, but for the batch of Ray Serve
-            await shard.look(share, (ray.put(Sought(*sought)),), [Wanted(place_of(numbers[0], 0), 400, True)])
+            shard._rank_all([(await shard._snapshot(state), query, 5)])  # as rank does, but for the batch of Ray Serve
+            await shard.verify(state, (ray.put(QueryPoints(*points)),), [Place(place_of(numbers[0], 0), 400)])
             return ready, signatures()
 
         return asyncio.run(ask())
@@ -173,7 +176,7 @@ def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
     for path in list(engine.index.pictures())[:8]:  # so that there are segments for both
         engine.remove([path.path])
         engine.add([path.path], workers=0)
-    shards = cluster._shards
+    shards = cluster.ranker._shards
     placement = shards._current()
     counts = dict(enumerate(placement.pictures))
     assert sorted(counts.values()) == [8, 12]  # so that the number that is missing says which
@@ -206,7 +209,9 @@ def test_nothing_listens_to_other_machines(served):
 
 def test_the_service_answers_with_what_the_shards_find(served, pictures, tmp_path):
     engine, cluster = served
-    server = WebServer(make_app(cluster, Settings(uploads=tmp_path / "uploads", token=TOKEN, workers=1)), grace_s=10)
+    server = WebServer(
+        make_service_app(cluster, ServiceSettings(uploads=tmp_path / "uploads", token=TOKEN, workers=1)), grace_s=10
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -262,20 +267,19 @@ class MadeUp:
         shard._ranker, shard._snapshots = engine.index._ranker, {}
         self._shard = shard
         self._get = ray.get
-        self.hold, self.rank, self.look = (
-            Method(lambda *given, name=name: self._answer(name, *given)) for name in ("hold", "rank", "look")
+        self.hold, self.rank, self.verify = (
+            Method(lambda *given, name=name: self._answer(name, *given)) for name in ("hold", "rank", "verify")
         )
 
-    def _answer(self, name, share, *given):
+    def _answer(self, name, state, *given):
         self.asked.append(name)
         if self.fails.get(name):
             return self.fails[name].pop(0)
-        snapshot = self._shard._load(self._get(share[1]))
+        snapshot = self._shard._load(self._get(state[1]))
         if name == "rank":
             return self._shard._rank_all([(snapshot, *given)])[0]
-        if name == "look":
-            features = self._get(given[0][0]) if given[0][0] is not None else None
-            return [self._shard._look(snapshot.segments, features, one) for one in given[1]]
+        if name == "verify":
+            return self._shard._verify(snapshot.segments, self._get(given[0][0]), given[1])
         return None
 
 
@@ -292,7 +296,7 @@ def made_up(pictures, tmp_path):
 
 
 def without(engine, cluster, shard, query):
-    shard_of = cluster._shards._current().shard_of
+    shard_of = cluster.ranker._shards._current().shard_of
     rows = {row.id for row in engine.index.pictures() if shard_of[row.segment] == shard}
     return [
         row for row in results(engine.search_described(query, SearchOptions(top=50, verify=0))) if row[0] not in rows
@@ -301,16 +305,18 @@ def without(engine, cluster, shard, query):
 
 def test_a_shard_that_is_lost_before_it_has_verified_is_left_out_whole(made_up, queries):
     engine, cluster, handles = made_up
-    handles[1].fails["look"] = [TimeoutError()]
+    handles[1].fails["verify"] = [TimeoutError()]
     handles[1].fails["hold"] = [TimeoutError()]
-    answer = cluster.search_described(queries[0], SearchOptions(top=5, verify=0))
-    assert results(answer) == without(engine, cluster, 1, queries[0])[:5]
+    answer = cluster.search_described(queries[0], SearchOptions(top=5, verify=20, expand=0))
+    found = {row[0] for row in results(answer)}
+    assert len(found) == 5
+    assert found <= {row[0] for row in without(engine, cluster, 1, queries[0])}
     assert answer.missing == 10
     # It is not asked again before it has answered, and it does not take time until then.
     handles[1].asked.clear()
     assert cluster.search_described(queries[0], SearchOptions(top=5, verify=0)).missing == 10
     assert handles[1].asked == []
-    assert handles[0].asked.count("rank") == 2
+    assert handles[0].asked.count("rank") == 3
 
 
 def test_a_shard_that_answers_again_is_asked_again(made_up, queries):
@@ -351,7 +357,7 @@ def test_a_search_that_nobody_waits_for_is_given_up(made_up, queries):
     _, cluster, handles = made_up
     with pytest.raises(SearchStopped):
         cluster.search_described(queries[0], stopped=lambda: True)
-    assert all("look" not in handle.asked for handle in handles)
+    assert all("verify" not in handle.asked for handle in handles)
 
 
 def layout(*postings):

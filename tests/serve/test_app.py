@@ -12,8 +12,8 @@ from PIL import Image
 from d2r import defaults
 from d2r.engine import Engine
 from d2r.options import SearchOptions
-from d2r.serve.app import make_app
-from d2r.serve.settings import ServeError, Settings, token_from
+from d2r.serve.app import make_service_app
+from d2r.serve.settings import ServeError, ServiceSettings, token_from
 from programs import join, workers_held
 from serving import AUTHORIZED, ended, serving, wait_until
 
@@ -403,7 +403,7 @@ def test_a_search_that_nobody_waits_for_is_given_up(client, pagoda):
 
 def test_an_index_without_pictures_is_not_served(tmp_path):
     with Engine.create(tmp_path / "empty.index") as engine, pytest.raises(ServeError, match="no pictures yet"):
-        make_app(engine, Settings(uploads=tmp_path / "uploads"))
+        make_service_app(engine, ServiceSettings(uploads=tmp_path / "uploads"))
 
 
 def test_a_token_comes_from_a_file_or_the_environment_and_is_no_short_one(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from d2r.engine import Engine
 from d2r.images import ImageError
+from d2r.options import SearchOptions
 from d2r.serve.processes import QueueFullError
 from d2r.serve.searches import Searches, Threads
 
@@ -24,10 +25,7 @@ class Busy:
 
 
 def search(searches):
-    return searches.answer(
-        b"", None, top=1, verify=1, expand=0, diffuse=False, query_regions=False, named=str,
-        timed=lambda stage, seconds: None,
-    )  # fmt: skip
+    return searches.answer(b"", None, SearchOptions(top=1), named=str, timed=lambda stage, seconds: None)
 
 
 def test_a_search_for_which_there_is_no_room_is_not_described_and_there_is_room_after_one_that_fails(built_index):

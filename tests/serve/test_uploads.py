@@ -12,7 +12,8 @@ import pytest
 from d2r.engine import Engine
 from d2r.images import encode_jpeg
 from d2r.index import BusyError
-from d2r.serve.jobs import Jobs, Journal
+from d2r.serve.jobs import Jobs
+from d2r.serve.journal import Journal
 from d2r.serve.settings import ServeError
 from d2r.serve.uploads import Uploads
 from serving import wait_until

@@ -12,7 +12,7 @@ import typer
 
 from d2r.cli.terminal import Ray, RayAddress, say
 from d2r.defaults import PORT
-from d2r.serve.settings import Limits
+from d2r.serve.settings import ServiceLimits
 from d2r.support.files import display_path
 
 
@@ -55,15 +55,16 @@ def serve(
     ] = None,
     queue: Annotated[
         int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")
-    ] = Limits.queue,
-    max_upload: Annotated[int, typer.Option(min=1, metavar="MB", help="Refuse a larger picture.")] = Limits.upload_bytes
-    >> 20,
+    ] = ServiceLimits.queue,
+    max_upload: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Refuse a larger picture.")
+    ] = ServiceLimits.upload_bytes >> 20,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse a picture of more pixels (width x height).")
-    ] = Limits.pixels,
+    ] = ServiceLimits.pixels,
     timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="For receiving a picture, and again for describing it.")
-    ] = Limits.seconds,
+    ] = ServiceLimits.seconds,
     ray: Ray = False,
     ray_address: RayAddress = None,
     shards: Annotated[
@@ -81,15 +82,15 @@ def serve(
     search, each a part of the index, whose folder all of them must see under the same path.
     """
     from d2r.engine import Engine
-    from d2r.serve.app import make_app
-    from d2r.serve.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Settings, token_from
+    from d2r.serve.app import make_service_app
+    from d2r.serve.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, ServiceSettings, token_from
     from d2r.support.processes import default_workers
     from d2r.support.webserver import WebServer
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("d2r.serve.access").setLevel(logging.INFO)
     names = allow_host or (["127.0.0.1", "localhost", "[::1]"] if _is_loopback(host) else [])
-    settings = Settings(
+    settings = ServiceSettings(
         uploads=uploads or index.absolute().with_name(index.absolute().name + ".uploads"),
         token=token_from(token_file, TOKEN_VARIABLE),
         read_token=token_from(read_token, READ_TOKEN_VARIABLE),
@@ -97,7 +98,7 @@ def serve(
         workers=workers or default_workers(),
         threads=default_workers(),
         hosts=frozenset(name.lower() for name in names),
-        limits=Limits(upload_bytes=max_upload << 20, pixels=max_pixels, seconds=timeout, queue=queue),
+        limits=ServiceLimits(upload_bytes=max_upload << 20, pixels=max_pixels, seconds=timeout, queue=queue),
     )
     with ExitStack() as stack:
         engine = stack.enter_context(Engine.open(index))
@@ -109,7 +110,7 @@ def serve(
             from d2r.cluster.search import sharded
 
             engine = stack.enter_context(sharded(engine.index, shards=shards, replicas=replicas))
-        server = WebServer(make_app(engine, settings), port, host=host, grace_s=20)
+        server = WebServer(make_service_app(engine, settings), port, host=host, grace_s=20)
         say(f"page: {server.url}  (stop with Ctrl-C)")
         if settings.writable:
             say(f"added pictures are kept in {display_path(settings.uploads)}")

@@ -22,7 +22,7 @@ from d2r.errors import D2RError
 from d2r.options import DEFAULT_OPTIONS, SearchOptions
 from d2r.support.files import PathLike
 
-Source: TypeAlias = int | PathLike
+PictureOrNumber: TypeAlias = int | PathLike
 """A picture: its number in the collection, its encoded content as ``bytes``, or the path of a file on this machine."""
 
 
@@ -81,7 +81,7 @@ class Client:
 
     def search(
         self,
-        query: Source,
+        query: PictureOrNumber,
         options: SearchOptions = DEFAULT_OPTIONS,
         *,
         box: Box | None = None,
@@ -92,7 +92,7 @@ class Client:
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))
 
-    def thresholds(self, picture: int, query: Source, *, box: Box | None = None) -> dict[str, Any]:
+    def thresholds(self, picture: int, query: PictureOrNumber, *, box: Box | None = None) -> dict[str, Any]:
         """Return a picture's regions, and its score with a query, at each threshold of the detector."""
         asked = _box(box)
         path = f"/v1/pictures/{picture}/thresholds"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from d2r.serve.logs import service_log
 from d2r.serve.problems import problem_response
 
 HEADERS: Final = {
@@ -29,8 +29,6 @@ HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-
-log = logging.getLogger("d2r.serve")
 
 Observe = Callable[[str, str, int, float], None]
 
@@ -109,7 +107,7 @@ class Guard:
         except ClientDisconnect:
             pass
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            service_log.exception("%s %s failed", scope["method"], scope["path"])
             if status == 499:
                 answer = problem_response(500, "An error of this program; its log has more.")
                 await answer(scope, receive, send_guarded)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 # Lists and not tuples: what FastAPI writes of a tuple is no schema of OpenAPI 3.1.
-Numbers = Annotated[list[float], Field(min_length=4, max_length=4)]
+BoxCoordinates = Annotated[list[float], Field(min_length=4, max_length=4)]
 Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -23,7 +23,7 @@ class PictureInfo(BaseModel):
 class PictureDetail(PictureInfo):
     """A picture of the collection, and the regions that were described of it."""
 
-    regions: list[Numbers] = Field(description="x1, y1, x2, y2 in pixels; the whole picture first")
+    regions: list[BoxCoordinates] = Field(description="x1, y1, x2, y2 in pixels; the whole picture first")
     region_scores: list[float] = Field(description="how sure the selector was of each region")
     uploaded: bool = Field(description="whether it was added by this service, which then keeps its file")
 
@@ -35,18 +35,20 @@ class PictureList(BaseModel):
     next: int | None = Field(description="`after` of the next page; null on the last")
 
 
-class Found(BaseModel):
+class FoundPicture(BaseModel):
     """A picture that was found."""
 
     picture: PictureInfo
     score: float = Field(description="R-ASMK* similarity to the query, at most 1")
     inliers: int | None = Field(description="matched points that agree with one affine map; null when not verified")
-    regions: list[Numbers] = Field(description="that were described, x1, y1, x2, y2 in pixels; the whole picture first")
+    regions: list[BoxCoordinates] = Field(
+        description="that were described, x1, y1, x2, y2 in pixels; the whole picture first"
+    )
     region_scores: list[float]
     transform: list[list[float]] | None = Field(
         description="2 x 3, from pixels of the query to pixels of this picture; null without agreeing points"
     )
-    found: Numbers | None = Field(
+    found: BoxCoordinates | None = Field(
         description="what was searched for, x1, y1, x2, y2 in pixels of this picture; null without agreeing points"
     )
     query_points: list[Point] = Field(description="matched points, in pixels of the query")
@@ -58,7 +60,7 @@ class QueryInfo(BaseModel):
 
     width: int
     height: int
-    box: Numbers = Field(description="as it was used: cut to the picture")
+    box: BoxCoordinates = Field(description="as it was used: cut to the picture")
     features: int = Field(description="local features that were found in the box; with none nothing can be found")
 
 
@@ -67,7 +69,7 @@ class SearchAnswer(BaseModel):
 
     query: QueryInfo
     seconds: dict[str, float] = Field(description="wall-clock time of each stage")
-    results: list[Found] = Field(description="best first")
+    results: list[FoundPicture] = Field(description="best first")
     missing: int = Field(
         description="pictures that could not be looked at, because the machine that has them did not answer; 0 when the"
         " answer is complete"
@@ -83,7 +85,7 @@ class ThresholdAnswer(BaseModel):
 
     query: QueryInfo
     threshold: float = Field(description="that the collection was indexed with")
-    regions: list[Numbers] = Field(
+    regions: list[BoxCoordinates] = Field(
         description="x1, y1, x2, y2 in pixels; the whole picture first, then what the detector finds, best first"
     )
     region_scores: list[float] = Field(description="how sure the detector is of each region; 1 for the whole picture")

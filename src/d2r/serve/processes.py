@@ -7,7 +7,6 @@ it. Another takes its place.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 from collections.abc import Callable
@@ -16,11 +15,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from d2r.errors import D2RError
+from d2r.serve.logs import service_log
 from d2r.support.processes import WorkerDied, Workers
 
-Result = TypeVar("Result")
-
-log = logging.getLogger("d2r.serve")
+_T = TypeVar("_T")
 
 
 class QueueFullError(D2RError):
@@ -67,7 +65,7 @@ class Processes:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*(asyncio.to_thread(one.close) for one in self._all))
 
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def run(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Return ``function(*arguments)``, called in a process; what it raises is raised here.
 
         When this is cancelled it does not begin; once it has begun its process is busy until it ends.
@@ -90,10 +88,10 @@ class Processes:
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    async def _finish(self, process: Workers, function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    async def _finish(self, process: Workers, function: Callable[..., _T], arguments: tuple[Any, ...]) -> _T:
         broken = True
         try:
-            work: Future[Result] = process.submit(function, *arguments)
+            work: Future[_T] = process.submit(function, *arguments)
             result = await asyncio.wait_for(asyncio.wrap_future(work), self._limit_s)
             broken = False
             return result
@@ -120,7 +118,7 @@ class Processes:
         try:
             await self._begin()
         except Exception:
-            log.exception("a worker process does not start")
+            service_log.exception("a worker process does not start")
 
     async def _begin(self) -> None:
         process = Workers(1, self._prepare)

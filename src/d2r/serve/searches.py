@@ -25,13 +25,13 @@ from d2r.options import SearchOptions
 from d2r.regions import Detector
 from d2r.results import rounded_scores, tenths
 from d2r.serve import work
-from d2r.serve.models import Found, PictureInfo, QueryInfo, SearchAnswer, ThresholdAnswer
+from d2r.serve.models import FoundPicture, PictureInfo, QueryInfo, SearchAnswer, ThresholdAnswer
 from d2r.serve.processes import Processes, QueueFullError, TooLongError
 from d2r.support.processes import WorkerDied
 
-Result = TypeVar("Result")
+_T = TypeVar("_T")
 
-Sought: TypeAlias = bytes | PictureRow
+SearchQuery: TypeAlias = bytes | PictureRow
 """A query: the encoded bytes of a picture, or a picture of the index."""
 
 
@@ -49,7 +49,7 @@ class Threads:
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="answer")
 
-    async def run(self, function: Callable[[Callable[[], bool]], Result]) -> Result:
+    async def run(self, function: Callable[[Callable[[], bool]], _T]) -> _T:
         """Return ``function(stopped)`` of a thread; ``stopped()`` says whether this call was cancelled meanwhile."""
         gone = threading.Event()
         try:
@@ -93,7 +93,7 @@ class Searches:
         finally:
             self.under_way -= 1
 
-    async def describe(self, query: Sought, box: PixelBox | None, regions: bool = False) -> Description:
+    async def describe(self, query: SearchQuery, box: PixelBox | None, regions: bool = False) -> Description:
         """Describe a query in a worker process, by regions inside it too where this is asked for."""
         describing = self._processes.run(
             work.describe_source, self._engine.recipe, self._max_pixels, _source(query), box, regions
@@ -109,7 +109,7 @@ class Searches:
 
     async def answer(
         self,
-        sought: Sought,
+        sought: SearchQuery,
         box: PixelBox | None,
         options: SearchOptions,
         *,
@@ -141,7 +141,7 @@ class Searches:
                     picture = PictureInfo.model_construct(
                         id=result.id, name=named(result.path), width=result.width, height=result.height
                     )
-                    found.append(Found.model_construct(picture=picture, **result.measured()))
+                    found.append(FoundPicture.model_construct(picture=picture, **result.measured()))
                 whole = SearchAnswer.model_construct(
                     query=query_info(query),
                     seconds={k: round(v, 5) for k, v in seconds.items()},
@@ -152,7 +152,7 @@ class Searches:
 
             return await self._threads.run(search)
 
-    async def match(self, query: Sought, box: PixelBox | None, other: PictureRow) -> bytes:
+    async def match(self, query: SearchQuery, box: PixelBox | None, other: PictureRow) -> bytes:
         """Return a JPEG of a query and a picture beside each other, with their matched points joined."""
         with self._room():
             described = await self.describe(query, box)
@@ -169,7 +169,7 @@ class Searches:
             return await of_index(other, drawing)
 
     async def thresholds(
-        self, query: Sought, box: PixelBox | None, picture: PictureRow, detector: Detector
+        self, query: SearchQuery, box: PixelBox | None, picture: PictureRow, detector: Detector
     ) -> ThresholdAnswer:
         """Score a picture with the regions that each threshold of a detector gives."""
         with self._room():
@@ -199,11 +199,11 @@ def query_info(query: Description) -> QueryInfo:
     )
 
 
-def _source(query: Sought) -> work.Source:
+def _source(query: SearchQuery) -> work.PictureSource:
     return query if isinstance(query, bytes) else query.path
 
 
-async def of_index(picture: PictureRow, work: Awaitable[Result]) -> Result:
+async def of_index(picture: PictureRow, work: Awaitable[_T]) -> _T:
     """Return what ``work`` gives, which reads the file of a picture of the index.
 
     Raises:
@@ -215,7 +215,7 @@ async def of_index(picture: PictureRow, work: Awaitable[Result]) -> Result:
         raise FileGoneError(picture.id) from error
 
 
-async def until_gone(request: Request, work: Awaitable[Result], gone: Callable[[], None]) -> Result:
+async def until_gone(request: Request, work: Awaitable[_T], gone: Callable[[], None]) -> _T:
     """Return what ``work`` gives; cancel it when the client is gone before.
 
     Raises:

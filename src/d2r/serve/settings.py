@@ -12,6 +12,9 @@ from d2r.errors import D2RError
 TOKEN_VARIABLE = "D2R_TOKEN"
 READ_TOKEN_VARIABLE = "D2R_READ_TOKEN"
 
+MOST_RESULTS = 200
+"""Results, and verified pictures, that one search may ask for."""
+
 _LEAST_TOKEN = 16
 
 
@@ -20,7 +23,7 @@ class ServeError(D2RError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What one client may cost.
 
     Attributes:
@@ -40,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """See the options of ``d2r serve``.
 
     Attributes:
@@ -62,7 +65,7 @@ class Settings:
     workers: int = 2
     threads: int = 2
     hosts: frozenset[str] = frozenset()
-    limits: Limits = Limits()
+    limits: ServiceLimits = ServiceLimits()
 
     @property
     def writable(self) -> bool:

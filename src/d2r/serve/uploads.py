@@ -23,7 +23,7 @@ from d2r.serve.settings import ServeError
 from d2r.support.files import display_path, replacing, sync
 
 JOURNAL: Final = "jobs.sqlite"
-"""File in the folder that says what clients asked for; see :class:`d2r.serve.jobs.Journal`."""
+"""File in the folder that says what clients asked for; see :class:`d2r.serve.journal.Journal`."""
 
 _LOCK: Final = ".service.lock"
 _OWN: Final = ".d2r-uploads"  # sub-folder of what is half received

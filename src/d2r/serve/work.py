@@ -20,11 +20,11 @@ from d2r.report.drawing import MATCH_SIDE, draw_match
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 
-Source = bytes | str
+PictureSource = bytes | str
 """A picture: its encoded bytes, or the path of a file of the collection."""
 
 
-def prepare(recipe: Recipe, index: Path) -> None:
+def prepare_describing(recipe: Recipe, index: Path) -> None:
     """Get a worker process ready to describe: what is imported at first use is imported."""
     prepare_decoding(index)
     make_extractor(recipe.features).extract([np.zeros((64, 64, 3), np.uint8)])
@@ -37,7 +37,7 @@ def prepare_decoding(index: Path) -> None:
 
 
 def describe_source(
-    recipe: Recipe, max_pixels: int, source: Source, box: PixelBox | None, regions: bool = False
+    recipe: Recipe, max_pixels: int, source: PictureSource, box: PixelBox | None, regions: bool = False
 ) -> Description:
     """Describe a query; raises :class:`~d2r.images.ImageError` and :class:`~d2r.boxes.BoxError`.
 
@@ -53,7 +53,7 @@ def describe_source(
     return describe_query(picture, box, extractor, max_side=recipe.max_side, selector=selector)
 
 
-def describe_regions(selector: RegionSelector, recipe: Recipe, max_pixels: int, source: Source) -> Description:
+def describe_regions(selector: RegionSelector, recipe: Recipe, max_pixels: int, source: PictureSource) -> Description:
     """Describe a picture with the regions that a selector chooses; raises :class:`~d2r.images.ImageError`."""
     return describe(_decode(source, max_pixels), selector, make_extractor(recipe.features), max_side=recipe.max_side)
 
@@ -65,15 +65,15 @@ def check(max_pixels: int, data: bytes) -> str:
         return _ENDINGS.get(image.format or "", ".jpg")
 
 
-def rendered(max_pixels: int, source: Source, side: int, quality: int) -> bytes:
+def rendered(max_pixels: int, source: PictureSource, side: int, quality: int) -> bytes:
     """Return a picture as an upright JPEG of at most this longer side."""
     return encode_jpeg(shrink(_decode(source, max_pixels, side), side), quality)
 
 
 def match_picture(
     max_pixels: int,
-    query: Source,
-    other: Source,
+    query: PictureSource,
+    other: PictureSource,
     box: Sequence[float] | None,
     query_points: NDArray[np.float32],
     points: NDArray[np.float32],
@@ -93,14 +93,14 @@ def match_picture(
     return encode_jpeg(draw_match(left, right, query_points * across, points * along, box=small_box), 85)
 
 
-def _small(source: Source, max_pixels: int, side: int) -> tuple[Picture, np.float32]:
+def _small(source: PictureSource, max_pixels: int, side: int) -> tuple[Picture, np.float32]:
     """Return a picture of at most this longer side, and the length of one of the whole picture's pixels in it."""
     picture = _decode(source, max_pixels)
     small = shrink(picture, side)
     return small, np.float32(small.shape[1] / picture.shape[1])
 
 
-def _decode(source: Source, max_pixels: int, side: int | None = None) -> Picture:
+def _decode(source: PictureSource, max_pixels: int, side: int | None = None) -> Picture:
     if isinstance(source, bytes):
         return decode_image(source, name="the picture", max_pixels=max_pixels, side=side)
     return read_image(source, max_pixels=max_pixels, side=side)
