@@ -25,7 +25,7 @@ from d2r.asmk.kernels import KERNELS, aggregate, assign, first_regions, similari
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, describe_query
-from d2r.features import make_extractor
+from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
@@ -38,7 +38,7 @@ from d2r.indexing.fill import Report
 from d2r.indexing.workers import Describers, describers
 from d2r.links import find_links, similar_pictures
 from d2r.options import DEFAULT_OPTIONS, SearchOptions
-from d2r.regions import make_selector
+from d2r.regions import SELECTORS, RegionSelector, make_selector
 from d2r.regions import pinned_spec as pinned_regions
 from d2r.results import Answer, Link, Result, make_result
 from d2r.search import Candidate, Ranker, SearchStopped, Verified, make_query, search
@@ -66,8 +66,8 @@ class Engine:
     def create(
         folder: PathLike,
         *,
-        regions: str = REGIONS,
-        features: str = FEATURES,
+        regions: str | RegionSelector = REGIONS,
+        features: str | FeatureExtractor = FEATURES,
         codebook: Codebook | None = None,
         words: int | None = None,
         bits: int | None = None,
@@ -78,10 +78,10 @@ class Engine:
 
         Args:
             folder: new or empty.
-            regions: specification of the region selector (:mod:`d2r.regions`). Of a detector the index remembers the
-                SHA-256 of its model, and describes no picture with another.
-            features: specification of the feature extractor (:mod:`d2r.features`). Of a network the index remembers the
-                SHA-256 too, and describes no picture and no query with another.
+            regions: specification of the region selector (:mod:`d2r.regions`), or a selector of your own. Of a detector
+                the index remembers the SHA-256 of its model, and describes no picture with another.
+            features: specification of the feature extractor (:mod:`d2r.features`), or an extractor of your own. Of a
+                network the index remembers the SHA-256 too, and describes no picture and no query with another.
             codebook: visual words to use; None learns them from the first pictures that are added.
             words: how many to learn, fewer where there are not 16 features for each; None chooses from the number of
                 pictures.
@@ -97,7 +97,7 @@ class Engine:
             d2r.features.FeatureError: the model of the local features cannot be used.
             d2r.asmk.codebook.CodebookError: see :func:`d2r.indexing.entry.check_codebook`.
         """
-        regions, features = pinned_regions(regions), pinned_features(features)
+        regions, features = pinned_regions(SELECTORS.known(regions)), pinned_features(EXTRACTORS.known(features))
         check_bits(bits, make_extractor(features).dim)
         if max_side < 32:
             raise ValueError("max_side must be 32 pixels or more")
@@ -365,19 +365,30 @@ class Engine:
         self._threads.submit(self.prepare)
 
 
-def open_index(folder: PathLike, *, create: bool = False, **settings: Any) -> Engine:
+def open_index(
+    folder: PathLike,
+    *,
+    create: bool = False,
+    regions: str | RegionSelector = REGIONS,
+    features: str | FeatureExtractor = FEATURES,
+    **settings: Any,
+) -> Engine:
     """Open the index in a folder.
 
     Args:
         folder: of the index.
         create: make an empty one where there is none.
-        settings: how to make it, see :meth:`Engine.create`; of an index that is there they change nothing.
+        regions: see :meth:`Engine.create`. An index that was made with an object needs it to be opened again; all else
+            changes nothing of an index that is there.
+        features: the same.
+        settings: how to make it, see :meth:`Engine.create`.
 
     Raises:
         StoreError: there is no index and ``create`` is not given, or it is damaged or of another format.
     """
+    regions, features = SELECTORS.known(regions), EXTRACTORS.known(features)
     if create and not Index.exists(Path(os.fsdecode(folder))):
-        return Engine.create(folder, **settings)
+        return Engine.create(folder, regions=regions, features=features, **settings)
     return Engine.open(folder)
 
 

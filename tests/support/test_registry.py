@@ -147,6 +147,21 @@ def test_the_documentation_adds_a_selector_and_an_extractor_that_an_index_is_mad
     assert "features 'grid-sift' is not known; there are: delf, hardnet, rootsift" in without.stderr
 
 
+def test_the_documentation_gives_objects_of_a_script_that_worker_processes_know_too(tmp_path, photo_folder):
+    text = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+    classes, use = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    use = use.replace('"Pictures"', repr(str(photo_folder))).replace(
+        '"castle.jpg"', repr(str(photo_folder / "pagoda-0.jpg"))
+    )
+    (tmp_path / "script.py").write_text(classes + use)
+    for _ in range(2):  # made, then opened again
+        done = run(sys.executable, "script.py", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"{photo_folder / 'pagoda-0.jpg'}\n"), done.stderr
+    without = run(*D2R, "search", tmp_path / "grid.index", photo_folder / "pagoda-0.jpg")
+    assert without.returncode == 2
+    assert "features '__main__.GridSIFT' is not known here (an object made it: give it again" in without.stderr
+
+
 def test_a_part_of_another_package_that_is_broken_is_named_and_a_name_of_ours_is_not_taken_over(tmp_path, monkeypatch):
     entries = "[d2r.parts]\nbroken = other_package:nothing\nplain = other_package:plain\npart = other_package:plain\n"
     plugin(tmp_path, "other_package", entries, "def plain(): ...\n")

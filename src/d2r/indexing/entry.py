@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import faiss
@@ -18,14 +19,14 @@ from safetensors.numpy import load_file, save
 from d2r.asmk.codebook import Codebook, CodebookError, Origin, load_codebook
 from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes
 from d2r.describe import Description, describe
-from d2r.features import make_extractor, same_descriptors
+from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, same_descriptors
 from d2r.features import pinned_spec as pinned_features
 from d2r.features.base import Features
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Index, PictureState, StoreError
 from d2r.indexing.timing import stage, taken
 from d2r.models.onnx import set_threads
-from d2r.regions import RegionSelector, make_selector, pinned_spec
+from d2r.regions import SELECTORS, RegionSelector, make_selector, pinned_spec
 from d2r.sources import Job
 from d2r.support import compiling
 from d2r.support.files import display_path, read_bytes, replacing
@@ -52,6 +53,26 @@ class Recipe:
     features: str
     max_side: int
     verify_features: int
+
+    def __reduce__(self) -> tuple[Callable[..., Recipe], tuple[Any, ...]]:
+        # To another process it takes the types that were given as objects here: a specification alone names them.
+        types = SELECTORS.given_for(self.regions), EXTRACTORS.given_for(self.features)
+        return _recipe_with_types, (self.regions, self.features, self.max_side, self.verify_features, *types)
+
+
+def _recipe_with_types(
+    regions: str,
+    features: str,
+    max_side: int,
+    verify_features: int,
+    selectors: dict[str, type[RegionSelector]],
+    extractors: dict[str, type[FeatureExtractor]],
+) -> Recipe:
+    for name, selector in selectors.items():
+        SELECTORS.take(name, selector)
+    for name, extractor in extractors.items():
+        EXTRACTORS.take(name, extractor)
+    return Recipe(regions, features, max_side, verify_features)
 
 
 @dataclass(frozen=True)

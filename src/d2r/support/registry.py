@@ -36,11 +36,13 @@ class Registry(Generic[Part]):
 
     Packages add parts of their own by an entry point of the group ``d2r.KIND``, whose name is the part's and whose
     object is its dataclass; it is loaded when the name is first used. A name of :attr:`parts` cannot be taken over.
+    A part of one's own that no entry point names is given as an object, see :meth:`known`.
     """
 
     def __init__(self, kind: str, parts: Mapping[str, type[Part]]) -> None:
         self.kind = kind
         self.parts = dict(parts)
+        self.given: dict[str, type[Part]] = {}
 
     @cached_property
     def added(self) -> dict[str, EntryPoint]:
@@ -52,7 +54,8 @@ class Registry(Generic[Part]):
         if name not in self.parts:
             if name not in self.added:
                 there = ", ".join(sorted({*self.parts, *self.added}))
-                raise SpecError(f"{self.kind} {name!r} is not known; there are: {there}")
+                hint = f" here (an object made it: give it again, {self.kind}=...)" if "." in name else ""
+                raise SpecError(f"{self.kind} {name!r} is not known{hint}; there are: {there}")
             one = self.added[name]
             try:
                 part: Any = one.load()
@@ -62,6 +65,32 @@ class Registry(Generic[Part]):
                 raise SpecError(f"{self.kind} {name!r}: {one.value} is no dataclass, whose fields are its options")
             self.parts[name] = cast("type[Part]", part)
         return self.parts[name]
+
+    def known(self, part: str | Part) -> str:
+        """Return the specification of a part: itself, or that of an object, whose type this process knows from then on.
+
+        The type's name is that of its module and class; another process must be given an object of it too.
+
+        Raises:
+            SpecError: the object is no dataclass.
+        """
+        if isinstance(part, str):
+            return part
+        kind = type(part)
+        if not dataclasses.is_dataclass(kind):
+            raise SpecError(f"{self.kind}: {kind.__qualname__} is no dataclass, whose fields are its options")
+        if kind not in self.parts.values():
+            self.take(f"{kind.__module__}.{kind.__qualname__}", kind)
+        return self.spec(part)
+
+    def take(self, name: str, kind: type[Part]) -> None:
+        """Have this process know a type that was given as an object."""
+        self.parts[name] = self.given[name] = kind
+
+    def given_for(self, spec: str) -> dict[str, type[Part]]:
+        """Return the type that a specification names, by name, if it was given as an object; else nothing."""
+        name = spec.strip().partition(":")[0]
+        return {name: self.given[name]} if name in self.given else {}
 
     def make(self, spec: str) -> Part:
         """Return the part that ``spec`` describes; :class:`SpecError` when it describes none."""
