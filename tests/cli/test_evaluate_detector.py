@@ -34,7 +34,7 @@ def test_a_detector_is_judged_on_several_sources(d2r, model, source, photo_folde
     file, sheet = tmp_path / "figures.json", tmp_path / "failures.png"
     status, out, err = d2r(
         "evaluate-detector", source, f"{source}={photo_folder}", "--regions", f"detector:model={model}",
-        "--json", file, "--failures", sheet,
+        "--out", file, "--failures", sheet,
     )  # fmt: skip
     assert status == 0, err
     lines = out.splitlines()

@@ -40,7 +40,7 @@ COMMANDS = {
         "evaluate", "SET", "--words", "16", "--regions", "whole", "--method", "asmk*", "--workers", "0",
         "--cache", "CACHE", "--out",
     ],
-    "figures": ["evaluate-detector", "LABELS", "--regions", "rmac:levels=1", "--json"],
+    "figures": ["evaluate-detector", "LABELS", "--regions", "rmac:levels=1", "--out"],
     "failures": ["evaluate-detector", "LABELS", "--regions", "rmac:levels=1", "--failures"],
 }  # fmt: skip
 
