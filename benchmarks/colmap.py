@@ -63,9 +63,9 @@ def main() -> None:
         for verify in (False, True):
             file = options.work / f"pairs{'-verified' if verify else ''}.txt"
             started = time.perf_counter()
-            count, _ = write_pairs(engine, file, top=options.top, verify=verify, root=images, progress=quiet)
+            pairs, _ = write_pairs(engine, file, top=options.top, verify=verify, root=images, progress=quiet)
             name = f"d2r pairs --top {options.top}{' --verify' if verify else ''}"
-            rows.append((name, file, count, indexed + time.perf_counter() - started))
+            rows.append((name, file, len(pairs), indexed + time.perf_counter() - started))
 
     print("| pairs | number | to find them, s | matching, s | mapping, s | registered | models | points |")
     print("|---|---:|---:|---:|---:|---:|---|---:|")

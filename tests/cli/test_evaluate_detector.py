@@ -34,7 +34,7 @@ def test_a_detector_is_judged_on_several_sources(d2r, model, source, photo_folde
     file, sheet = tmp_path / "figures.json", tmp_path / "failures.png"
     status, out, err = d2r(
         "evaluate-detector", source, f"{source}={photo_folder}", "--regions", f"detector:model={model}",
-        "--json", file, "--failures", sheet,
+        "--out", file, "--failures", sheet,
     )  # fmt: skip
     assert status == 0, err
     lines = out.splitlines()
@@ -84,6 +84,7 @@ def test_what_cannot_be_judged_is_one_line(d2r, tmp_path, monkeypatch, source, r
 def test_pictures_are_indexed_in_the_regions_of_a_detector_by_worker_processes(d2r, model, collection, tmp_path):
     index, spec = tmp_path / "photos.index", f"detector:model={model}"
     arguments = ["index", collection, "--out", index, "--regions", spec, "--words", "64", "--workers", "2"]
+    arguments += ["--features", "rootsift"]
     status, out, err = d2r(*arguments)
     assert status == 0, err
     assert "10  (10 added)" in out
@@ -98,7 +99,7 @@ def test_pictures_are_indexed_in_the_regions_of_a_detector_by_worker_processes(d
 
 def test_an_index_refuses_another_model_under_the_name_of_its_own(d2r, model, collection, tmp_path):
     index, spec = tmp_path / "photos.index", f"detector:model={model}"
-    build = ["index", collection, "--out", index, "--workers", "0"]
+    build = ["index", collection, "--out", index, "--features", "rootsift", "--workers", "0"]
     assert d2r(*build, "--regions", spec, "--words", "64")[0] == 0
     kept = model.read_bytes()
     write_detector(model, [LEFT], [0.7])
@@ -131,6 +132,7 @@ def test_a_detector_is_evaluated_in_retrieval_with_descriptions_of_its_own(d2r, 
         (tmp_path / "set" / "pagoda").mkdir(parents=True, exist_ok=True)
         shutil.copy(photo_folder / name, tmp_path / "set" / "pagoda")
     evaluate = ["evaluate", tmp_path / "set", "--words", "16", "--workers", "0", "--cache", tmp_path / "cache"]
+    evaluate += ["--features", "rootsift"]
     for scores in ([0.9, 0.6], [0.9, 0.1]):
         write_detector(model, [LEFT, RIGHT], scores)
         assert d2r(*evaluate, "--regions", f"detector:model={model}")[0] == 0

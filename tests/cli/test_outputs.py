@@ -37,10 +37,10 @@ COMMANDS = {
     "match": ["match", "QUERY", "OTHER", "--features", "rootsift", "--out"],
     "codebook": ["codebook", "PHOTOS", "--words", "8", "--features", "rootsift", "--workers", "0", "--out"],
     "evaluate": [
-        "evaluate", "SET", "--words", "16", "--regions", "whole", "--method", "asmk*", "--workers", "0",
-        "--cache", "CACHE", "--out",
+        "evaluate", "SET", "--words", "16", "--regions", "whole", "--features", "rootsift:top=200", "--method", "asmk*",
+        "--workers", "0", "--cache", "CACHE", "--out",
     ],
-    "figures": ["evaluate-detector", "LABELS", "--regions", "rmac:levels=1", "--json"],
+    "figures": ["evaluate-detector", "LABELS", "--regions", "rmac:levels=1", "--out"],
     "failures": ["evaluate-detector", "LABELS", "--regions", "rmac:levels=1", "--failures"],
 }  # fmt: skip
 

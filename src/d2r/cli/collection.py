@@ -7,12 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.printing import add_sizes, print_report, print_vanished, too_many
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, Ray, RayAddress, Workers, out, progress_bars, say
 from d2r.defaults import (
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from d2r.asmk.codebook import Origin
     from d2r.engine import Engine
     from d2r.indexing.entry import Recipe
+    from d2r.indexing.fill import Report
     from d2r.indexing.workers import Describers
 
 
@@ -90,6 +93,7 @@ def index_photos(
     ray: Ray = False,
     ray_address: RayAddress = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    as_json: AsJson = False,
 ) -> None:
     """Index photos, or bring their index up to date.
 
@@ -140,10 +144,30 @@ def index_photos(
         else:
             report = engine.add(paths, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
     with Engine.open(index) as engine:
+        if as_json:
+            record = {"index": os.path.abspath(index), "size": asdict(engine.index.size()), **_report_record(report)}
+            print_json("index", record)
+            return
         print_report(engine, report)
         if report.missing and sys.stdin.isatty() and sys.stdout.isatty() and _confirmed("Drop them from the index?"):
             pruned = engine.prune(listed_paths(Path(source)) if kind == "list" else [source])
             out.print(f"{pruned:,} dropped", highlight=False)
+
+
+def _report_record(report: Report) -> dict[str, Any]:
+    """Return what a run did to an index as JSON knows it."""
+    counts = ("added", "changed", "returned", "missing", "removed", "unchanged", "words_learned")
+    return {
+        **{name: getattr(report, name) for name in counts},
+        "vanished": report.vanished,
+        "skipped": report.skipped,
+        "empty": report.empty,
+        "seconds": round(report.seconds, 3),
+        "stages": {
+            name: {"pictures": report.stage_pictures[name], "seconds": round(seconds, 3)}
+            for name, seconds in report.stage_seconds.items()
+        },
+    }
 
 
 def _confirmed(question: str) -> bool:
@@ -187,7 +211,7 @@ def _check_fixed(
         raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
 
 
-def info(index: IndexArgument) -> None:
+def info(index: IndexArgument, as_json: AsJson = False) -> None:
     """Say what an index holds and how it was made."""
     from d2r.engine import Engine
 
@@ -201,6 +225,20 @@ def info(index: IndexArgument) -> None:
                 skipped.append(row)
             elif row.missing_since is not None:
                 missing[os.path.dirname(row.path)] += 1
+    if as_json:
+        words = (
+            None
+            if book is None
+            else {
+                "words": book.words,
+                "dimensions": book.dim,
+                "bits": book.bits,
+                "origin": None if origin is None else asdict(origin),
+            }
+        )
+        record = {"index": os.path.abspath(index), "size": asdict(size), "recipe": asdict(recipe), "codebook": words}
+        print_json("info", {**record, "vanished": missing, "skipped": [(row.path, row.problem) for row in skipped]})
+        return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("pictures", f"{size.pictures:,}")
     if size.missing:
@@ -237,7 +275,7 @@ def _told(origin: Origin | None, recipe: Recipe) -> str:
     return f"{pictures} of at most {origin.max_side} pixels, {origin.features}, {origin.regions}{version}"
 
 
-def compact_index(index: IndexArgument) -> None:
+def compact_index(index: IndexArgument, as_json: AsJson = False) -> None:
     """Merge the segments of an index, and give back the disk space of removed pictures."""
     from d2r.engine import Engine
 
@@ -246,36 +284,47 @@ def compact_index(index: IndexArgument) -> None:
         with progress_bars() as progress:
             engine.compact(progress)
         after = engine.index.size()
+    if as_json:
+        print_json("compact", {"index": os.path.abspath(index), "before": asdict(before), "after": asdict(after)})
+        return
     saved = before.search_bytes + before.verify_bytes - after.search_bytes - after.verify_bytes
     out.print(
         f"{before.segments:,} segments became {after.segments:,}; {saved / 1e6:,.1f} MB given back", highlight=False
     )
 
 
-def check_index(index: IndexArgument) -> None:
+def check_index(index: IndexArgument, as_json: AsJson = False) -> None:
     """Read all of an index and compare it with its checksums; ends with status 1 when something is damaged."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine, progress_bars() as progress:
         problems = engine.check(progress)
-        segments = engine.index.size().segments if not problems else 0
-    for problem in problems:
-        say(problem)
+        segments = engine.index.size().segments if not problems else None
+    if as_json:
+        print_json("check", {"index": os.path.abspath(index), "segments": segments, "problems": problems})
+    elif segments is not None:
+        out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
+    else:
+        for problem in problems:
+            say(problem)
     if problems:
         raise typer.Exit(1)
-    out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
 
 
 def remove(
     index: IndexArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders for all under them.")],
+    as_json: AsJson = False,
 ) -> None:
     """Remove pictures from an index; the files themselves are not touched."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine:
         count = engine.remove(paths)
-    out.print(f"removed {count:,} from the index")
+    if as_json:
+        print_json("remove", {"index": os.path.abspath(index), "removed": count})
+    else:
+        out.print(f"removed {count:,} from the index")
 
 
 def codebook(
@@ -294,6 +343,7 @@ def codebook(
     ] = FEATURES,
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Learn visual words from a folder of photos, for `d2r index --codebook` and `d2r evaluate --codebook`."""
@@ -315,4 +365,8 @@ def codebook(
         )
     with writing(file, is_our_safetensors, force=force) as part:
         book.save(part)
+    if as_json:
+        sizes = {"words": book.words, "asked": words, "dimensions": book.dim, "bits": book.bits}
+        print_json("codebook", {"file": os.path.abspath(file), **sizes})
+        return
     say(f"{book.words:,} words in {display_path(file)}{too_many(book.words, words)}")

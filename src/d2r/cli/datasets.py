@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
 from d2r.defaults import (
     MAX_PIXELS,
@@ -45,6 +46,7 @@ def compose(
     ] = None,
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compose a clutter benchmark: real things planted small in busy photographs, with known answers."""
     from d2r.compose.clutter import compose_set
@@ -56,6 +58,11 @@ def compose(
     chosen = [instance for place in instances for instance in draw_instances(place, most, seed)]
     with progress_bars() as progress:
         made = compose_set(DIFFICULTIES[difficulty], chosen, read_backgrounds(backgrounds), seed, folder, progress)
+    if as_json:
+        sizes = {"queries": len(made.queries), "pictures": len(made.database)}
+        skipped = [(one.path, one.reason) for one in made.skipped]
+        print_json("dataset compose", {"folder": os.path.abspath(folder), **sizes, "skipped": skipped})
+        return
     counts = f"{len(made.queries):,} queries, {len(made.database):,} pictures in {display_path(folder)}"
     say(counts)
     for one in made.skipped:
@@ -157,6 +164,7 @@ def dataset_get(
         bool, typer.Option("--retry-failed", help="landmark-boxes: try again what failed before.")
     ] = False,
     without_box: Annotated[bool, typer.Option("--all", help="landmark-boxes: also pictures without a box.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the pictures and the ground truth of a data set; run it again to go on where it stopped.
 
@@ -167,7 +175,7 @@ def dataset_get(
     from d2r.datasets.download import NAMES, get_dataset
 
     if name == "landmark-boxes":
-        _get_landmark_pictures(folder / name, 10.0 if rate is None else rate, retry_failed, without_box)
+        _get_landmark_pictures(folder / name, 10.0 if rate is None else rate, retry_failed, without_box, as_json)
         return
     if name not in NAMES:
         known = ", ".join((*NAMES, "landmark-boxes"))
@@ -180,10 +188,13 @@ def dataset_get(
             progress(file, done, total or done)
 
         place = get_dataset(name, folder, progress=update)
-    say(f"{name}: {display_path(place)}")
+    if as_json:
+        print_json("dataset get", {"name": name, "folder": os.path.abspath(place)})
+    else:
+        say(f"{name}: {display_path(place)}")
 
 
-def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, without_box: bool) -> None:
+def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, without_box: bool, as_json: bool) -> None:
     from d2r.datasets.landmark_boxes import read_dataset
     from d2r.datasets.landmark_pictures import FAILURES, get_pictures
 
@@ -191,6 +202,10 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
     wanted = [row for row in dataset.pictures.values() if without_box or dataset.box(row.id) is not None]
     with progress_bars() as progress:
         done = get_pictures(wanted, folder, rate=rate, retry_failed=retry_failed, progress=progress)
+    if as_json:
+        place = {"name": folder.name, "folder": os.path.abspath(folder)}
+        print_json("dataset get", {**place, "pictures": len(wanted), **vars(done), "failed": list(done.failed.items())})
+        return
     counts = [
         f"{count:,} {what}"
         for count, what in (
@@ -213,6 +228,7 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
 
 def dataset_stats(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
+    as_json: AsJson = False,
 ) -> None:
     """Say how many pictures and boxes a set of landmark boxes has, and how large the boxes are."""
     import numpy as np
@@ -221,17 +237,34 @@ def dataset_stats(
     from d2r.datasets.landmark_statistics import landmark_statistics
 
     found = landmark_statistics(read_dataset(folder))
+    each = np.quantile(found.pictures_each, (0, 0.5, 1)).tolist() if len(found.pictures_each) else None
+    areas = np.quantile(found.areas, (0, 0.25, 0.5, 0.75, 1)).tolist() if len(found.areas) else None
+    if as_json:
+        record = {
+            "pictures": found.pictures,
+            "training": found.training,
+            "validation": found.validation,
+            "without_box": found.without_box,
+            "without_url": found.without_url,
+            "without_landmark": found.without_landmark,
+            "landmarks": len(found.pictures_each),
+            "pictures_each": each,
+            "areas": areas,
+            "area_histogram": found.area_histogram.tolist(),
+        }
+        print_json("dataset stats", record)
+        return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("pictures", f"{found.pictures:,}")
     table.add_row("boxes", f"{found.training:,} for training, {found.validation:,} for validation")
     table.add_row("without a box", f"{found.without_box:,}")
     table.add_row("without an address", f"{found.without_url:,}")
     table.add_row("landmarks", f"{len(found.pictures_each):,}; {found.without_landmark:,} pictures of no known one")
-    if len(found.pictures_each):
-        low, middle, high = np.quantile(found.pictures_each, (0, 0.5, 1))
+    if each is not None:
+        low, middle, high = each
         table.add_row("pictures a landmark", f"{low:,.0f} to {high:,.0f}, median {middle:,.0f}")
-    if len(found.areas):
-        low, first, middle, third, high = np.quantile(found.areas, (0, 0.25, 0.5, 0.75, 1))
+    if areas is not None:
+        low, first, middle, third, high = areas
         table.add_row(
             "area of the boxes",
             f"{low:.0%} to {high:.0%}, median {middle:.0%}, half of them {first:.0%} to {third:.0%}",
@@ -250,6 +283,7 @@ def dataset_sample(
     ],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
     leave_out_rare: LeaveOutRare = False,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Draw four pictures of each landmark for training and four for validation, and leave out those without a box."""
@@ -259,8 +293,20 @@ def dataset_sample(
     name = display_path(source / PICTURES)
     sampled = sample_dataset(read_dataset(source), seed, leave_out_rare=leave_out_rare, name=name)
     write_dataset(folder, sampled.dataset, force=force, inputs=[source / file for file in FILES])
-    _print_sample(sampled.sample)
     training, validation = len(sampled.dataset.training), len(sampled.dataset.validation)
+    if as_json:
+        drawn = sampled.sample
+        record = {
+            "folder": os.path.abspath(folder),
+            "drawn": {"training": len(drawn.training), "validation": len(drawn.validation)},
+            "boxes": {"training": training, "validation": validation},
+            "without_box": sampled.without_box,
+            "rare": drawn.rare,
+            "unlabelled": drawn.unlabelled,
+        }
+        print_json("dataset sample", record)
+        return
+    _print_sample(sampled.sample)
     out.print(
         escape(
             f"{len(sampled.without_box):,} of them left out because they have no box; {training:,} boxes for training"
@@ -301,6 +347,7 @@ def dataset_compose_detection(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
     workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compose pictures to train or to judge a detector with: landmarks with boxes, and decoys planted the same way."""
     from d2r.compose.detection_scenes import BOXES, compose_scenes, plan_scenes, split_backgrounds
@@ -317,6 +364,12 @@ def dataset_compose_detection(
         skipped = compose_scenes(
             plan, pictures, folder, workers=default_workers() if workers is None else workers, progress=progress
         )
+    if as_json:
+        used = {"boxes": len(plan.landmarks), "backgrounds": len(plan.backgrounds)}
+        failed = [(one.path, one.reason) for one in skipped]
+        file = os.path.abspath(folder / BOXES)
+        print_json("dataset compose-detection", {"file": file, "pictures": pictures, **used, "skipped": failed})
+        return
     for one in skipped:
         say(f"skipped {one.path}: {one.reason}")
     counts = f"{pictures:,} pictures from {len(plan.landmarks):,} boxes and {len(plan.backgrounds):,} backgrounds"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.printing import too_many
 from d2r.cli.terminal import Force, MaxPixels, Workers, out, progress_bars, say
 from d2r.defaults import (
@@ -52,7 +53,7 @@ def evaluate_detector(
             " unsure boxes too."
         ),
     ] = REGIONS,
-    file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")] = None,
+    file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON.")] = None,
     failures: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +62,7 @@ def evaluate_detector(
         ),
     ] = None,
     max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = MAX_PIXELS,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Measure how well a detector, or another selector of regions, finds the boxes of pictures.
@@ -69,7 +71,7 @@ def evaluate_detector(
     share of true boxes that the best k boxes of a picture find at 0.5. The time is the median of a picture in memory.
     """
     from d2r.datasets.detection import read_validation
-    from d2r.evaluate.detector import as_json, judge_source, scoring_spec, worst_failures
+    from d2r.evaluate import detector
     from d2r.evaluate.run import write_json
     from d2r.regions import make_selector, pinned_spec
     from d2r.report.detections import write_sheet
@@ -78,29 +80,35 @@ def evaluate_detector(
     for path, ours in ((file, is_our_json), (failures, is_our_png)):
         if path is not None:
             check_output(path, ours, force=force)
-    spec = scoring_spec(regions)
+    spec = detector.scoring_spec(regions)
     pinned = pinned_spec(spec)
     selector = make_selector(pinned)
     read = [(source, read_validation(source)) for source in sources]
     with progress_bars() as progress:
         judged = [
-            judge_source(selector, source, pictures, max_pixels=max_pixels, progress=progress)
+            detector.judge_source(selector, source, pictures, max_pixels=max_pixels, progress=progress)
             for source, pictures in read
         ]
-    say(spec)
-    say(as_text(_table(judged)))
-    for one in judged:
-        for skipped, reason in one.skipped:
-            say(f"skipped {skipped}: {display_path(reason)}")
+    figures = {"regions": pinned, "sources": [detector.as_json(one) for one in judged]}
+    if as_json:
+        print_json("evaluate-detector", figures)
+    else:
+        say(spec)
+        say(as_text(_table(judged)))
+        for one in judged:
+            for skipped, reason in one.skipped:
+                say(f"skipped {skipped}: {display_path(reason)}")
     if file is not None:
-        write_json(file, {"regions": pinned, "sources": [as_json(one) for one in judged]}, force=force)
-        say(f"figures: {display_path(file)}")
+        write_json(file, figures, force=force)
+        if not as_json:
+            say(f"figures: {display_path(file)}")
     if failures is not None:
-        worst = worst_failures([picture for one in judged for picture in one.judged], _WORST)
+        worst = detector.worst_failures([picture for one in judged for picture in one.judged], _WORST)
         if worst:
             write_sheet(worst, failures, max_pixels=max_pixels, force=force)
         shown = f"the {len(worst)} worst failures: {display_path(failures)}" if worst else "no failures to show"
-        say(shown)
+        if not as_json:
+            say(shown)
 
 
 def _table(judged: list[SourceScores]) -> tables.Table:
@@ -184,6 +192,7 @@ def evaluate_methods(
     ] = Path("d2r-cache"),
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Measure how well methods find the right pictures, on a data set whose answers are known."""
@@ -215,16 +224,21 @@ def evaluate_methods(
             max_pixels=max_pixels,
             progress=progress,
         )
-    queries = len(benchmark.queries)
-    out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
-    out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
-    if words is not None and codebook is None and rows[0].words < words:
-        say(f"{rows[0].words:,} visual words{too_many(rows[0].words, words)}")
-    for path, reason in extraction.skipped:
-        say(f"skipped {path}: {reason}")
+    measured = run.as_json(benchmark, setup, rows, extraction.skipped)
+    if as_json:
+        print_json("evaluate", measured)
+    else:
+        queries = len(benchmark.queries)
+        out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
+        out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
+        if words is not None and codebook is None and rows[0].words < words:
+            say(f"{rows[0].words:,} visual words{too_many(rows[0].words, words)}")
+        for path, reason in extraction.skipped:
+            say(f"skipped {path}: {reason}")
     if file is not None:
-        run.write_json(file, run.as_json(benchmark, setup, rows, extraction.skipped), force=force)
-        say(f"run: {display_path(file)}")
+        run.write_json(file, measured, force=force)
+        if not as_json:
+            say(f"run: {display_path(file)}")
 
 
 def reproduce_experiment(
@@ -257,12 +271,13 @@ def reproduce_experiment(
     ] = Path("d2r-cache"),
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
     from d2r.evaluate import reproduce as paper
+    from d2r.evaluate import run
     from d2r.evaluate.benchmark import load_benchmark
-    from d2r.evaluate.run import Setup, as_json, write_json
     from d2r.indexing.codebook import codebook_from
     from d2r.indexing.entry import Recipe
     from d2r.report.figures import accuracy_curves, curve_files
@@ -296,20 +311,25 @@ def reproduce_experiment(
             max_pixels=max_pixels,
             progress=progress,
         )
+    setup = run.Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
+    measured = run.as_json(benchmark, setup, rows, ())
     counts = f"{len(benchmark.queries):,} queries, {len(benchmark.database):,} pictures"
     table = accuracy_table(rows, f"{chosen.title} ({benchmark.kind} set {benchmark.name}: {counts})")
-    out.print(escape(as_text(table)), highlight=False, soft_wrap=True)
-    if benchmark.kind == "revisited" and benchmark.name in paper.PUBLISHED:
-        published = published_table(paper.PUBLISHED[benchmark.name])
-        out.print(escape("\n" + as_text(published)), highlight=False, soft_wrap=True)
-    learned = {row.words for row in rows}
-    for size in words or chosen.words if codebook is None else ():
-        if size not in learned:
-            say(f"{max(count for count in learned if count < size):,} visual words{too_many(0, size)}")
+    if as_json:
+        print_json("reproduce", measured)
+    else:
+        out.print(escape(as_text(table)), highlight=False, soft_wrap=True)
+        if benchmark.kind == "revisited" and benchmark.name in paper.PUBLISHED:
+            published = published_table(paper.PUBLISHED[benchmark.name])
+            out.print(escape("\n" + as_text(published)), highlight=False, soft_wrap=True)
+        learned = {row.words for row in rows}
+        for size in words or chosen.words if codebook is None else ():
+            if size not in learned:
+                say(f"{max(count for count in learned if count < size):,} visual words{too_many(0, size)}")
     written = write_tables(table, file / name, force=force)
     if chosen.curve:
         written += accuracy_curves(rows, chosen.title, file / name, force=force)
-    setup = Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
-    write_json(file / f"{name}.json", as_json(benchmark, setup, rows, ()), force=force)
-    for path in (*written, file / f"{name}.json"):
-        say(display_path(path))
+    run.write_json(file / f"{name}.json", measured, force=force)
+    if not as_json:
+        for path in (*written, file / f"{name}.json"):
+            say(display_path(path))

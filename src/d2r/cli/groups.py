@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
 from d2r.defaults import GROUP_INLIERS, MAX_PIXELS
 from d2r.support.files import check_output, display_path, is_our_page
@@ -15,7 +15,6 @@ from d2r.support.files import check_output, display_path, is_our_page
 if TYPE_CHECKING:
     from d2r.mining.groups import Group
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a list.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with the pictures.")]
 Top = Annotated[int, typer.Option(min=1, help="Most similar pictures to compare each picture with.")]
 
@@ -46,7 +45,9 @@ def group(
             groups = instances(find_links(engine, top=top, progress=progress), least=least)
         collection = engine.index.size().pictures
     explanation = f"Those of a group show the same thing: each shares {least} matched points or more with another."
-    _report(groups, "Groups", explanation, index, collection, as_json, html, max_pixels, boxed=True, force=force)
+    if html is not None:
+        _write_page(html, groups, "Groups", explanation, index, collection, max_pixels, boxed=True, force=force)
+    _print_groups("group", groups, collection, as_json, html)
 
 
 def duplicates(
@@ -72,40 +73,42 @@ def duplicates(
             groups = near_duplicates(find_links(engine, top=top, progress=progress))
         collection = engine.index.size().pictures
     explanation = "Those of a group are the same photograph, scaled or compressed again, or shots of one burst."
-    _report(
-        groups, "Near-duplicates", explanation, index, collection, as_json, html, max_pixels, boxed=False, force=force
-    )
+    if html is not None:
+        title = "Near-duplicates"
+        _write_page(html, groups, title, explanation, index, collection, max_pixels, boxed=False, force=force)
+    _print_groups("duplicates", groups, collection, as_json, html)
 
 
-def _report(
+def _write_page(
+    html: Path,
     groups: list[Group],
     title: str,
     explanation: str,
     index: Path,
     collection: int,
-    as_json: bool,
-    html: Path | None,
     max_pixels: int,
     *,
     boxed: bool,
     force: bool,
 ) -> None:
-    if html is not None:
-        from d2r.report.groups import groups_page
-        from d2r.report.page import write_page
+    from d2r.report.groups import groups_page
+    from d2r.report.page import write_page
 
-        page = groups_page(
-            groups,
-            title=title,
-            explanation=explanation,
-            index_name=display_path(index),
-            collection=collection,
-            boxed=boxed,
-            max_pixels=max_pixels,
-        )
-        write_page(html, page, force=force)
+    page = groups_page(
+        groups,
+        title=title,
+        explanation=explanation,
+        index_name=display_path(index),
+        collection=collection,
+        boxed=boxed,
+        max_pixels=max_pixels,
+    )
+    write_page(html, page, force=force)
+
+
+def _print_groups(command: str, groups: list[Group], collection: int, as_json: bool, html: Path | None) -> None:
     if as_json:
-        print(json.dumps({"pictures": collection, "groups": [_as_json(one) for one in groups]}, indent=2))
+        print_json(command, {"pictures": collection, "groups": [_as_json(one) for one in groups]})
         return
     for number, one in enumerate(groups, start=1):
         out.print(f"[bold]{number}[/]  {len(one.pictures):,} pictures", highlight=False)
@@ -119,7 +122,7 @@ def _report(
 
 
 def _as_json(group: Group) -> dict[str, object]:
-    """Return a group for machines; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+    """Return a group as JSON knows it."""
     return {
         "pictures": [picture.path for picture in group.pictures],
         "links": [

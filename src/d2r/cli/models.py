@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.terminal import out, progress_bars, say
 from d2r.support.files import display_path
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from d2r.hub.catalogue import Model
 
 
-def list_networks() -> None:
+def list_networks(as_json: AsJson = False) -> None:
     """List the networks that are shipped or were added, and those that can be fetched.
 
     A name can be used wherever a file can: detector:model=NAME, delf:model=NAME.
@@ -26,6 +28,22 @@ def list_networks() -> None:
     from d2r.models import user_folder
 
     models = list_models()
+    there = {model.name for model in models}
+    offered = {name: known for name, known in KNOWN.items() if name not in there}
+    if as_json:
+        others = [
+            {
+                "name": name,
+                "urls": known.urls,
+                "sha256": known.sha256,
+                "licence": known.licence,
+                "summary": known.summary,
+            }
+            for name, known in offered.items()
+        ]
+        record = {"models": [asdict(model) for model in models], "offered": others, "folder": user_folder()}
+        print_json("models list", record)
+        return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for head in ("name", "kind", "MB", "sha256", "from", "licence", "what it is"):
         table.add_column(head, justify="right" if head == "MB" else "left", overflow="fold")
@@ -36,10 +54,8 @@ def list_networks() -> None:
         )  # fmt: skip
         table.add_row(*map(escape, cells))
     out.print(table)
-    there = {model.name for model in models}
-    for name, known in KNOWN.items():
-        if name not in there:
-            say(f"d2r models pull {name}: {known.summary}; licence: {known.licence}")
+    for name, known in offered.items():
+        say(f"d2r models pull {name}: {known.summary}; licence: {known.licence}")
     say(f"added ones are in {display_path(user_folder())}")
 
 
@@ -52,6 +68,7 @@ def add_network(
     licence: Annotated[
         str, typer.Option(help="Licence of the weights, to be listed.", show_default="what the file says")
     ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Add a network, to be used by its name. A download that breaks off goes on where it was."""
     from d2r.hub.catalogue import add_model
@@ -69,28 +86,32 @@ def add_network(
             licence=licence,
             progress=lambda file, done, total: progress(file, done, total or done),
         )
-    _print_added(model)
+    _print_added("models add", model, as_json)
 
 
 def pull_network(
     name: Annotated[str, typer.Argument(help="A name that `d2r models list` offers.")],
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a network that others published, and convert it; needs the extra `train` for that."""
     from d2r.hub.catalogue import pull_model
 
     with progress_bars() as progress:
         model = pull_model(name, progress=lambda file, done, total: progress(file, done, total or done))
-    _print_added(model)
+    _print_added("models pull", model, as_json)
 
 
-def _print_added(model: Model) -> None:
+def _print_added(command: str, model: Model, as_json: bool) -> None:
     from d2r.hub.catalogue import read_record
 
+    record = read_record(model.path)
+    if as_json:
+        print_json(command, {"model": asdict(model), "record": None if record is None else asdict(record)})
+        return
     say(f"{model.name}: {model.kind}, {model.bytes / 1e6:.1f} MB; {model.summary}")
     say(f"file: {display_path(model.path)}")
     say(f"sha256: {model.sha256}")
     if model.licence:
         say(f"licence: {model.licence}")
-    record = read_record(model.path)
     if record is not None and not record.verified:
         say(f"not verified: no checksum was known of {record.source}; what came has sha256 {record.source_sha256}")

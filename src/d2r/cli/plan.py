@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.terminal import out, say
 from d2r.defaults import VERIFY
 
@@ -29,6 +31,7 @@ def plan(
     busy: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of the time that cores may be busy.")] = 0.6,
     replicas: Annotated[int, typer.Option(min=1, help="Machines that have each part of the index.")] = 1,
     days: Annotated[float, typer.Option(min=0.01, help="In which the collection is to be described.")] = 7.0,
+    as_json: AsJson = False,
 ) -> None:
     """Say what machines, memory and disk a collection needs, from what was measured of this build."""
     from d2r.cluster.plan import MEASURED, PlanError, Request, make_plan
@@ -50,6 +53,10 @@ def plan(
         made = make_plan(request)
     except PlanError as error:
         raise typer.BadParameter(f"--latency: {error}") from error
+    if as_json:
+        measured = [asdict(one) for one in MEASURED]
+        print_json("plan", {"request": asdict(request), "plan": asdict(made), "measured": measured})
+        return
     least = {
         "memory": "the least that holds the index in memory",
         "queries": f"the least that is busy {busy:.0%} of the time at most",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from d2r.cli.json_output import AsJson, print_json
 from d2r.cli.printing import print_results
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, out, progress_bars, say
 from d2r.defaults import EXPAND, MAX_PIXELS, TOP, VERIFY
@@ -69,7 +69,7 @@ def search(
             )
             write_page(html, page, force=force)
     if as_json:
-        print(json.dumps(answer.to_json(), indent=2))
+        print_json("search", answer.to_json())
     else:
         print_results(answer)
         if html is not None:
@@ -87,6 +87,7 @@ def pairs(
         Path | None,
         typer.Option(help="Write names relative to this folder.", show_default="the folder that holds all pictures"),
     ] = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Write the pairs of pictures worth matching, as hloc and COLMAP read them: two names a line.
@@ -99,9 +100,12 @@ def pairs(
 
     check_output(file, is_ours, force=force)
     with Engine.open(index) as engine, progress_bars() as progress:
-        count, folder = write_pairs(engine, file, top=top, verify=verify, root=root, progress=progress, force=force)
+        found, folder = write_pairs(engine, file, top=top, verify=verify, root=root, progress=progress, force=force)
+    if as_json:
+        print_json("pairs", {"file": file, "folder": folder, "pairs": found})
+        return
     out.print(
-        escape(f"{count:,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
+        escape(f"{len(found):,} pairs in {display_path(file)}, names relative to {display_path(folder)}"),
         soft_wrap=True,
         highlight=False,
     )

@@ -17,7 +17,7 @@ _MARK: Final = b"\r\n"  # ends the last line: white space there is nothing to hl
 
 def write_pairs(
     engine: Engine, file: Path, *, top: int, verify: bool, root: Path | None, progress: Progress, force: bool = False
-) -> tuple[int, str]:
+) -> tuple[list[tuple[str, str]], str]:
     """Pair every picture with the ``top`` pictures most similar to it, and write one pair a line.
 
     The last line ends with a carriage return too, by which d2r knows the file as its own: a comment could not be in it.
@@ -32,7 +32,7 @@ def write_pairs(
         force: see :func:`d2r.support.files.writing`.
 
     Returns:
-        number of pairs, and the folder that names are relative to.
+        the pairs of names, in the order of the file, and the folder that names are relative to.
 
     Raises:
         d2r.support.files.OutputError: there is a file that is not :func:`is_ours`.
@@ -44,15 +44,15 @@ def write_pairs(
     folder = os.path.abspath(root) if root is not None else os.path.commonpath(map(os.path.dirname, paths))
     names = {path: _name(path, folder) for path in paths}
     found: set[tuple[str, str]] = set()
-    for done, pairs in enumerate(_confirmed(engine, top) if verify else _similar(engine, top), start=1):
-        for one, other in pairs:
+    for done, near in enumerate(_confirmed(engine, top) if verify else _similar(engine, top), start=1):
+        for one, other in near:
             first, second = sorted((names[one.path], names[other.path]))
             found.add((first, second))
         progress("pairs", done, len(paths))
-    lines = sorted(os.fsencode(f"{first} {second}") for first, second in found)
+    pairs = sorted(found, key=_line)
     with writing(file, is_ours, force=force) as part, part.open("wb") as stream:
-        stream.writelines(line + (_MARK if line is lines[-1] else b"\n") for line in lines)
-    return len(found), folder
+        stream.writelines(_line(pair) + (_MARK if pair is pairs[-1] else b"\n") for pair in pairs)
+    return pairs, folder
 
 
 def is_ours(file: Path) -> bool:
@@ -68,6 +68,10 @@ def is_ours(file: Path) -> bool:
                 return False
             before = names
     return False
+
+
+def _line(pair: tuple[str, str]) -> bytes:
+    return os.fsencode(" ".join(pair))
 
 
 def _is_pair(line: bytes) -> bool:

@@ -1,0 +1,26 @@
+"""What commands print with ``--json``: one document on the output, whose fields docs/json.md lists."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, as docs/json.md has it.")]
+
+
+def print_json(kind: str, record: Mapping[str, Any]) -> None:
+    """Print a record as a JSON document that begins with the version of d2r and what it is.
+
+    A path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode).
+
+    Args:
+        kind: the command, as it is typed after ``d2r``.
+        record: what JSON knows, and paths.
+    """
+    from d2r.support.version import package_version
+
+    print(json.dumps({"d2r": package_version(), "kind": kind, **record}, indent=2, default=os.fspath))
