@@ -21,11 +21,8 @@ from d2r.boxes import Boxes
 from d2r.index.catalogue import Catalogue, Layout, PictureRow, RemovedError, StoreError
 from d2r.index.files import CODEBOOK, DIGEST, load_segment, segment_folder
 from d2r.index.ranking import NO_SNAPSHOT, Best, Ranker, Snapshot, make_snapshot, segment_and_slot
-from d2r.index.segment import (
-    Segment,
-    check_segment,
-    digest,
-)
+from d2r.index.segment import Segment
+from d2r.index.segment_files import check_segment, digest
 from d2r.index.writer import Writer, locked
 from d2r.verify.points import Points
 

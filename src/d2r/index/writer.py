@@ -22,18 +22,10 @@ from d2r.asmk.codebook import Codebook
 from d2r.index import compaction
 from d2r.index.catalogue import Catalogue, PictureRow, SegmentRow, StoreError
 from d2r.index.listing import Listing
-from d2r.index.segment import (
-    MAX_SLOTS,
-    Entry,
-    Segment,
-    Written,
-    check_segment,
-    digest,
-    discard_segment,
-    merge_segments,
-    part_of,
-    write_segment,
-)
+from d2r.index.segment import Segment
+from d2r.index.segment_files import MAX_SLOTS, Written, check_segment, digest, discard_segment, part_of
+from d2r.index.segment_merging import merge_segments
+from d2r.index.segment_writing import Entry, write_segment
 from d2r.sources import Job
 
 if TYPE_CHECKING:
