@@ -26,7 +26,7 @@ with created(made) as index:
     put(index, range(3))
     put(index, range(3, 6))
 as_format_5(made)
-connect = catalogue._connect
+connect = catalogue.connect
 
 def change(folder):
     with Index(folder) as index, index.writing() as writer:
@@ -48,7 +48,7 @@ def dying(folder, most):
         if write:
             connection.set_trace_callback(count)
         return connection
-    catalogue._connect = traced
+    catalogue.connect = traced
     change(folder)
 
 states, most, died = [], 0, True

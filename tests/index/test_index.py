@@ -20,7 +20,7 @@ from d2r.asmk.codebook import Codebook
 from d2r.asmk.codes import LocalCodes, pack_signs
 from d2r.asmk.kernels import KERNELS, Aggregated, similarity
 from d2r.index import BusyError, Entry, Index, PictureState, RemovedError, StoreError
-from d2r.index.catalogue import FORMAT, Catalogue
+from d2r.index.schema import FORMAT, create_catalogue
 from d2r.index.segment import Segment
 from d2r.sources import Job
 from d2r.verify.points import Points
@@ -637,14 +637,13 @@ def test_an_index_that_is_there_says_so_when_it_is_made_again(index, tmp_path):
 
 def test_of_two_that_make_an_index_at_once_one_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "x.index"
-    create = Catalogue.create
 
     def late(folder, settings):
         with pytest.raises(BusyError):
             Index.create(folder, {"made": "second"})
-        create(folder, settings)
+        create_catalogue(folder, settings)
 
-    monkeypatch.setattr(Catalogue, "create", staticmethod(late))
+    monkeypatch.setattr("d2r.index.index.create_catalogue", late)
     assert Index.create(folder, {"made": "first"}).settings == {"made": "first"}
 
 

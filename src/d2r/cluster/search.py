@@ -24,8 +24,8 @@ from d2r.cluster.shard import MOST_AT_ONCE, Look, Shard, Share, Sought, Wanted
 from d2r.describe import Description
 from d2r.engine import Engine, Looked, SearchStopped
 from d2r.index import Hit, Index
-from d2r.index.catalogue import Layout
 from d2r.index.ranking import Best, merge_best, place_of
+from d2r.index.rows import Layout
 from d2r.results import Result, make_result
 from d2r.verify.points import Points
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2r.index.catalogue import StoreError
+from d2r.index.errors import StoreError
 from d2r.index.segment import Segment
 
 CODEBOOK = "codebook.safetensors"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from d2r.index.catalogue import Catalogue, PictureRow
+from d2r.index.catalogue import Catalogue
+from d2r.index.rows import PictureRow
 from d2r.sources import Job
 
 

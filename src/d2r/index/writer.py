@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import Codebook
 from d2r.index import compaction
-from d2r.index.catalogue import Catalogue, PictureRow, SegmentRow, StoreError
+from d2r.index.catalogue import Catalogue
+from d2r.index.errors import StoreError
 from d2r.index.listing import Listing
+from d2r.index.rows import PictureRow, SegmentRow
 from d2r.index.segment import Segment
 from d2r.index.segment_files import MAX_SLOTS, Written, check_segment, digest, discard_segment, part_of
 from d2r.index.segment_merging import merge_segments
