@@ -303,7 +303,8 @@ def dataset_compose_detection(
     workers: Workers = None,
 ) -> None:
     """Compose pictures to train or to judge a detector with: landmarks with boxes, and decoys planted the same way."""
-    from d2r.compose.detection_scenes import BOXES, compose_scenes, plan_scenes, split_backgrounds
+    from d2r.compose.detection_scenes import BOXES, compose_scenes
+    from d2r.compose.scene_plan import plan_scenes, split_backgrounds
     from d2r.datasets.detection import read_training, read_validation
     from d2r.support.processes import default_workers
 
