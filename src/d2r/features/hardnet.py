@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from d2r.features.base import Features
 from d2r.features.keypoints import grey, make_sift, strongest
 from d2r.features.network import FeatureError
+from d2r.features.network_extractor import NetworkExtractor
 from d2r.features.patches import cut_patches
 from d2r.images import Picture
 from d2r.models import PATCH_DESCRIPTORS
-from d2r.models.onnx import PICTURES, Format, OnnxFile, check_same, check_sha256, find_file, load, pinned_model
+from d2r.models.onnx import PICTURES, Format, OnnxFile, check_sha256, load
 
 FORMAT: Final = "patch-descriptors-1"
 OUTPUTS: Final = ("descriptors",)
@@ -36,7 +37,7 @@ _AT_ONCE: Final = 256  # patches; more are not quicker on a processor
 
 
 @dataclass(frozen=True)
-class HardNet:
+class HardNet(NetworkExtractor["PatchNetwork"]):
     """SIFT's key points, described by a network.
 
     Attributes:
@@ -59,15 +60,6 @@ class HardNet:
             raise ValueError("contrast must be 0 or more")
         check_sha256(self.sha256)
 
-    @property
-    def dim(self) -> int:
-        """D, as the network has it, which is loaded for that.
-
-        Raises:
-            FeatureError: see :meth:`network`.
-        """
-        return self.network().dim
-
     def extract(self, images: Sequence[Picture]) -> list[Features]:
         """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the response of SIFT.
 
@@ -77,25 +69,9 @@ class HardNet:
         network, sift = self.network(), make_sift(self.top, self.contrast)
         return [self._extract(network, sift, image) for image in images]
 
-    def network(self) -> PatchNetwork:
-        """Return the network, which is loaded once in a process.
-
-        Raises:
-            FeatureError: the file is missing, is not one of patch descriptors, or does not have the given SHA-256.
-        """
-        network = load_patch_network(find_file(self.model, FeatureError))
-        check_same(network.path, network.sha256, self.sha256, FeatureError)
-        return network
-
-    def pinned(self) -> HardNet:
-        """Return this extractor with the absolute path of its model and its SHA-256, which no other file has.
-
-        Raises:
-            ValueError: the path has a comma, which a specification cannot hold.
-            FeatureError: see :meth:`network`.
-        """
-        network = self.network()
-        return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
+    def load(self, path: Path) -> PatchNetwork:
+        """See :class:`d2r.features.network_extractor.NetworkExtractor`."""
+        return load_patch_network(path)
 
     def _extract(self, network: PatchNetwork, sift: cv2.SIFT, image: Picture) -> Features:
         gray = grey(image)

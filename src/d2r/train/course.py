@@ -110,6 +110,10 @@ class Listener:
     finished: Callable[[EpochRow], None] = lambda row: None
 
 
+NOBODY: Final = Listener()
+"""Who is told nothing."""
+
+
 def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Return the checkpoint to go on from, or None for a new run, whose folder is made.
 
@@ -191,6 +195,45 @@ def start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] 
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         path = display_path(folder / LAST)
         raise TrainError(f"{path}: the checkpoint does not fit its settings ({error})") from error
+
+
+def train_network(
+    network: nn.Module,
+    trainer: Trainer,
+    groups: Sequence[dict[str, Any]],
+    settings: RunSettings,
+    folder: Path,
+    stored: dict[str, Any] | None,
+    *,
+    decay: float,
+    epochs: int,
+    pictures: tuple[int, int],
+    left_out: Sequence[str],
+    listener: Listener,
+) -> list[EpochRow]:
+    """Train a network from the beginning, or from where a checkpoint left it; return all epochs of the run.
+
+    Args:
+        network: on its device.
+        trainer: what is trained.
+        groups: see :func:`assemble`.
+        settings: of the run.
+        folder: of the run.
+        stored: the checkpoint, see :func:`begin`.
+        decay: see :func:`assemble`.
+        epochs: of the run, all in all.
+        pictures: to train on and to validate on.
+        left_out: names of weights that were not taken from --init.
+        listener: who is told.
+
+    Raises:
+        TrainError: the checkpoint does not fit, or the loss is not finite.
+    """
+    run = assemble(network, groups, settings.lr, decay, trainer.steps * epochs)
+    start(run, settings, folder, stored)
+    device = next(network.parameters()).device
+    listener.started(Sizes(*pictures, trainer.steps, left_out, len(run.history) + 1, device.type))
+    return train_epochs(run, trainer, settings, folder, epochs, listener)
 
 
 def train_epochs(

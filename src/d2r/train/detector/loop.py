@@ -5,7 +5,7 @@ See :mod:`d2r.train.course` for what makes a run repeatable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from d2r.datasets.detection import DetectionPicture, read_training, read_validation
 from d2r.evaluate.detection import DetectionScores, evaluate_boxes
 from d2r.support.files import display_path
-from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
+from d2r.train.course import BEST, NOBODY, Listener, autocast, begin, train_network, write_weights
 from d2r.train.data import (
     EpochBatches,
     TrainingPictures,
@@ -90,23 +90,11 @@ def train_detector(
     *,
     resume: bool = False,
     workers: int | None = None,
-    started: Callable[[Sizes], None] = lambda sizes: None,
-    stepped: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
-    finished: Callable[[EpochRow], None] = lambda row: None,
+    listener: Listener = NOBODY,
 ) -> list[EpochRow]:
-    """Train a detector, or go on with a run that was stopped.
+    """Train a detector, or go on with a run that was stopped; return all its epochs.
 
-    Args:
-        settings: of the run.
-        folder: of the run; gets ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv``, ``curves.png``.
-        resume: go on from ``last.pt``.
-        workers: processes that prepare pictures; None for a number that suits the machine.
-        started: told once what the run has.
-        stepped: told after each step: epoch from 1, step from 1, steps an epoch.
-        finished: told after each epoch, when it is on the disk.
-
-    Returns:
-        all epochs, those before a resume included.
+    The arguments are those of :func:`d2r.train.hardnet.loop.train_hardnet`.
 
     Raises:
         TrainError: see its message; d2r.datasets.detection.DetectionDataError and d2r.images.ImageError from the data;
@@ -123,10 +111,19 @@ def train_detector(
     _freeze(network, settings)
     network.to(device)
     groups = [{"params": list(network.parameters())}]
-    run = assemble(network, groups, settings.lr, _WEIGHT_DECAY, trainer.steps * settings.epochs)
-    start(run, settings, folder, stored)
-    started(Sizes(len(training), len(validation), trainer.steps, left_out, len(run.history) + 1, device.type))
-    return train_epochs(run, trainer, settings, folder, settings.epochs, Listener(started, stepped, finished))
+    return train_network(
+        network,
+        trainer,
+        groups,
+        settings,
+        folder,
+        stored,
+        decay=_WEIGHT_DECAY,
+        epochs=settings.epochs,
+        pictures=(len(training), len(validation)),
+        left_out=left_out,
+        listener=listener,
+    )
 
 
 def _read(settings: Settings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:

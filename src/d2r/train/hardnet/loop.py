@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from d2r.datasets.labelled import LabelledPicture, read_labelled
-from d2r.support.files import display_path
-from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
+from d2r.datasets.labelled import LabelledPicture
+from d2r.train.course import BEST, NOBODY, Listener, autocast, begin, train_network, write_weights
 from d2r.train.data import DecodedPictures, EpochBatches, default_workers, derived_seed, training_loader
 from d2r.train.hardnet.network import DIM, PatchNetwork, build
 from d2r.train.hardnet.pairs import WIDTH, PatchPairs, patch_pairs
 from d2r.train.hardnet.settings import HardNetSettings
-from d2r.train.holdout import hold_out
+from d2r.train.holdout import hold_out_photos
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
 
@@ -87,7 +86,7 @@ def train_hardnet(
     *,
     resume: bool = False,
     workers: int | None = None,
-    listener: Listener | None = None,
+    listener: Listener = NOBODY,
 ) -> list[EpochRow]:
     """Train patch descriptors, or go on with a run that was stopped.
 
@@ -104,18 +103,26 @@ def train_hardnet(
     Raises:
         TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data.
     """
-    listener = listener or Listener()
     stored = begin(settings, folder, resume)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training, validation = _read(settings)
+    training, validation = hold_out_photos(settings)
     torch.manual_seed(settings.seed)
     network = build(settings.channels).to(device)
     trainer = PatchTrainer(settings, network, _decoded(training), _decoded(validation), workers, folder)
     groups = [{"params": list(network.parameters())}]
-    run = assemble(network, groups, settings.lr, _WEIGHT_DECAY, trainer.steps * settings.epochs)
-    start(run, settings, folder, stored)
-    listener.started(Sizes(len(training), len(validation), trainer.steps, [], len(run.history) + 1, device.type))
-    return train_epochs(run, trainer, settings, folder, settings.epochs, listener)
+    return train_network(
+        network,
+        trainer,
+        groups,
+        settings,
+        folder,
+        stored,
+        decay=_WEIGHT_DECAY,
+        epochs=settings.epochs,
+        pictures=(len(training), len(validation)),
+        left_out=[],
+        listener=listener,
+    )
 
 
 class PatchTrainer:
@@ -204,17 +211,3 @@ def _distance(similarity: Tensor) -> Tensor:
 
 def _decoded(pictures: list[LabelledPicture]) -> DecodedPictures:
     return DecodedPictures([picture.path for picture in pictures], _LONGEST)
-
-
-def _read(settings: HardNetSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
-    """Return the photos to train on and those to validate on, whatever they show."""
-    training: list[LabelledPicture] = []
-    validation: list[LabelledPicture] = []
-    for source in settings.data:
-        try:
-            kept, held = hold_out(read_labelled(source), settings.hold_out, settings.seed)
-        except ValueError as error:
-            raise TrainError(f"--data {display_path(source)}: {error}") from error
-        training += kept
-        validation += held
-    return training, validation
