@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--ray-address")
     arguments = parser.parse_args()
-    photos = [Path(job.path) for job in find_pictures(arguments.photos)][: arguments.pictures]
+    photos = [Path(file.path) for file in find_pictures(arguments.photos)][: arguments.pictures]
     place = Path(tempfile.mkdtemp())
     try:
         with Engine.create(place / "index", regions="whole", codebook=some_words(photos)) as engine:

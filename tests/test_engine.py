@@ -20,7 +20,7 @@ from d2r.features import RootSIFT, make_extractor
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.regions import Whole, make_selector
-from d2r.sources import picture_job
+from d2r.sources import picture_file
 from d2r.support.files import display_path
 from d2r.support.registry import SpecError
 from d2r.support.version import package_version
@@ -477,12 +477,12 @@ def test_opening_and_a_search_change_no_file(built_index, photo_folder):
 def test_a_file_that_cannot_be_looked_at_keeps_its_descriptor(engine, collection, monkeypatch):
     bad = sorted(collection.rglob("*.jpg"))[0]
 
-    def job(path):
+    def look_at(path):
         if path == bad:
             raise OSError(errno.EIO, "Input/output error", os.fspath(path))
-        return picture_job(path)
+        return picture_file(path)
 
-    monkeypatch.setattr("d2r.sources.picture_job", job)
+    monkeypatch.setattr("d2r.sources.picture_file", look_at)
     report = engine.sync(collection, workers=0)
     assert report.missing == 0
     assert report.skipped == [(os.fspath(bad), "cannot be read: Input/output error")]

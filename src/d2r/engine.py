@@ -43,7 +43,7 @@ from d2r.indexing.fill import Report
 from d2r.indexing.workers import Describers, LocalWorkers
 from d2r.regions import make_selector, pinned_spec
 from d2r.results import Answer, Link, Result, make_result
-from d2r.sources import Job, find_objects, find_pictures, is_gone, job_at
+from d2r.sources import PictureFile, find_objects, find_pictures, is_gone, picture_file_at
 from d2r.support.files import PathLike, display_path, is_url
 from d2r.support.processes import default_workers
 from d2r.verify.localise import bounding_box
@@ -258,7 +258,7 @@ class Engine:
         """
         hidden: list[OSError] = []
         with self.index.writing() as writer:
-            listing = writer.listing(_jobs(pictures, hidden))
+            listing = writer.listing(_picture_files(pictures, hidden))
             found = {row.id: row for row in map(self._without_file, hidden) if row is not None}
             gone = list(found.values())
             _let_go(writer, gone, prune)
@@ -679,13 +679,13 @@ def learn_codebook(
         StoreError: the folder holds no pictures that can be used.
     """
     root = _absolute(folder)
-    jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
-    if not jobs:
+    files = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
+    if not files:
         raise StoreError(f"{display_path(folder)}: no pictures there")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: sample_size(words)])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(files))[: sample_size(words)])
     return learn_from_jobs(
         Recipe(pinned_spec(regions), pinned_features(features), max_side, VERIFY_FEATURES),
-        [jobs[row] for row in chosen],
+        [files[row] for row in chosen],
         words,
         bits=bits,
         staging=None,
@@ -734,11 +734,11 @@ def _absolute(path: PathLike) -> str:
     return name if is_url(name) else os.path.abspath(name)
 
 
-def _jobs(pictures: Iterable[PathLike], hidden: list[OSError]) -> Iterator[Job]:
-    """Yield the jobs of files, and note why others have none."""
+def _picture_files(pictures: Iterable[PathLike], hidden: list[OSError]) -> Iterator[PictureFile]:
+    """Yield files with their sizes and times, and note why others cannot be looked at."""
     for picture in pictures:
         try:
-            yield job_at(_absolute(picture))
+            yield picture_file_at(_absolute(picture))
         except OSError as error:
             hidden.append(error)
 

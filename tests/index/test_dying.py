@@ -17,7 +17,7 @@ sys.path += sys.argv[2:]
 
 import d2r.index.catalogue as catalogue
 from d2r.index import Index
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from old_index import as_format_5
 from test_index import created, put
 
@@ -33,7 +33,7 @@ def change(folder):
         rows = list(index.pictures())
         writer.mark_missing(rows[:4])
         writer.compact()
-        writer.put_back(writer.listing([Job(row.path, row.size, row.mtime_ns) for row in rows[:2]]))
+        writer.put_back(writer.listing([PictureFile(row.path, row.size, row.mtime_ns) for row in rows[:2]]))
         writer.remove(rows[2:4])
 
 def dying(folder, most):

@@ -22,7 +22,7 @@ from d2r.asmk.kernels import KERNELS, Aggregated, similarity
 from d2r.index import BusyError, Entry, Index, PictureState, RemovedError, StoreError
 from d2r.index.schema import FORMAT, create_catalogue
 from d2r.index.segment import Segment
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from d2r.verify.points import Points
 from programs import LIMIT_S, join, run, running
 
@@ -496,10 +496,10 @@ def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):
 def test_a_new_time_alone_moves_no_descriptor_even_when_it_was_merged_meanwhile(index):
     for seed in range(7):
         put(index, [seed])
-    listed = Job("/photos/3.jpg", 1, 99)
+    listed = PictureFile("/photos/3.jpg", 1, 99)
     put(index, [7])  # the eighth segment: all are merged
     with index.writing() as writer:
-        writer.touch([listed, Job("/photos/unknown.jpg", 1, 99)])
+        writer.touch([listed, PictureFile("/photos/unknown.jpg", 1, 99)])
     assert index.picture("/photos/3.jpg").mtime_ns == 99
     assert index.check() == []
     assert index.search(entry(3).aggregated, 1)[0].picture.path == "/photos/3.jpg"

@@ -278,8 +278,8 @@ def _items(folder: Path) -> tuple[list[Item], list[OSError]]:
     root = folder.absolute()
     skipped: list[OSError] = []
     items = []
-    for job in find_pictures(folder, on_error=skipped.append):
-        below = Path(job.path).relative_to(root)
+    for file in find_pictures(folder, on_error=skipped.append):
+        below = Path(file.path).relative_to(root)
         landmark = below.parts[0] if len(below.parts) > 1 else None
-        items.append(Item(Path(job.path), LandmarkPicture(str(below), None, landmark), TRAINING))
+        items.append(Item(Path(file.path), LandmarkPicture(str(below), None, landmark), TRAINING))
     return items, skipped

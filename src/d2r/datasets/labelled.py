@@ -96,8 +96,8 @@ def _read_folder(folder: Path) -> list[LabelledPicture]:
         folder = folder / _TRAIN
     root = folder.absolute()
     found = []
-    for job in find_pictures(folder):
-        path = Path(job.path)
+    for file in find_pictures(folder):
+        path = Path(file.path)
         inside = path.relative_to(root).parts
         landmark = os.fspath(root / inside[0]) if len(inside) > 1 else None
         found.append(LabelledPicture(path, landmark))

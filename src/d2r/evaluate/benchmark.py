@@ -75,7 +75,7 @@ def load_benchmark(
     shown = display_path(folder)
     if not folder.is_dir():
         raise BenchmarkError(f"{shown}: not a folder")
-    extra = tuple(Path(job.path) for job in find_pictures(distractors)) if distractors is not None else ()
+    extra = tuple(Path(file.path) for file in find_pictures(distractors)) if distractors is not None else ()
     if distractors is not None and not extra:
         raise BenchmarkError(f"{display_path(distractors)}: no pictures there")
     if find_ground_truth(folder) is not None:
@@ -126,7 +126,7 @@ def _composed(folder: Path, extra: tuple[Path, ...]) -> Benchmark:
 def _labelled(folder: Path) -> tuple[list[Path], list[str]]:
     paths, labels = [], []
     for instance in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = [Path(job.path) for job in find_pictures(instance)]
+        found = [Path(file.path) for file in find_pictures(instance)]
         paths += found
         labels += [instance.name] * len(found)
     if not paths:

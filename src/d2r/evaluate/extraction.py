@@ -26,7 +26,7 @@ from d2r.images import read_image
 from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verification_features
 from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
 from d2r.regions.rmac import rmac_boxes
-from d2r.sources import picture_job
+from d2r.sources import picture_file
 from d2r.support.files import display_path
 from d2r.support.processes import WorkerDied, map_in_processes
 from d2r.verify.points import Points, make_points
@@ -254,10 +254,10 @@ def _folder_name(recipe: Recipe) -> str:
 def _describe(recipe: Recipe, max_pixels: int, folder: Path, path: Path) -> Path | str:
     """Return the file of a picture's description, or why there is none."""
     try:
-        job = picture_job(path)
+        file = picture_file(path)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    state, description = describe_file(recipe, max_pixels, folder, job, keep=True)
+    state, description = describe_file(recipe, max_pixels, folder, file, keep=True)
     if description is None or state.digest is None:
         return state.problem or "it cannot be used"
     return folder / f"{state.digest.hex()}.safetensors"

@@ -13,7 +13,7 @@ from d2r.defaults import MAX_WORDS
 from d2r.index import PictureState, StoreError
 from d2r.indexing.entry import Progress, Recipe, origin_of
 from d2r.indexing.workers import Describers
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from d2r.support.files import display_path
 from d2r.support.processes import WorkerDied
 
@@ -37,13 +37,13 @@ def sample_size(words: int) -> int:
     return max(_SAMPLE_PICTURES, words * _SAMPLES_PER_WORD // 500)
 
 
-def _died(job: Job, died: WorkerDied) -> PictureState:
-    return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {died}")
+def _died(file: PictureFile, died: WorkerDied) -> PictureState:
+    return PictureState(file.path, file.size, file.mtime_ns, None, problem=f"the process that read it {died}")
 
 
 def learn_codebook(
     recipe: Recipe,
-    sample: Sequence[Job],
+    sample: Sequence[PictureFile],
     words: int,
     *,
     bits: int | None,
@@ -74,8 +74,8 @@ def learn_codebook(
     parts = []
     reasons = []
     outcomes = workers.samples(recipe, max_pixels, staging, quota, sample)
-    for done, (job, outcome) in enumerate(outcomes, start=1):
-        state, descriptors = (_died(job, outcome), None) if isinstance(outcome, WorkerDied) else outcome
+    for done, (file, outcome) in enumerate(outcomes, start=1):
+        state, descriptors = (_died(file, outcome), None) if isinstance(outcome, WorkerDied) else outcome
         if descriptors is not None and len(descriptors):
             parts.append(descriptors)
         else:
