@@ -652,6 +652,6 @@ def test_damage_that_verification_comes_upon_is_named(engine, collection):
     np.save(file, words)
     with (
         Engine.open(engine.index.folder) as reader,
-        pytest.raises(StoreError, match=r"words of points must ascend.*check"),
+        pytest.raises(StoreError, match=r"words of keypoints must ascend.*check"),
     ):
         reader.search(collection / "pagoda-0.jpg")

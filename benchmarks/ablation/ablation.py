@@ -56,7 +56,7 @@ from d2r.regions import make_selector
 from d2r.regions import pinned_spec as pinned_regions
 from d2r.support.files import display_path, read_bytes
 from d2r.support.processes import WorkerDied, map_in_processes
-from d2r.verify.points import Points, make_points
+from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, Verification, threshold_for, verify
 
 _KERNEL = KERNELS["r-asmk*"]
@@ -163,7 +163,7 @@ class _Kept:
 
     signs: dict[Pooling, Aggregated]
     regions: int
-    points: Points
+    points: Keypoints
     local: LocalCodes
     side: int
 
@@ -232,11 +232,11 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         one = np.ones(1, np.float32)
         local = LocalCodes.empty(book.bits)
-        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), local, 1)
+        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Keypoints.empty(book.dim), local, 1)
     description = read_description(file)
     assigned = _assigned(book, description)
     rows = verified_rows(description, verify_features)
-    points = make_points(description.features.take(rows), book)
+    points = make_keypoints(description.features.take(rows), book)
     return _Kept(
         {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
         len(description.boxes),
@@ -267,7 +267,7 @@ class _Ablation:
         self._queries, self._kept, self._pooled = queries, kept, pooled
         self._assigned = [_assigned(book, query) for query in queries]
         self._points = [
-            make_points(query.features.take(query.regions == 0), book, nearest=NEAREST) for query in queries
+            make_keypoints(query.features.take(query.regions == 0), book, nearest=NEAREST) for query in queries
         ]
         self._verified: dict[tuple[int, int], tuple[Verification, float]] = {}
         self._similarity: NDArray[np.float32] | None = None

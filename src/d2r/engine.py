@@ -46,8 +46,8 @@ from d2r.results import Answer, Link, Result, make_result
 from d2r.sources import PictureFile, find_objects, find_pictures, is_gone, picture_file_at
 from d2r.support.files import PathLike, display_path, is_url
 from d2r.support.processes import default_workers
+from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.localise import bounding_box
-from d2r.verify.points import Points, make_points
 from d2r.verify.verify import NEAREST, Verification, threshold_for, verify
 
 
@@ -441,7 +441,7 @@ class Engine:
             scores.append(similarity(sought, aggregate(first_regions(assigned, count), kernel), kernel))
         return scores
 
-    def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Points]:
+    def match(self, query: Features, picture: PictureRow) -> tuple[Verification, Keypoints]:
         """Verify one picture of the index against a query; returns its points too, which the matches refer to.
 
         Raises:
@@ -507,7 +507,7 @@ class Engine:
         counts = len(own), len(its)
         return Link(first, second, hit.score, verification.inliers, counts, verification.transform, boxes)
 
-    def _match(self, query: Points, picture: PictureRow) -> tuple[Verification, Points]:
+    def _match(self, query: Keypoints, picture: PictureRow) -> tuple[Verification, Keypoints]:
         other = self.index.points(picture)
         side = max(picture.width or 0, picture.height or 0)
         threshold = threshold_for(side, self.recipe.max_side)
@@ -519,8 +519,8 @@ class Engine:
                 " it is damaged"
             ) from error
 
-    def _points(self, query: Features) -> Points:
-        return make_points(query, self._codebook(), nearest=NEAREST)
+    def _points(self, query: Features) -> Keypoints:
+        return make_keypoints(query, self._codebook(), nearest=NEAREST)
 
     def _inside(self, query: Description, result: Result) -> list[Aggregated]:
         """Return what a confirmed result has inside the query box, aggregated; nothing of one that was removed."""
@@ -565,7 +565,7 @@ class Engine:
         self,
         query: Description,
         sought: Aggregated,
-        points: Points | None,
+        points: Keypoints | None,
         top: int,
         verify: int,
         known: Mapping[int, Result],
@@ -592,7 +592,7 @@ class Engine:
     def _verified(
         self,
         query: Description,
-        points: Points | None,
+        points: Keypoints | None,
         hits: list[Hit],
         most: int,
         known: Mapping[int, Result],
@@ -613,7 +613,9 @@ class Engine:
 
         return [one for one in self._threads.map(result, range(len(hits)), hits) if one is not None]
 
-    def _result(self, hit: Hit, verification: Verification | None, other: Points | None, query: Description) -> Result:
+    def _result(
+        self, hit: Hit, verification: Verification | None, other: Keypoints | None, query: Description
+    ) -> Result:
         boxes, scores = self.index.regions(hit.picture)
         if verification is None or other is None:
             return make_result(query, hit, boxes, scores)

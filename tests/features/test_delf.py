@@ -14,7 +14,7 @@ from d2r.images import read_image, shrink
 from d2r.models import onnx as onnx_files
 from d2r.regions import make_selector
 from d2r.support.registry import SpecError
-from d2r.verify.points import make_points
+from d2r.verify.keypoints import make_keypoints
 from d2r.verify.verify import verify
 from local_features import FIELD, METADATA, STRIDE, write_features
 
@@ -210,7 +210,7 @@ def test_a_shifted_part_of_a_photograph_is_verified(delf, photo):
     cut = np.ascontiguousarray(photo[32:, 64:])
     (other,) = delf.extract([cut])
     words = single_word(other.descriptors)
-    points, its = make_points(part.features, words), make_points(other, words)
+    points, its = make_keypoints(part.features, words), make_keypoints(other, words)
     verification = verify(points, its, bits=words.bits)
     assert verification.inliers > 200
     np.testing.assert_allclose(verification.transform, [[1, 0, -64], [0, 1, -32]], atol=0.05)

@@ -23,7 +23,7 @@ from d2r.index import BusyError, Entry, Index, PictureState, RemovedError, Store
 from d2r.index.schema import FORMAT, create_catalogue
 from d2r.index.segment import Segment
 from d2r.sources import PictureFile
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 from programs import LIMIT_S, join, run, running
 
 WORDS, DIM = 50, 128
@@ -33,7 +33,7 @@ def entry(seed, words=20):
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(WORDS, words, replace=False)).astype(np.int32)
     codes = pack_signs(rng.normal(size=(words, DIM)))
-    points = Points(
+    points = Keypoints(
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
         chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
     )  # fmt: skip
@@ -130,7 +130,7 @@ def test_an_empty_descriptor_is_kept_and_never_found(index):
         Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), DIM),
         np.array([[0, 0, 9, 9]], np.float32),
         np.ones(1, np.float32),
-        Points.empty(DIM),
+        Keypoints.empty(DIM),
         LocalCodes.empty(DIM),
     )
     with index.writing() as writer:

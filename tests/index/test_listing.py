@@ -13,13 +13,13 @@ from d2r.asmk.codes import LocalCodes
 from d2r.asmk.kernels import Aggregated
 from d2r.index import Entry, Index, PictureState
 from d2r.sources import PictureFile
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 NOTHING = Entry(
     Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), 128),
     np.array([[0, 0, 9, 9]], np.float32),
     np.ones(1, np.float32),
-    Points.empty(128),
+    Keypoints.empty(128),
     LocalCodes.empty(128),
 )
 

@@ -17,7 +17,7 @@ from d2r.index.segment import Segment
 from d2r.index.segment_files import SEARCH_ARRAYS, VERIFY_ARRAYS, check_segment, discard_segment
 from d2r.index.segment_merging import merge_segments
 from d2r.index.segment_writing import Entry, write_segment
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 WORDS = 30
 
@@ -25,7 +25,7 @@ WORDS = 30
 def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = None) -> Entry:
     words = np.sort(rng.permutation(WORDS)[: rng.integers(1, WORDS)]).astype(np.int32)
     number = int(rng.integers(1, 40)) if count is None else count
-    points = Points(
+    points = Keypoints(
         (rng.random((number, 2)) * 1000).astype(np.float32),
         (rng.random(number) * 50).astype(np.float32),
         ((rng.random(number) * 4 - 2) * np.pi).astype(np.float32),
@@ -45,7 +45,11 @@ def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = N
 def empty_entry(dim: int = 128) -> Entry:
     nothing = Aggregated(np.zeros(0, np.int32), pack_signs(np.zeros((0, dim))), dim)
     return Entry(
-        nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Points.empty(dim), LocalCodes.empty(dim)
+        nothing,
+        np.array([[0, 0, 9, 9]], np.float32),
+        np.ones(1, np.float32),
+        Keypoints.empty(dim),
+        LocalCodes.empty(dim),
     )
 
 

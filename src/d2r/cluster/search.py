@@ -27,7 +27,7 @@ from d2r.index import Hit, Index
 from d2r.index.ranking import Best, merge_best, place_of
 from d2r.index.rows import Layout
 from d2r.results import Result, make_result
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 TIMEOUT_S = 5.0
 """A shard that takes longer is left out of an answer."""
@@ -282,7 +282,7 @@ class ClusterEngine(Engine):
         self,
         query: Description,
         sought: Aggregated,
-        points: Points | None,
+        points: Keypoints | None,
         top: int,
         verify: int,
         known: Mapping[int, Result],

@@ -24,7 +24,7 @@ from d2r.index.files import load_segment
 from d2r.index.ranking import Best, Ranker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.ready import get_ready
 from d2r.index.segment import Segment
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 from d2r.verify.verify import threshold_for, verify
 
 MOST_AT_ONCE = 16
@@ -60,7 +60,7 @@ class Wanted(NamedTuple):
 class Sought(NamedTuple):
     """What pictures are verified against: the points of a query, and the bits of their codes."""
 
-    points: Points
+    points: Keypoints
     bits: int
 
 

@@ -29,7 +29,7 @@ from d2r.regions.rmac import rmac_boxes
 from d2r.sources import picture_file
 from d2r.support.files import display_path
 from d2r.support.processes import WorkerDied, map_in_processes
-from d2r.verify.points import Points, make_points
+from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, threshold_for, verify
 
 Item = TypeVar("Item")
@@ -154,7 +154,7 @@ class Stored:
 
     descriptors: dict[str, list[Aggregated]]
     regions: int
-    points: Points
+    points: Keypoints
     side: int
 
 
@@ -211,7 +211,7 @@ def count_inliers(
     """
     inliers: dict[tuple[int, int], int] = {}
     for query, rows in groupby(pairs, key=lambda pair: pair[0]):
-        points = make_points(extraction.queries[query].features, codebook, nearest=NEAREST)
+        points = make_keypoints(extraction.queries[query].features, codebook, nearest=NEAREST)
         for _, row in rows:
             threshold = threshold_for(stored[row].side, extraction.recipe.max_side)
             inliers[query, row] = verify(points, stored[row].points, bits=codebook.dim, threshold=threshold).inliers
@@ -276,7 +276,7 @@ def _aggregate(
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         descriptors = {name: describe_picture(nothing, METHODS[name]) for name in methods}
-        return Stored(descriptors, 1, Points.empty(book.dim), 1)
+        return Stored(descriptors, 1, Keypoints.empty(book.dim), 1)
     description = read_description(file)
     rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
     used = np.isin(description.regions, rows)
@@ -284,5 +284,5 @@ def _aggregate(
     number[rows] = np.arange(len(rows))
     assigned = assign(book, description.features.descriptors[used], number[description.regions[used]], len(rows))
     descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
-    points = make_points(verification_features(description, verify_features), book)
+    points = make_keypoints(verification_features(description, verify_features), book)
     return Stored(descriptors, len(rows), points, max(description.width, description.height))

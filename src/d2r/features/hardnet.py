@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.features.base import Features
-from d2r.features.keypoints import grey, make_sift, strongest
+from d2r.features.frames import grey, make_sift, strongest
 from d2r.features.network import FeatureError
 from d2r.features.network_extractor import NetworkExtractor
 from d2r.features.patches import cut_patches
@@ -75,11 +75,11 @@ class HardNet(NetworkExtractor["PatchNetwork"]):
 
     def _extract(self, network: PatchNetwork, sift: cv2.SIFT, image: Picture) -> Features:
         gray = grey(image)
-        points, _ = strongest(sift.detect(gray, None), self.top)
-        if not len(points):
+        frames, _ = strongest(sift.detect(gray, None), self.top)
+        if not len(frames):
             return Features.empty(network.dim)
-        descriptors = network.run(cut_patches(gray, points, network.side, network.width))
-        return Features(points.positions, points.sizes, descriptors, points.responses, points.angles)
+        descriptors = network.run(cut_patches(gray, frames, network.side, network.width))
+        return Features(frames.positions, frames.sizes, descriptors, frames.responses, frames.angles)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from d2r.index.segment import Segment
 from d2r.index.segment_files import check_segment, digest
 from d2r.index.writer import Writer, locked
 from d2r.support.files import is_index
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 
 class Hit(NamedTuple):
@@ -223,7 +223,7 @@ class Index:
         """Return the live segments and their dead slots, of one moment."""
         return self._catalogue.layout()
 
-    def points(self, picture: PictureRow) -> Points:
+    def points(self, picture: PictureRow) -> Keypoints:
         """Return what the index keeps of a picture for verification."""
         segment, slot = self._placed(picture)
         return segment.points(slot)

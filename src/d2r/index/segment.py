@@ -23,7 +23,7 @@ from d2r.boxes import Boxes
 from d2r.index.scoring import postings_of
 from d2r.index.segment_files import ANGLE_STEPS, MAX_SLOTS, SEARCH_ARRAYS, VERIFY_ARRAYS, array_file, map_array
 from d2r.support.checks import check_array, check_starts
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class Segment:
             for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True):
                 mapping.madvise(mmap.MADV_WILLNEED, first, length)
 
-    def points(self, slot: int) -> Points:
+    def points(self, slot: int) -> Keypoints:
         """Return the points of a picture; its arrays are views of the files where they can be."""
         start, stop = self.point_starts[slot], self.point_starts[slot + 1]
         rows = slice(start, stop)
-        return Points(
+        return Keypoints(
             self.positions[rows],
             self.scales[rows],
             self.angles[rows] * np.float32(1.0 / ANGLE_STEPS),

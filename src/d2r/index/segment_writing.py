@@ -15,7 +15,7 @@ from d2r.asmk.kernels import Aggregated
 from d2r.boxes import Boxes
 from d2r.index.scoring import sort_postings
 from d2r.index.segment_files import ANGLE_STEPS, MAX_SLOTS, Written, appear, array_file, starts_of
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Entry:
     aggregated: Aggregated
     boxes: Boxes
     box_scores: NDArray[np.float32]
-    points: Points
+    points: Keypoints
     local: LocalCodes
 
 

@@ -30,7 +30,7 @@ from d2r.sources import PictureFile
 from d2r.support import compiling
 from d2r.support.files import display_path, read_bytes, replacing
 from d2r.support.version import package_version
-from d2r.verify.points import make_points
+from d2r.verify.keypoints import make_keypoints
 
 NO_FEATURES = "no features found: the picture has no texture"
 
@@ -167,7 +167,7 @@ def make_entry(description: Description, codebook: Codebook, verify_features: in
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
     kept = verified_rows(description, verify_features)
-    points = make_points(description.features.take(kept), codebook)
+    points = make_keypoints(description.features.take(kept), codebook)
     local = local_codes(assigned, kept[points.rows])
     return Entry(aggregated, description.boxes, description.box_scores, points, local)
 
