@@ -49,11 +49,10 @@ from d2r.evaluate.methods import Inverted, invert, sums_by_distance
 from d2r.evaluate.metrics import mean_average_precision
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, judged
 from d2r.expand import DIFFUSED, LEAST, SHARE, SURE, by_both, inside, join, sign_sums, similarities, spread
-from d2r.features import make_extractor, pinned_spec
+from d2r.features import make_extractor, pinned_features
 from d2r.images import decode_image
 from d2r.indexing.entry import Progress, Recipe, prepare_worker, read_description, verified_rows, write_description
-from d2r.regions import make_selector
-from d2r.regions import pinned_spec as pinned_regions
+from d2r.regions import make_selector, pinned_regions
 from d2r.support.files import display_path, read_bytes
 from d2r.support.processes import WorkerDied, map_in_processes
 from d2r.verify.keypoints import Keypoints, make_keypoints
@@ -194,7 +193,7 @@ def ablate(
         max_pixels: see :func:`d2r.images.read_image`.
         progress: told how far it is.
     """
-    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_spec(recipe.features))
+    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_features(recipe.features))
     extraction = extract(
         replace(benchmark, queries=()), recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress
     )

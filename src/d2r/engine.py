@@ -29,19 +29,17 @@ from d2r.defaults import EXPAND, FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, TOP, V
 from d2r.describe import Description, describe_query
 from d2r.errors import D2RError
 from d2r.expand import DIFFUSED, SURE, by_both, inside, join, similarities, spread
-from d2r.features import make_extractor
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import make_extractor, pinned_features
 from d2r.features.base import Features
 from d2r.images import SUFFIXES, Picture, read_image
 from d2r.index import Hit, Index, Listing, PictureRow, RemovedError, StoreError, Writer
 from d2r.index.ready import get_ready
 from d2r.indexing import fill as build
-from d2r.indexing.codebook import learn_codebook as learn_from_jobs
-from d2r.indexing.codebook import sample_size
+from d2r.indexing.codebook import learn_words, sample_size
 from d2r.indexing.entry import Progress, Recipe, check_codebook
 from d2r.indexing.fill import Report
 from d2r.indexing.workers import Describers, LocalWorkers
-from d2r.regions import make_selector, pinned_spec
+from d2r.regions import make_selector, pinned_regions
 from d2r.results import Answer, Link, Result, make_result
 from d2r.sources import PictureFile, find_objects, find_pictures, is_gone, picture_file_at
 from d2r.support.files import PathLike, display_path, is_url
@@ -125,7 +123,7 @@ class Engine:
             d2r.features.FeatureError: the model of the local features cannot be used.
             d2r.asmk.codebook.CodebookError: see :func:`d2r.indexing.entry.check_codebook`.
         """
-        regions, features = pinned_spec(regions), pinned_features(features)
+        regions, features = pinned_regions(regions), pinned_features(features)
         check_bits(bits, make_extractor(features).dim)
         if max_side < 32:
             raise ValueError("max_side must be 32 pixels or more")
@@ -685,8 +683,8 @@ def learn_codebook(
     if not files:
         raise StoreError(f"{display_path(folder)}: no pictures there")
     chosen = np.sort(np.random.default_rng(0).permutation(len(files))[: sample_size(words)])
-    return learn_from_jobs(
-        Recipe(pinned_spec(regions), pinned_features(features), max_side, VERIFY_FEATURES),
+    return learn_words(
+        Recipe(pinned_regions(regions), pinned_features(features), max_side, VERIFY_FEATURES),
         [files[row] for row in chosen],
         words,
         bits=bits,

@@ -59,7 +59,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Progress:
+class AnnotationProgress:
     """How far the work is: pictures in all, with a box, without a prominent landmark, and of no use."""
 
     pictures: int
@@ -185,14 +185,14 @@ class Session:
         with self._lock:
             (self._unreadable.discard if readable else self._unreadable.add)(number)
 
-    def progress(self) -> Progress:
+    def progress(self) -> AnnotationProgress:
         """Return how far the work is."""
         with self._lock:
             decisions = [self._state.decision(item.picture.id) for item in self.items]
             boxes = sum(decision is not None and decision.box is not None for decision in decisions)
             decided = sum(decision is not None for decision in decisions)
             unreadable = sum(decisions[number] is None for number in self._unreadable)
-            return Progress(len(self.items), boxes, decided - boxes, unreadable)
+            return AnnotationProgress(len(self.items), boxes, decided - boxes, unreadable)
 
     def next_open(self, after: int) -> int | None:
         """Return the first picture after a number, going round, that waits for a decision; None when none does."""

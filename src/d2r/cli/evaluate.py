@@ -70,7 +70,7 @@ def evaluate_detector(
     from d2r.datasets.detection import read_validation
     from d2r.evaluate.detector import as_json, judge_source, scoring_spec, worst_failures
     from d2r.evaluate.run import write_json
-    from d2r.regions import make_selector, pinned_spec
+    from d2r.regions import make_selector, pinned_regions
     from d2r.report.detections import write_sheet
     from d2r.report.tables import as_text
 
@@ -78,7 +78,7 @@ def evaluate_detector(
         if path is not None:
             check_output(path, ours, force=force)
     spec = scoring_spec(regions)
-    pinned = pinned_spec(spec)
+    pinned = pinned_regions(spec)
     selector = make_selector(pinned)
     read = [(source, read_validation(source)) for source in sources]
     with progress_bars() as progress:

@@ -84,9 +84,9 @@ def detector(
     """
     from d2r.train.course import BEST
     from d2r.train.detector import loop
-    from d2r.train.detector.settings import Settings
+    from d2r.train.detector.settings import DetectorSettings
 
-    settings = Settings(
+    settings = DetectorSettings(
         data=tuple(data),
         arch=arch,
         shares=tuple(share or ()),

@@ -27,7 +27,7 @@ from d2r.indexing.entry import Outcome, Recipe, prepare_worker, sample_file
 from d2r.indexing.workers import Sampled
 from d2r.regions import Detector, make_selector
 from d2r.sources import PictureFile
-from d2r.support.processes import WorkerDied, Workers
+from d2r.support.processes import WorkerDied, WorkerProcesses
 
 if TYPE_CHECKING:
     import pyarrow
@@ -152,7 +152,7 @@ class _Worker:
     def __init__(self, function: list[Any]) -> None:
         import ray
 
-        self._process = Workers(1, partial(_begin, ray.get(function[0])))
+        self._process = WorkerProcesses(1, partial(_begin, ray.get(function[0])))
 
     def __call__(self, batch: pyarrow.Table) -> Iterator[pyarrow.Table]:
         for row in batch.to_pylist():

@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2r.compose.planning import ClutterPlan, Progress, Stream, Target, generator, plan_set
+from d2r.compose.planning import ClutterPlan, ComposeProgress, Stream, Target, generator, plan_set
 from d2r.compose.planting import plant, tone_curve
 from d2r.compose.texture import textured_box
 from d2r.datasets.difficulty import ClutterConfig
@@ -142,7 +142,7 @@ def compose_set(
     backgrounds: Sequence[Path],
     seed: int,
     folder: Path,
-    progress: Progress | None = None,
+    progress: ComposeProgress | None = None,
 ) -> ClutterSet:
     """Compose a whole set and write it.
 

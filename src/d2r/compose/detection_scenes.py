@@ -32,7 +32,7 @@ import numpy as np
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import vary
 from d2r.compose.cuttings import CONFIG, cut, plant_cutting, visible_box
-from d2r.compose.planning import Progress, Stream, generator
+from d2r.compose.planning import ComposeProgress, Stream, generator
 from d2r.compose.scene_plan import ScenePlan
 from d2r.datasets.ground_truth import ClutterError, Skipped
 from d2r.images import ImageError, Picture, encode_jpeg, read_image
@@ -117,7 +117,12 @@ def compose_scene(plan: ScenePlan, index: int, contents: Sequence[PlantedKind] |
 
 
 def compose_scenes(
-    plan: ScenePlan, pictures: int, folder: Path, *, workers: int, progress: Progress = lambda stage, done, total: None
+    plan: ScenePlan,
+    pictures: int,
+    folder: Path,
+    *,
+    workers: int,
+    progress: ComposeProgress = lambda stage, done, total: None,
 ) -> tuple[Skipped, ...]:
     """Compose pictures 0 to ``pictures`` - 1 of a plan and write them with their boxes.
 

@@ -12,7 +12,7 @@ import numpy as np
 from d2r.boxes import Box
 from d2r.datasets.duplicates import near_duplicates
 from d2r.datasets.ground_truth import GROUND_TRUTH, load_set
-from d2r.datasets.revisited import find_ground_truth, picture_path, read_ground_truth
+from d2r.datasets.revisited import find_ground_truth, read_ground_truth, revisited_picture_path
 from d2r.errors import D2RError
 from d2r.evaluate.revisited import PROTOCOLS, Relevance, relevance
 from d2r.sources import find_pictures
@@ -91,9 +91,10 @@ def _revisited(folder: Path, extra: tuple[Path, ...]) -> Benchmark:
     file = find_ground_truth(folder)
     assert file is not None
     truth = read_ground_truth(file)
-    database = tuple(picture_path(folder, name) for name in truth.images)
+    database = tuple(revisited_picture_path(folder, name) for name in truth.images)
     queries = tuple(
-        QueryPicture(picture_path(folder, name), box) for name, box in zip(truth.queries, truth.boxes, strict=True)
+        QueryPicture(revisited_picture_path(folder, name), box)
+        for name, box in zip(truth.queries, truth.boxes, strict=True)
     )
     missing = [path for path in (*database, *(query.path for query in queries)) if not path.is_file()]
     if missing:

@@ -20,11 +20,10 @@ from d2r.boxes import Box
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
-from d2r.features import make_extractor
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import make_extractor, pinned_features
 from d2r.images import read_image
 from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verification_features
-from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
+from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_regions
 from d2r.regions.rmac import rmac_boxes
 from d2r.sources import picture_file
 from d2r.support.files import display_path
@@ -72,7 +71,7 @@ def extract(
         BenchmarkError: a query cannot be used.
     """
     # descriptions belong to a model, not to its name
-    pinned = replace(recipe, regions=pinned_spec(recipe.regions), features=pinned_features(recipe.features))
+    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_features(recipe.features))
     folder = cache / _folder_name(pinned)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path | None] = []

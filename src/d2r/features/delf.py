@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from d2r.features.base import Features, concatenate
 from d2r.features.network import FeatureNetwork, load_feature_network
 from d2r.features.network_extractor import NetworkExtractor
-from d2r.features.pyramid import Level, levels, runs, scaled
+from d2r.features.pyramid import Level, levels, runs, scaled_level
 from d2r.images import Picture
 from d2r.models import LOCAL_FEATURES
 from d2r.models.onnx import check_sha256, pixels_a_run
@@ -69,7 +69,7 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         every = levels(images, _parse_scales(self.scales) or network.scales, network.stride)
         cells: dict[Level, _Cells] = {}
         for run in runs(every, pixels_a_run(on_gpu=network.on_gpu)):
-            found = network.run(np.stack([scaled(images[level.picture], level) for level in run]))
+            found = network.run(np.stack([scaled_level(images[level.picture], level) for level in run]))
             for level, descriptors, attention in zip(run, *found, strict=True):
                 cells[level] = self._worth_keeping(network, level, descriptors, attention)
         parts: list[list[_Cells]] = [[] for _ in images]

@@ -28,10 +28,10 @@ from d2r.features.network_extractor import NetworkExtractor
 from d2r.features.patches import cut_patches
 from d2r.images import Picture
 from d2r.models import PATCH_DESCRIPTORS
-from d2r.models.onnx import PICTURES, Format, OnnxFile, check_sha256, load
+from d2r.models.onnx import PICTURES_INPUT, Format, OnnxFile, check_sha256, load
 
-FORMAT: Final = "patch-descriptors-1"
-OUTPUTS: Final = ("descriptors",)
+PATCH_DESCRIPTORS_FORMAT: Final = "patch-descriptors-1"
+PATCH_DESCRIPTORS_OUTPUTS: Final = ("descriptors",)
 
 _AT_ONCE: Final = 256  # patches; more are not quicker on a processor
 
@@ -112,7 +112,7 @@ class PatchNetwork:
         if not len(patches):
             return np.zeros((0, self.dim), np.float32)
         starts = range(0, len(patches), _AT_ONCE)
-        parts = [self._file.run(OUTPUTS, patches[start : start + _AT_ONCE])[0] for start in starts]
+        parts = [self._file.run(PATCH_DESCRIPTORS_OUTPUTS, patches[start : start + _AT_ONCE])[0] for start in starts]
         descriptors = np.concatenate(parts)
         if descriptors.shape != (len(patches), self.dim):
             raise self._file.error(f"it gives descriptors {descriptors.shape} for {len(patches)} patches")
@@ -130,7 +130,7 @@ def load_patch_network(path: Path) -> PatchNetwork:
     return load(path, _FORMAT, _read)
 
 
-_FORMAT: Final = Format(FORMAT, "a file of patch descriptors", FeatureError, one_size=True)
+_FORMAT: Final = Format(PATCH_DESCRIPTORS_FORMAT, "a file of patch descriptors", FeatureError, one_size=True)
 
 
 def _read(file: OnnxFile) -> PatchNetwork:
@@ -142,9 +142,9 @@ def _read(file: OnnxFile) -> PatchNetwork:
     if not 0.0 < width < math.inf:
         raise file.error(f"its metadata must give width as a number above 0, not {text!r}")
     file.check_shapes(
-        {PICTURES: ("tensor(uint8)", (None, None, None))}, {"descriptors": ("tensor(float)", (None, None))}
+        {PICTURES_INPUT: ("tensor(uint8)", (None, None, None))}, {"descriptors": ("tensor(float)", (None, None))}
     )
-    count, side, other = file.shape(PICTURES)
+    count, side, other = file.shape(PICTURES_INPUT)
     dim = file.shape("descriptors")[1]
     if count is not None or side is None or side != other or dim is None:
         raise file.error("its patches must be squares of one size, any number of them, and its descriptors of one size")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
 from d2r.features.network import FeatureError
-from d2r.models.onnx import check_same, find_file, pinned_model
+from d2r.models.onnx import check_pinned, find_file, pinned_model
 
 
 class _DescribingNetwork(Protocol):
@@ -61,7 +61,7 @@ class NetworkExtractor(Generic[_Network]):
             FeatureError: the file is missing, is not of the extractor's format, or does not have the given SHA-256.
         """
         network = self.load(find_file(self.model, FeatureError))
-        check_same(network.path, network.sha256, self.sha256, FeatureError)
+        check_pinned(network.path, network.sha256, self.sha256, FeatureError)
         return network
 
     def pinned(self) -> Self:

@@ -41,7 +41,7 @@ def _died(file: PictureFile, died: WorkerDied) -> PictureState:
     return PictureState(file.path, file.size, file.mtime_ns, None, problem=f"the process that read it {died}")
 
 
-def learn_codebook(
+def learn_words(
     recipe: Recipe,
     sample: Sequence[PictureFile],
     words: int,

@@ -18,14 +18,13 @@ from safetensors.numpy import load_file, save
 from d2r.asmk.codebook import Codebook, CodebookError, Origin, load_codebook
 from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes
 from d2r.describe import Description, describe
-from d2r.features import make_extractor, same_descriptors
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import make_extractor, pinned_features, same_descriptors
 from d2r.features.base import Features
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, PictureState
 from d2r.indexing.timing import stage, taken
 from d2r.models.onnx import set_threads
-from d2r.regions import RegionSelector, make_selector, pinned_spec
+from d2r.regions import RegionSelector, make_selector, pinned_regions
 from d2r.sources import PictureFile
 from d2r.support import compiling
 from d2r.support.files import display_path, read_bytes, replacing
@@ -34,7 +33,7 @@ from d2r.verify.keypoints import make_keypoints
 
 NO_FEATURES = "no features found: the picture has no texture"
 
-log = logging.getLogger("d2r.asmk.codebook")
+_log = logging.getLogger("d2r.asmk.codebook")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Outcome:
 
 def origin_of(recipe: Recipe, pictures: int) -> Origin:
     """Return the origin of visual words that are learned here from so many pictures."""
-    features, regions = pinned_features(recipe.features), pinned_spec(recipe.regions)
+    features, regions = pinned_features(recipe.features), pinned_regions(recipe.regions)
     return Origin(features, regions, recipe.max_side, pictures, package_version())
 
 
@@ -95,12 +94,12 @@ def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
         )
     codebook.check_dim(make_extractor(features).dim)
     if origin is None:
-        log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
+        _log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
 
 
 def prepare_worker() -> None:
     """Keep the libraries of a worker process to one thread: there is a process a core already."""
-    compiling.log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
+    compiling.compile_log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
     cv2.setNumThreads(1)
     faiss.omp_set_num_threads(1)
     set_threads(1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2r.index import Entry, Index, Listing, PictureRow, PictureState, Writer
-from d2r.indexing.codebook import _died, choose_words, learn_codebook, sample_size
+from d2r.indexing.codebook import _died, choose_words, learn_words, sample_size
 from d2r.indexing.entry import NO_FEATURES, Outcome, Progress, Recipe
 from d2r.indexing.workers import Describers
 from d2r.sources import PictureFile
@@ -92,7 +92,7 @@ def fill(
     if listing.pending and index.codebook is None:
         wanted = choose_words(listing.pending) if words is None else words
         sample = listing.sample(sample_size(wanted), seed=0)
-        codebook = learn_codebook(
+        codebook = learn_words(
             recipe, sample, wanted,
             bits=bits, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip

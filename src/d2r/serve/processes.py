@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from d2r.errors import D2RError
-from d2r.support.processes import WorkerDied, Workers
+from d2r.support.processes import WorkerDied, WorkerProcesses
 
 Result = TypeVar("Result")
 
@@ -46,8 +46,8 @@ class Processes:
         self._queue = queue
         self._limit_s = limit_s
         self._prepare = partial(_prepare, prepare)
-        self._free: asyncio.Queue[Workers] = asyncio.Queue()
-        self._all: set[Workers] = set()
+        self._free: asyncio.Queue[WorkerProcesses] = asyncio.Queue()
+        self._all: set[WorkerProcesses] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.waiting = 0
         self._gone = 0
@@ -90,7 +90,9 @@ class Processes:
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    async def _finish(self, process: Workers, function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    async def _finish(
+        self, process: WorkerProcesses, function: Callable[..., Result], arguments: tuple[Any, ...]
+    ) -> Result:
         broken = True
         try:
             work: Future[Result] = process.submit(function, *arguments)
@@ -115,7 +117,7 @@ class Processes:
             else:
                 self._free.put_nowait(process)
 
-    async def _replace(self, process: Workers) -> None:
+    async def _replace(self, process: WorkerProcesses) -> None:
         await asyncio.to_thread(process.close)
         try:
             await self._begin()
@@ -123,7 +125,7 @@ class Processes:
             log.exception("a worker process does not start")
 
     async def _begin(self) -> None:
-        process = Workers(1, self._prepare)
+        process = WorkerProcesses(1, self._prepare)
         self._all.add(process)
         try:
             await asyncio.wrap_future(process.submit(os.getpid))

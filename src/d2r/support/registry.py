@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, get_type_hints, runtim
 
 from d2r.errors import UsageError
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 class SpecError(UsageError):
@@ -26,7 +26,7 @@ class Pinnable(Protocol):
         ...
 
 
-class Registry(Generic[Part]):
+class Registry(Generic[_Part]):
     """Named parts of one kind, each a frozen dataclass whose fields are its options.
 
     Args:
@@ -38,7 +38,7 @@ class Registry(Generic[Part]):
     object is its dataclass; it is loaded when the name is first used. A name of :attr:`parts` cannot be taken over.
     """
 
-    def __init__(self, kind: str, parts: Mapping[str, type[Part]]) -> None:
+    def __init__(self, kind: str, parts: Mapping[str, type[_Part]]) -> None:
         self.kind = kind
         self.parts = dict(parts)
 
@@ -48,7 +48,7 @@ class Registry(Generic[Part]):
         found = {one.name: one for one in entry_points(group=f"d2r.{self.kind}")}
         return {name: one for name, one in found.items() if name not in self.parts}
 
-    def _part(self, name: str) -> type[Part]:
+    def _part(self, name: str) -> type[_Part]:
         if name not in self.parts:
             if name not in self.added:
                 there = ", ".join(sorted({*self.parts, *self.added}))
@@ -60,10 +60,10 @@ class Registry(Generic[Part]):
                 raise SpecError(f"{self.kind} {name!r} of {one.value} cannot be loaded: {error}") from error
             if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
                 raise SpecError(f"{self.kind} {name!r}: {one.value} is no dataclass, whose fields are its options")
-            self.parts[name] = cast("type[Part]", part)
+            self.parts[name] = cast("type[_Part]", part)
         return self.parts[name]
 
-    def make(self, spec: str) -> Part:
+    def make(self, spec: str) -> _Part:
         """Return the part that ``spec`` describes; :class:`SpecError` when it describes none."""
         name, _, options = spec.strip().partition(":")
         part = self._part(name)
@@ -86,7 +86,7 @@ class Registry(Generic[Part]):
         except ValueError as error:
             raise SpecError(f"{self.kind} {spec!r}: {error}") from error
 
-    def spec(self, part: Part) -> str:
+    def spec(self, part: _Part) -> str:
         """Return the specification that makes an equal part: its name and the options that differ from the default."""
         name = next(name for name, kind in self.parts.items() if type(part) is kind)
         options = [

@@ -27,7 +27,7 @@ from d2r.support.files import check_no_index, display_path, is_our_json, is_temp
 from d2r.train.checkpoint import LAST, read_checkpoint, write_checkpoint
 from d2r.train.data import derived_seed
 from d2r.train.log import EpochRow, as_plain, as_rows, write_log
-from d2r.train.settings import SETTINGS, RunSettings, TrainError, as_document, check_same, write_settings
+from d2r.train.settings import SETTINGS, RunSettings, TrainError, as_document, check_same_settings, write_settings
 
 BEST: Final = "best.safetensors"
 DESCRIPTORS: Final = "descriptors"
@@ -124,7 +124,7 @@ def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] |
     last = folder / LAST
     if resume:
         stored = read_checkpoint(last)
-        check_same(stored["settings"], settings, folder)
+        check_same_settings(stored["settings"], settings, folder)
         return stored
     check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from d2r.train.course import Listener, begin
 from d2r.train.detector import loop
 from d2r.train.detector.architectures import InitError
 from d2r.train.detector.loop import train_detector
-from d2r.train.detector.settings import Settings
+from d2r.train.detector.settings import DetectorSettings
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError, write_settings
 
@@ -195,20 +195,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path) -> None:
         ({"data": ()}, "--data: there is nothing"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: Settings, change, message) -> None:
+def test_a_wrong_setting_is_named(settings: DetectorSettings, change, message) -> None:
     with pytest.raises(TrainError, match=message):
         dataclasses.replace(settings, **{"shares": (), **change})
 
 
 @pytest.mark.parametrize("name", ["settings.json", "log.csv", "best.safetensors", "photo.jpg"])
-def test_a_run_is_not_begun_in_a_folder_with_something_else(settings: Settings, tmp_path: Path, name: str) -> None:
+def test_a_run_is_not_begun_in_a_folder_with_something_else(
+    settings: DetectorSettings, tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(TrainError, match=rf"{name}: it is not of a run; give a new folder, or an empty one"):
         train_detector(settings, tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(
+    settings: DetectorSettings, tmp_path: Path
+) -> None:
     write_settings(settings, tmp_path)
     (tmp_path / "best.safetensors").touch()
     assert begin(settings, tmp_path, resume=False) is None

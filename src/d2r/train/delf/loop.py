@@ -33,11 +33,17 @@ from d2r.train.course import (
     train_network,
     write_weights,
 )
-from d2r.train.data import DecodedPictures, default_workers
-from d2r.train.delf.classify import ClassifyTrainer, LandmarkClassifier, prepare
+from d2r.train.data import DecodedPictures, default_loader_workers
+from d2r.train.delf.classify import ClassifyTrainer, LandmarkClassifier, prepare_stage
 from d2r.train.delf.matching import MatchingTrainer
 from d2r.train.delf.metric import MetricTrainer, hold_out_landmarks
-from d2r.train.delf.networks import Kind, LocalNetwork, build, freeze, initialise
+from d2r.train.delf.networks import (
+    LocalNetwork,
+    NetworkKind,
+    build_local_network,
+    freeze_local_network,
+    initialise_local_network,
+)
 from d2r.train.delf.projection import fit_projection, fit_threshold
 from d2r.train.delf.settings import DelfSettings
 from d2r.train.holdout import hold_out, hold_out_photos
@@ -68,7 +74,7 @@ def train_delf(
         d2r.train.detector.architectures.InitError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stage = _Stage(settings, folder, device, default_workers() if workers is None else workers, listener)
+    stage = _Stage(settings, folder, device, default_loader_workers() if workers is None else workers, listener)
     recipe = {"self": _train_self, "metric": _train_metric, "classify": _train_classify}[settings.recipe]
     return recipe(stage, resume)
 
@@ -83,13 +89,13 @@ class _Stage:
     workers: int
     listener: Listener
 
-    def network(self, kind: Kind, *, init: bool) -> tuple[LocalNetwork, list[str]]:
+    def network(self, kind: NetworkKind, *, init: bool) -> tuple[LocalNetwork, list[str]]:
         """Return a network with the weights to begin with, where ``init``, and the names of those not taken."""
         torch.manual_seed(self.settings.seed)
-        network = build(self.settings.arch, kind, self.settings.dim)
-        left_out = initialise(network, self.settings.init) if init else []
+        network = build_local_network(self.settings.arch, kind, self.settings.dim)
+        left_out = initialise_local_network(network, self.settings.init) if init else []
         try:
-            freeze(network, self.settings.freeze, statistics=self.settings.init != "none")
+            freeze_local_network(network, self.settings.freeze, statistics=self.settings.init != "none")
         except ValueError as error:
             raise TrainError(f"--freeze: {error}") from error
         return network.to(self.device), left_out
@@ -177,7 +183,7 @@ def _train_classify(stage: _Stage, resume: bool) -> list[EpochRow]:
         first.train(stored, classifier, trainer, groups, settings.epochs, (*sizes, left_out))
         classifier.load_state_dict(load_file(first.folder / BEST))
         stored = begin(settings, folder, resume=False)
-    prepare(classifier, settings, attention=True)
+    prepare_stage(classifier, settings, attention=True)
     trainer = make(partial(_write_attended, folder, settings, photos), attention=True)
     return stage.train(stored, classifier, trainer, groups, settings.attention_epochs, (*sizes, []))
 

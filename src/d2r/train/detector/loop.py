@@ -20,11 +20,11 @@ from d2r.train.data import (
     EpochBatches,
     TrainingPictures,
     ValidationPictures,
-    default_workers,
+    default_loader_workers,
     training_loader,
 )
-from d2r.train.detector.architectures import build, freeze, initialise
-from d2r.train.detector.settings import Settings
+from d2r.train.detector.architectures import build_detector, freeze_detector, initialise_detector
+from d2r.train.detector.settings import DetectorSettings
 from d2r.train.holdout import hold_out
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
@@ -37,7 +37,7 @@ class _DetectorTrainer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: DetectorSettings,
         folder: Path,
         training: list[DetectionPicture],
         sizes: list[int],
@@ -55,7 +55,7 @@ class _DetectorTrainer:
         self._loader = training_loader(
             pictures,
             self._batches,
-            default_workers() if workers is None else workers,
+            default_loader_workers() if workers is None else workers,
             pin_memory=device.type == "cuda",
         )
 
@@ -85,7 +85,7 @@ class _DetectorTrainer:
 
 
 def train_detector(
-    settings: Settings,
+    settings: DetectorSettings,
     folder: Path,
     *,
     resume: bool = False,
@@ -106,8 +106,8 @@ def train_detector(
     trainer = _DetectorTrainer(settings, folder, training, sizes, validation, device, workers)
 
     torch.manual_seed(settings.seed)
-    network = build(settings.arch, settings.side)
-    left_out = initialise(network, settings.arch, settings.init) if stored is None else []
+    network = build_detector(settings.arch, settings.side)
+    left_out = initialise_detector(network, settings.arch, settings.init) if stored is None else []
     _freeze(network, settings)
     network.to(device)
     groups = [{"params": list(network.parameters())}]
@@ -126,7 +126,7 @@ def train_detector(
     )
 
 
-def _read(settings: Settings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:
+def _read(settings: DetectorSettings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:
     """Return the pictures to train on, how many of them are of each source, and those to validate on."""
     training: list[DetectionPicture] = []
     sizes: list[int] = []
@@ -150,9 +150,9 @@ def _read(settings: Settings) -> tuple[list[DetectionPicture], list[int], list[D
     return training, sizes, validation
 
 
-def _freeze(network: nn.Module, settings: Settings) -> None:
+def _freeze(network: nn.Module, settings: DetectorSettings) -> None:
     try:
-        freeze(network, settings.arch, settings.freeze)
+        freeze_detector(network, settings.arch, settings.freeze)
     except ValueError as error:
         raise TrainError(f"--freeze: {error}") from error
 
@@ -169,6 +169,6 @@ def validate(network: nn.Module, pictures: ValidationPictures, batch: int, devic
     return evaluate_boxes([one["boxes"] for one in found], [one["scores"] for one in found], pictures.boxes)
 
 
-def write_best(folder: Path, network: nn.Module, settings: Settings, best: dict[str, float]) -> None:
+def write_best(folder: Path, network: nn.Module, settings: DetectorSettings, best: dict[str, float]) -> None:
     """Write weights as ``best.safetensors``, with what they are in its metadata."""
     write_weights(folder / BEST, network, {"arch": settings.arch, "side": str(settings.side)}, best)

@@ -17,7 +17,7 @@ from d2r.features.frames import Frames, grey, make_sift, strongest
 from d2r.features.patches import cut_patches
 from d2r.images import Picture
 from d2r.train.delf.views import recoloured
-from d2r.train.hardnet.network import SIDE
+from d2r.train.hardnet.network import PATCH_SIDE
 
 WIDTH: Final = 6.0
 """Side of what a patch shows, in diameters of its key point."""
@@ -70,8 +70,8 @@ def patch_pairs(photo: Picture, most: int, random: np.random.Generator) -> Patch
     rows = rows[random.permutation(len(rows))[:most]]
     frames, others = frames.take(rows[:, 0]), others.take(rows[:, 1])
     return PatchPairs(
-        cut_patches(here, frames, SIDE, WIDTH),
-        cut_patches(there, others, SIDE, WIDTH),
+        cut_patches(here, frames, PATCH_SIDE, WIDTH),
+        cut_patches(there, others, PATCH_SIDE, WIDTH),
         np.concatenate([frames.positions, frames.sizes[:, None]], axis=1),
     )
 
