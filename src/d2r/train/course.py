@@ -151,7 +151,7 @@ def check_new(folder: Path) -> None:
         raise TrainError(f"{display_path(folder / other[0])}: it is not of a run; give a new folder, or an empty one")
 
 
-def assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, decay: float, steps: int) -> Run:
+def _assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, decay: float, steps: int) -> Run:
     """Return a run at its beginning.
 
     Args:
@@ -178,7 +178,7 @@ def assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, de
     )
 
 
-def start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] | None) -> None:
+def _start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] | None) -> None:
     """Write the settings of a new run, or put a run back to where a checkpoint left it.
 
     Raises:
@@ -216,11 +216,12 @@ def train_network(
     Args:
         network: on its device.
         trainer: what is trained.
-        groups: see :func:`assemble`.
+        groups: of AdamW: each its ``params`` and, where it is not that of the settings, its highest learning rate;
+            weights that are not to be trained may be among them.
         settings: of the run.
         folder: of the run.
         stored: the checkpoint, see :func:`begin`.
-        decay: see :func:`assemble`.
+        decay: of weights that are no gain or bias.
         epochs: of the run, all in all.
         pictures: to train on and to validate on.
         left_out: names of weights that were not taken from --init.
@@ -229,14 +230,14 @@ def train_network(
     Raises:
         TrainError: the checkpoint does not fit, or the loss is not finite.
     """
-    run = assemble(network, groups, settings.lr, decay, trainer.steps * epochs)
-    start(run, settings, folder, stored)
+    run = _assemble(network, groups, settings.lr, decay, trainer.steps * epochs)
+    _start(run, settings, folder, stored)
     device = next(network.parameters()).device
     listener.started(Sizes(*pictures, trainer.steps, left_out, len(run.history) + 1, device.type))
-    return train_epochs(run, trainer, settings, folder, epochs, listener)
+    return _train_epochs(run, trainer, settings, folder, epochs, listener)
 
 
-def train_epochs(
+def _train_epochs(
     run: Run, trainer: Trainer, settings: RunSettings, folder: Path, epochs: int, listener: Listener
 ) -> list[EpochRow]:
     """Train from where the run is to its end; return all its epochs.
