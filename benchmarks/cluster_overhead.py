@@ -31,7 +31,7 @@ from d2r.indexing.entry import prepare_worker
 from d2r.options import SearchOptions
 from d2r.sources import find_pictures
 from d2r.support.processes import default_workers
-from d2r.verify.points import make_points
+from d2r.verify.keypoints import make_keypoints
 from d2r.verify.verify import NEAREST
 
 WORDS = 65536
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--ray-address")
     arguments = parser.parse_args()
-    photos = [Path(job.path) for job in find_pictures(arguments.photos)][: arguments.pictures]
+    photos = [Path(file.path) for file in find_pictures(arguments.photos)][: arguments.pictures]
     place = Path(tempfile.mkdtemp())
     try:
         with Engine.create(place / "index", regions="whole", codebook=some_words(photos)) as engine:
@@ -116,7 +116,7 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
         clock.append(time.process_time())
         words = aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
         clock.append(time.process_time())
-        points = make_points(query.features, codebook, nearest=NEAREST)
+        points = make_keypoints(query.features, codebook, nearest=NEAREST)
         sent += len(pickle.dumps((words, points), protocol=pickle.HIGHEST_PROTOCOL))
         for name, took in zip(seconds, np.diff(clock), strict=True):
             seconds[name] += took

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--max-side", type=int, default=1024)
     parser.add_argument("--run-pixels", type=int, help="most pixels of one run of a network")
     options = parser.parse_args()
-    paths = [job.path for job in find_pictures(options.photos)]
+    paths = [file.path for file in find_pictures(options.photos)]
     if len(paths) <= WARM_UP:
         parser.error(f"--photos {options.photos}: {len(paths)} pictures there, more than {WARM_UP} are needed")
     chosen = np.random.default_rng(0).permutation(len(paths))[: options.pictures]

@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     described = {file.stem: file for file in options.cache.glob("rmac-levels-2-rootsift-*/*.safetensors")}
-    jobs = [job for folder in options.photos for job in find_pictures(folder)]
-    names = [hashlib.blake2b(Path(job.path).read_bytes(), digest_size=16).hexdigest() for job in jobs]
+    photos = [file for folder in options.photos for file in find_pictures(folder)]
+    names = [hashlib.blake2b(Path(file.path).read_bytes(), digest_size=16).hexdigest() for file in photos]
     files = [described[name] for name in names if name in described]
     sample, pictures = sample_descriptors(files, options.words * 20)
     origin = origin_of(Recipe("rmac:levels=2", "rootsift", MAX_SIDE, VERIFY_FEATURES), pictures)
@@ -39,7 +39,7 @@ def main() -> None:
     with writing(options.out, is_our_safetensors) as part:
         book.save(part)
     print(
-        f"{options.words:,} words from {len(sample):,} descriptors of {len(files):,} of {len(jobs):,} pictures"
+        f"{options.words:,} words from {len(sample):,} descriptors of {len(files):,} of {len(photos):,} pictures"
         f" in {time.perf_counter() - started:,.0f} s"
     )
 

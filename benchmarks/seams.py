@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from d2r.boxes import Box, iou
-from d2r.compose.detection_scenes import Kind, Scene, compose_scene, plan_scenes, split_backgrounds
+from d2r.compose.detection_scenes import PlantedKind, Scene, compose_scene
+from d2r.compose.scene_plan import plan_scenes, split_backgrounds
 from d2r.datasets.detection import read_validation
 from d2r.images import Picture, decode_image, encode_jpeg, read_image
 from d2r.regions import Regions, make_selector
@@ -29,7 +30,7 @@ from d2r.report.tables import Table, as_text
 
 OVERLAP = 0.5
 
-CONTENTS: dict[str, tuple[Kind, ...]] = {
+CONTENTS: dict[str, tuple[PlantedKind, ...]] = {
     "nothing planted": (),
     "decoy planted": ("decoy",),
     "landmark planted": ("landmark",),

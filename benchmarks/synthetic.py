@@ -14,10 +14,10 @@ from d2r.asmk.codes import LocalCodes
 from d2r.asmk.kernels import Aggregated
 from d2r.boxes import as_boxes
 from d2r.index import Entry, Index, PictureState
-from d2r.verify.points import Points
+from d2r.verify.keypoints import Keypoints
 
 BOX, SCORE = as_boxes([0, 0, 640, 480]), np.ones(1, np.float32)
-NO_POINTS = Points.empty(128)
+NO_POINTS = Keypoints.empty(128)
 NO_CODES = LocalCodes.empty(128)
 
 

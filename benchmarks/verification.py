@@ -35,8 +35,8 @@ from d2r.features.base import Features
 from d2r.indexing.codebook import codebook_from
 from d2r.indexing.entry import Recipe, read_description, verified_rows
 from d2r.support.processes import default_workers
+from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.localise import bounding_box, found_box
-from d2r.verify.points import Points, make_points
 from d2r.verify.verify import MIN_INLIERS, NEAREST, threshold_for, verify
 
 METHOD = "asmk*"
@@ -130,7 +130,7 @@ def timed(
 
 
 def by_codes(extraction: Extraction, stored: list[Stored], book: Codebook, query: int) -> Callable[[int], int]:
-    points = make_points(extraction.queries[query].features, book, nearest=NEAREST)
+    points = make_keypoints(extraction.queries[query].features, book, nearest=NEAREST)
 
     def check(row: int) -> int:
         threshold = threshold_for(stored[row].side, MAX_SIDE)
@@ -228,13 +228,13 @@ def localisation(
     overlaps = Overlaps([], [], [])
     for query, (order, asked) in enumerate(zip(rankings, composed.queries, strict=True)):
         described = extraction.queries[query]
-        own = make_points(described.features, book, nearest=NEAREST)
+        own = make_keypoints(described.features, book, nearest=NEAREST)
         for row in order[:candidates]:
             picture = composed.database[row]
             true = [one.box for one in picture.planted if one.instance == asked.instance]
             if picture.path not in asked.positives or len(true) != 1:
                 continue
-            its: Points = stored[row].points
+            its: Keypoints = stored[row].points
             verification = verify(own, its, bits=book.dim, threshold=threshold_for(stored[row].side, MAX_SIDE))
             if verification.transform is None:
                 continue

@@ -23,7 +23,7 @@ from d2r.index import StoreError
 from d2r.indexing.codebook import codebook_from, learn_codebook
 from d2r.options import SearchOptions
 from d2r.regions import Whole, make_selector
-from d2r.sources import picture_job
+from d2r.sources import picture_file
 from d2r.support.files import display_path
 from d2r.support.registry import SpecError
 from d2r.support.version import package_version
@@ -483,12 +483,12 @@ def test_opening_and_a_search_change_no_file(built_index, photo_folder):
 def test_a_file_that_cannot_be_looked_at_keeps_its_descriptor(engine, collection, monkeypatch):
     bad = sorted(collection.rglob("*.jpg"))[0]
 
-    def job(path):
+    def look_at(path):
         if path == bad:
             raise OSError(errno.EIO, "Input/output error", os.fspath(path))
-        return picture_job(path)
+        return picture_file(path)
 
-    monkeypatch.setattr("d2r.sources.picture_job", job)
+    monkeypatch.setattr("d2r.sources.picture_file", look_at)
     report = engine.sync(collection, workers=0)
     assert report.missing == 0
     assert report.skipped == [(os.fspath(bad), "cannot be read: Input/output error")]
@@ -665,6 +665,6 @@ def test_damage_that_verification_comes_upon_is_named(engine, collection):
     np.save(file, words)
     with (
         Engine.open(engine.index.folder) as reader,
-        pytest.raises(StoreError, match=r"words of points must ascend.*check"),
+        pytest.raises(StoreError, match=r"words of keypoints must ascend.*check"),
     ):
         reader.search(collection / "pagoda-0.jpg")

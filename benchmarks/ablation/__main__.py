@@ -18,7 +18,7 @@ from benchmarks.ablation.global_descriptors import without_map
 
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, VERIFY, VERIFY_FEATURES
 from d2r.evaluate.benchmark import load_benchmark
-from d2r.evaluate.run import Setup, as_json, write_json
+from d2r.evaluate.run import Setup, run_as_json, write_json
 from d2r.indexing.entry import Recipe
 from d2r.report.tables import accuracy_table, as_text, write_tables
 from d2r.support.processes import default_workers
@@ -53,7 +53,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     place = options.out / f"ablation-{benchmark.name}"
     write_tables(table, place, force=options.force)
-    run = as_json(benchmark, Setup(recipe, ("r-asmk*",), rows[0].words, VERIFY), rows, ())
+    run = run_as_json(benchmark, Setup(recipe, ("r-asmk*",), rows[0].words, VERIFY), rows, ())
     write_json(place.with_suffix(".json"), run, force=options.force)
 
 

@@ -50,17 +50,16 @@ from d2r.evaluate.metrics import mean_average_precision
 from d2r.evaluate.ranker import picture_rows
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, ignored_pictures
 from d2r.expand import MIN_PARTS_WITH_WORD, inside, join, sign_sums, similarities
-from d2r.features import make_extractor, pinned_spec
+from d2r.features import make_extractor, pinned_features
 from d2r.images import decode_image
 from d2r.index import PictureRow
 from d2r.indexing.entry import Progress, Recipe, prepare_worker, read_description, verified_rows, write_description
 from d2r.options import SearchOptions
-from d2r.regions import make_selector
-from d2r.regions import pinned_spec as pinned_regions
-from d2r.search import Candidate, Query, Ranking, Verified, compare, parts_inside, search, whole_features
+from d2r.regions import make_selector, pinned_regions
+from d2r.search import Candidate, Query, Ranking, Verified, parts_inside, search, verify_keypoints, whole_features
 from d2r.support.files import display_path, read_bytes
 from d2r.support.processes import WorkerDied, map_in_processes
-from d2r.verify.points import Points, make_points
+from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST
 
 _KERNEL = KERNELS["r-asmk*"]
@@ -164,7 +163,7 @@ class _Kept:
 
     signs: dict[Pooling, Aggregated]
     regions: int
-    points: Points
+    points: Keypoints
     local: LocalCodes
     side: int
 
@@ -195,7 +194,7 @@ def ablate(
         max_pixels: see :func:`d2r.images.read_image`.
         progress: told how far it is.
     """
-    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_spec(recipe.features))
+    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_features(recipe.features))
     extraction = extract(
         replace(benchmark, queries=()), recipe, cache, workers=workers, max_pixels=max_pixels, progress=progress
     )
@@ -233,11 +232,11 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         one = np.ones(1, np.float32)
         local = LocalCodes.empty(book.bits)
-        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Points.empty(book.dim), local, 1)
+        return _Kept({key: signs(pool(nothing, one, key)) for key in poolings}, 1, Keypoints.empty(book.dim), local, 1)
     description = read_description(file)
     assigned = _assigned(book, description)
     rows = verified_rows(description, verify_features)
-    points = make_points(description.features.take(rows), book)
+    points = make_keypoints(description.features.take(rows), book)
     return _Kept(
         {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
         len(description.boxes),
@@ -268,7 +267,7 @@ class _Ablation:
         self._queries, self.kept, self._pooled = queries, kept, pooled
         self.rows = picture_rows([str(path) for path in benchmark.database], kept)
         self._assigned = [_assigned(book, query) for query in queries]
-        self._points = [make_points(whole_features(query), book, nearest=NEAREST) for query in queries]
+        self._points = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
         # for each query, of each picture that was verified: how it agrees, and the seconds that took
         self._verified: list[dict[int, tuple[Verified, float]]] = [{} for _ in queries]
         self._similarity: NDArray[np.float32] | None = None
@@ -344,7 +343,7 @@ class _Ablation:
         if picture not in known:
             one = self.kept[picture]
             started = time.perf_counter()
-            found = compare(
+            found = verify_keypoints(
                 self._points[query], one.points, bits=self.book.dim, side=one.side, max_side=self._recipe.max_side
             )
             known[picture] = found, time.perf_counter() - started

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.features.network import FeatureNetwork
-from d2r.features.pyramid import Level, levels, runs, scaled
+from d2r.features.pyramid import Level, levels, runs, scaled_level
 from d2r.images import Picture
 from d2r.models.onnx import pixels_a_run
 from d2r.regions.rmac import rmac_boxes
@@ -92,7 +92,7 @@ def pool_pictures(
     every = levels(images, scales, network.stride)
     found: dict[Level, NDArray[np.float32]] = {}
     for run in runs(every, pixels_a_run(on_gpu=network.on_gpu)):
-        maps = network.maps(np.stack([scaled(images[level.picture], level) for level in run]))
+        maps = network.maps(np.stack([scaled_level(images[level.picture], level) for level in run]))
         for level, features in zip(run, maps, strict=True):
             found[level] = np.stack([pool(features) for pool in pools])
     sums = np.zeros((len(pools), len(images), network.channels or 0), np.float32)

@@ -25,8 +25,7 @@ from d2r.asmk.kernels import KERNELS, aggregate, assign, first_regions, similari
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, describe_query
-from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, pinned_features
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
 from d2r.index import Hit, Index, PictureRow, RemovedError
@@ -36,15 +35,14 @@ from d2r.indexing.collection import add_files, prune_missing, remove_pictures, s
 from d2r.indexing.entry import Progress, Recipe, check_codebook, recipe_of
 from d2r.indexing.fill import Report
 from d2r.indexing.workers import Describers, describers
-from d2r.links import find_links, similar_pictures
+from d2r.links import confirmed_links, similar_pictures
 from d2r.options import DEFAULT_OPTIONS, SearchOptions
-from d2r.regions import SELECTORS, RegionSelector, make_selector
-from d2r.regions import pinned_spec as pinned_regions
+from d2r.regions import SELECTORS, RegionSelector, make_selector, pinned_regions
 from d2r.results import Answer, Link, Result, make_result
 from d2r.search import Candidate, Ranker, SearchStopped, Verified, make_query, search
 from d2r.support.files import PathLike
 from d2r.support.processes import default_workers
-from d2r.verify.points import make_points
+from d2r.verify.keypoints import make_keypoints
 from d2r.verify.verify import NEAREST
 
 
@@ -346,7 +344,7 @@ class Engine:
         Raises:
             StoreError: the picture is not in the index any more, or the index is damaged.
         """
-        return self._own_ranker.compare(make_points(query, codebook_of(self.index), nearest=NEAREST), picture)
+        return self._own_ranker.compare(make_keypoints(query, codebook_of(self.index), nearest=NEAREST), picture)
 
     def pairs(self, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
         """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
@@ -354,7 +352,7 @@ class Engine:
 
     def links(self, top: int) -> Iterator[tuple[PictureRow, list[Link]]]:
         """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once."""
-        return find_links(self.index, self._own_ranker, self._threads, top)
+        return confirmed_links(self.index, self._own_ranker, self._threads, top)
 
     def _result(self, query: Description, candidate: Candidate) -> Result | None:
         with suppress(RemovedError):  # it was found, and is gone before it is told of

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from d2r.asmk.codebook import Codebook
 from d2r.expand import similarities
 from d2r.index import Index, PictureRow, RemovedError, StoreError
-from d2r.search import Candidate, Held, Query, Ranking, SearchStopped, Verified, compare, expand_by
-from d2r.verify.points import Points
+from d2r.search import Candidate, Held, Query, Ranking, SearchStopped, Verified, expand_by, verify_keypoints
+from d2r.verify.keypoints import Keypoints
 
 
 class IndexRanker:
@@ -58,7 +58,7 @@ class IndexRanker:
         """See :class:`d2r.search.Ranker`."""
         return similarities(self._index.aggregated_of(pictures))
 
-    def compare(self, query: Points, picture: PictureRow) -> Verified:
+    def compare(self, query: Keypoints, picture: PictureRow) -> Verified:
         """Verify one picture of the index against the points of a query.
 
         Raises:
@@ -68,7 +68,9 @@ class IndexRanker:
         points = self._index.points(picture)
         side = max(picture.width or 0, picture.height or 0)
         try:
-            return compare(query, points, bits=codebook_of(self._index).dim, side=side, max_side=self._max_side)
+            return verify_keypoints(
+                query, points, bits=codebook_of(self._index).dim, side=side, max_side=self._max_side
+            )
         except ValueError as error:
             raise StoreError(
                 f"{self._index.folder}: what it keeps of {picture.path} does not fit ({error}); `d2r check` says"

@@ -22,7 +22,7 @@ def similar_pictures(index: Index, top: int) -> Iterator[tuple[PictureRow, list[
         yield picture, [hit for hit in hits if hit.picture.id != picture.id][:top]
 
 
-def find_links(
+def confirmed_links(
     index: Index, ranker: IndexRanker, threads: Executor, top: int
 ) -> Iterator[tuple[PictureRow, list[Link]]]:
     """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once.

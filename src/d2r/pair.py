@@ -15,8 +15,8 @@ from d2r.features import make_extractor
 from d2r.features.base import FeatureExtractor
 from d2r.images import Picture, read_image
 from d2r.support.files import PathLike
-from d2r.verify.points import make_points
-from d2r.verify.verify import match_points, threshold_for, verify
+from d2r.verify.keypoints import make_keypoints
+from d2r.verify.verify import match_keypoints, threshold_for, verify
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def match_pictures(
 def match_described(first: Description, second: Description, *, max_side: int) -> Match:
     """Match two pictures that were described with the same features; see :func:`match_pictures`."""
     words = single_word(np.concatenate([first.features.descriptors, second.features.descriptors]))
-    query, other = make_points(first.features, words), make_points(second.features, words)
+    query, other = make_keypoints(first.features, words), make_keypoints(second.features, words)
     threshold = threshold_for(max(second.width, second.height), max_side)
     verification = verify(query, other, bits=words.bits, threshold=threshold)
-    found = match_points(query, other, words.bits)
+    found = match_keypoints(query, other, words.bits)
     matches = np.stack([query.rows[found[:, 0]], other.rows[found[:, 1]]], axis=1)
     inlier = np.isin(found[:, 1], verification.matches[:, 1])
     return Match(first, second, verification.transform, matches, inlier)

@@ -24,7 +24,7 @@ from d2r.expand import DIFFUSED_RESULTS, MIN_INLIERS_TO_EXPAND, diffused_scores,
 from d2r.features.base import Features
 from d2r.index import PictureRow, StoreError
 from d2r.options import SearchOptions
-from d2r.verify.points import Points, make_points
+from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, threshold_for, verify
 
 _TRIES = 20  # at one query, when the collection changes under it
@@ -50,7 +50,7 @@ class Query:
 
     description: Description
     descriptor: Aggregated
-    points: Points | None
+    points: Keypoints | None
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def make_query(description: Description, codebook: Codebook, *, verify: bool) ->
         verify: whether pictures will be verified against it.
     """
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
-    points = make_points(whole_features(description), codebook, nearest=NEAREST) if verify else None
+    points = make_keypoints(whole_features(description), codebook, nearest=NEAREST) if verify else None
     return Query(description, aggregate(assigned, KERNELS["r-asmk*"]), points)
 
 
@@ -181,7 +181,7 @@ def search(
     return Found(candidates[: options.top], timer.seconds, missing)
 
 
-def compare(query: Points, picture: Points, *, bits: int, side: int, max_side: int) -> Verified:
+def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: int, max_side: int) -> Verified:
     """Verify one picture against a query.
 
     Args:
@@ -192,7 +192,7 @@ def compare(query: Points, picture: Points, *, bits: int, side: int, max_side: i
         max_side: that it was described at.
 
     Raises:
-        ValueError: the points do not fit each other, see :func:`d2r.verify.points.check_points`.
+        ValueError: the points do not fit each other, see :func:`d2r.verify.keypoints.check_points`.
     """
     found = verify(query, picture, bits=bits, threshold=threshold_for(side, max_side))
     rows, its = found.matches.T

@@ -62,7 +62,7 @@ def kind_of(source: str) -> Literal["folder", "url", "picture", "list"]:
     return "list"
 
 
-def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:
+def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[PictureFile]:
     """Yield every picture file under a folder, with its size and time: a folder's own files, then its sub-folders.
 
     A picture is a file whose name ends in one of :data:`d2r.images.SUFFIXES`, in any case. Names that begin with a
@@ -78,18 +78,18 @@ def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda 
             if name.startswith(".") or Path(name).suffix.lower() not in SUFFIXES:
                 continue
             try:
-                yield picture_job(Path(parent, name))
+                yield picture_file(Path(parent, name))
             except OSError as error:  # a dangling link, a pipe, or gone since the folder was listed
                 on_error(error)
 
 
-def find_objects(url: str, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[Job]:
+def find_objects(url: str, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[PictureFile]:
     """Yield every picture under a folder of object storage, by the rules of :func:`find_pictures`."""
     from d2r.support.remote import objects_under  # needs pyarrow
 
     for file in objects_under(url, on_error=on_error):
         if Path(urlsplit(file.url).path).suffix.lower() in SUFFIXES:
-            yield Job(*file)
+            yield PictureFile(*file)
 
 
 def listed_paths(file: Path) -> Iterator[str]:
@@ -108,26 +108,26 @@ def listed_paths(file: Path) -> Iterator[str]:
                 yield os.fsdecode(path)
 
 
-def job_at(path: str) -> Job:
-    """Return the job of one file, by its path or its URL; ``OSError`` when there is none."""
+def picture_file_at(path: str) -> PictureFile:
+    """Return what a path or URL names, with its size and time; ``OSError`` when there is no such file."""
     if is_url(path):
         from d2r.support.remote import object_at
 
-        return Job(*object_at(path))
-    return picture_job(Path(path))
+        return PictureFile(*object_at(path))
+    return picture_file(Path(path))
 
 
 def is_gone(path: str) -> bool:
     """Say whether there is surely no file at a path; one that cannot be looked at may be there."""
     try:
-        job_at(path)
+        picture_file_at(path)
     except OSError as error:
         return isinstance(error, FileNotFoundError | NotADirectoryError)
     return False
 
 
-def picture_job(path: Path) -> Job:
-    """Return the job of one file; ``OSError`` when there is none, or it is a pipe or the like, which may never end."""
+def picture_file(path: Path) -> PictureFile:
+    """Return a file with its size and time; ``OSError`` when there is none, or it is a pipe, which may never end."""
     path = path.absolute()
     try:
         status = path.stat()
@@ -135,12 +135,12 @@ def picture_job(path: Path) -> Job:
         raise OSError(errno.EINVAL, "no file can have such a name", os.fspath(path)) from error
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
-    return Job(os.fspath(path), status.st_size, status.st_mtime_ns)
+    return PictureFile(os.fspath(path), status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture file to describe: its path, its size and time when it was listed, and the digest known of it."""
+class PictureFile:
+    """One picture file: its path, its size and time when it was listed, and the digest known of it."""
 
     path: str
     size: int

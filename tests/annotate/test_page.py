@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from d2r.annotate.server import make_app
+from d2r.annotate.server import make_annotation_app
 from d2r.annotate.session import open_session
 from d2r.datasets.landmark_boxes import read_dataset, to_pixels
 from served import serving
@@ -27,7 +27,7 @@ def photos(tmp_path):
 def page_of(browser, photos, out, *, offered=None, trouble=None, **options):
     """A browser window on a session; ``trouble`` gathers what the browser complains of and asks of other places."""
     propose = None if offered is None else lambda picture: offered
-    with open_session(photos, out) as session, serving(make_app(session, propose=propose)) as server:
+    with open_session(photos, out) as session, serving(make_annotation_app(session, propose=propose)) as server:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         window = context.new_page()
         heard = [] if trouble is None else trouble

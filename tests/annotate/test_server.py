@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.annotate.server import MOST_PROPOSALS, SHOWN_SIDE, make_app
+from d2r.annotate.server import MOST_PROPOSALS, SHOWN_SIDE, make_annotation_app
 from d2r.annotate.session import open_session
 from d2r.datasets.landmark_boxes import FractionBox, read_dataset
 from d2r.regions import make_selector
@@ -37,7 +37,7 @@ def ask(photos, out):
     selector = make_selector("rmac:levels=3")
     with (
         open_session(photos, out) as session,
-        serving(make_app(session, propose=lambda picture: selector.select(picture).boxes)) as server,
+        serving(make_annotation_app(session, propose=lambda picture: selector.select(picture).boxes)) as server,
     ):
         port = int(server.url.rstrip("/").rsplit(":", 1)[1])
 
@@ -55,7 +55,7 @@ def ask(photos, out):
 
 def test_it_listens_on_this_machine_only(ask, photos, tmp_path):
     with open_session(photos, tmp_path / "other") as session:
-        server = WebServer(make_app(session))
+        server = WebServer(make_annotation_app(session))
         assert server.url.startswith("http://127.0.0.1:")
         assert server._socket.getsockname()[0] == "127.0.0.1"
         server._socket.close()
@@ -176,7 +176,7 @@ def test_proposals_are_given_best_first_and_not_too_many(ask):
 
 
 def test_without_a_selector_nothing_is_proposed(photos, tmp_path):
-    with open_session(photos, tmp_path / "out") as session, serving(make_app(session)) as server:
+    with open_session(photos, tmp_path / "out") as session, serving(make_annotation_app(session)) as server:
         connection = http.client.HTTPConnection(server.url.split("/")[2], timeout=20)
         connection.request("GET", "/api/pictures/0/proposals")
         assert json.load(connection.getresponse()) == {"boxes": []}
@@ -211,7 +211,10 @@ def test_what_could_not_be_written_is_told(ask, monkeypatch):
 
 
 def test_a_picture_above_the_limit_of_pixels_is_not_decoded(photos, tmp_path):
-    with open_session(photos, tmp_path / "out") as session, serving(make_app(session, max_pixels=100_000)) as server:
+    with (
+        open_session(photos, tmp_path / "out") as session,
+        serving(make_annotation_app(session, max_pixels=100_000)) as server,
+    ):
         connection = http.client.HTTPConnection(server.url.split("/")[2], timeout=20)
         connection.request("GET", "/api/pictures/1")
         assert "above the limit" in json.load(connection.getresponse())["problem"]
@@ -220,9 +223,9 @@ def test_a_picture_above_the_limit_of_pixels_is_not_decoded(photos, tmp_path):
 
 def test_a_port_that_is_taken_is_an_error(photos, tmp_path):
     with open_session(photos, tmp_path / "out") as session:
-        first = WebServer(make_app(session))
+        first = WebServer(make_annotation_app(session))
         with pytest.raises(OSError, match="in use"):
-            WebServer(make_app(session), int(first.url.rstrip("/").rsplit(":", 1)[1]))
+            WebServer(make_annotation_app(session), int(first.url.rstrip("/").rsplit(":", 1)[1]))
         first._socket.close()
 
 
@@ -230,7 +233,7 @@ def test_boxes_of_a_selector_may_be_any_floats(photos, tmp_path):
     offered = np.array([[0.4, 1.6, 99.5, 50.2]], np.float32)
     with (
         open_session(photos, tmp_path / "out") as session,
-        serving(make_app(session, propose=lambda _: offered)) as server,
+        serving(make_annotation_app(session, propose=lambda _: offered)) as server,
     ):
         connection = http.client.HTTPConnection(server.url.split("/")[2], timeout=20)
         connection.request("GET", "/api/pictures/0/proposals")

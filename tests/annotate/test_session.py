@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from d2r.annotate import session as module
-from d2r.annotate.session import AnnotateError, Decision, Progress, open_session
+from d2r.annotate.session import AnnotateError, AnnotationProgress, Decision, open_session
 from d2r.datasets.landmark_boxes import FractionBox, LandmarkBoxesError, LandmarkPicture, read_dataset, write_boxes
 from synthetic import texture, write
 
@@ -35,7 +35,7 @@ def test_every_picture_of_the_folder_is_shown_with_its_sub_folder_as_landmark(ph
             ("petra/deep/b.jpg", "petra"),
         ]
         assert all(item.path.is_file() for item in session.items)
-        assert session.progress() == Progress(pictures=4, boxes=0, none=0, unreadable=0)
+        assert session.progress() == AnnotationProgress(pictures=4, boxes=0, none=0, unreadable=0)
         assert read_dataset(tmp_path / "out").pictures == {}
 
 
@@ -53,7 +53,7 @@ def test_each_decision_is_on_the_disk_when_the_call_returns(photos, tmp_path):
         assert read_dataset(tmp_path / "out").training == {}
         session.decide(2, BOX)
         assert read_dataset(tmp_path / "out").training == {"petra/a.jpg": BOX}
-        assert session.progress() == Progress(pictures=4, boxes=1, none=1, unreadable=0)
+        assert session.progress() == AnnotationProgress(pictures=4, boxes=1, none=1, unreadable=0)
 
 
 def test_a_later_session_goes_on(photos, tmp_path):
@@ -91,7 +91,7 @@ def test_the_next_picture_is_the_next_that_waits_going_round(photos, tmp_path):
         assert session.next_open(0) == 2
         session.mark(2, readable=False)
         assert session.next_open(0) == 3
-        assert session.progress() == Progress(pictures=4, boxes=1, none=0, unreadable=1)
+        assert session.progress() == AnnotationProgress(pictures=4, boxes=1, none=0, unreadable=1)
         session.decide(0, None)
         session.decide(3, None)
         assert session.next_open(0) is None

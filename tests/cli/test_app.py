@@ -329,10 +329,10 @@ from d2r.cli import app as cli
 from d2r.indexing import workers as describers
 from d2r.indexing.entry import sample_file
 
-def sample(recipe, max_pixels, staging, quota, job):
+def sample(recipe, max_pixels, staging, quota, file):
     if len(list(staging.glob("*.safetensors"))) == 2:
         threading.Event().wait()
-    return sample_file(recipe, max_pixels, staging, quota, job)
+    return sample_file(recipe, max_pixels, staging, quota, file)
 
 describers.sample_file = sample
 cli.main()

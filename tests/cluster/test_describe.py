@@ -8,7 +8,7 @@ from cluster_processes import kill, named
 from d2r.engine import Engine
 from d2r.indexing import fill as build
 from d2r.regions import DetectorError
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from d2r.support.processes import WorkerDied
 from detectors import write_detector
 
@@ -97,12 +97,12 @@ def test_gpus_look_for_landmarks_between_decoding_and_describing(collection, tmp
     assert len(boxes) == 2  # the second is the detector's
 
 
-def answer_or_die(job):
-    if job.path == "deadly":
+def answer_or_die(file):
+    if file.path == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
-    if job.path == "wrong":
+    if file.path == "wrong":
         raise DetectorError("toy.onnx", "gone")
-    return job.size + 1
+    return file.size + 1
 
 
 def test_a_picture_that_kills_its_process_costs_no_other():
@@ -111,9 +111,11 @@ def test_a_picture_that_kills_its_process_costs_no_other():
     from d2r.cluster.describe import _Raised, _table, _Worker
 
     worker = _Worker([ray.put(pickle.dumps(answer_or_die))])
-    jobs = [pickle.dumps(Job(path, size, 0)) for size, path in enumerate(["one", "deadly", "two", "wrong", "three"])]
-    rows = [row for table in worker(_table([(job, job) for job in jobs])) for row in table.to_pylist()]
-    assert [row["job"] for row in rows] == jobs
+    files = [
+        pickle.dumps(PictureFile(path, size, 0)) for size, path in enumerate(["one", "deadly", "two", "wrong", "three"])
+    ]
+    rows = [row for table in worker(_table([(file, file) for file in files])) for row in table.to_pylist()]
+    assert [row["file"] for row in rows] == files
     results = [pickle.loads(row["result"]) for row in rows]
     assert results[::2] == [1, 3, 5]
     assert isinstance(results[1], WorkerDied)
@@ -122,7 +124,7 @@ def test_a_picture_that_kills_its_process_costs_no_other():
     assert "toy.onnx: gone" in str(results[3].error)
     # What an earlier stage has settled goes through as it is.
     settled = pickle.dumps(WorkerDied("before"))
-    (table,) = worker(_table([(jobs[0], settled)]))
+    (table,) = worker(_table([(files[0], settled)]))
     assert table.to_pylist()[0]["result"] == settled
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from d2r.boxes import iou
 from d2r.compose import detection_scenes, planting
-from d2r.compose.detection_scenes import compose_scene, compose_scenes, plan_scenes, split_backgrounds
+from d2r.compose.detection_scenes import compose_scene, compose_scenes
+from d2r.compose.scene_plan import plan_scenes, split_backgrounds
 from d2r.datasets.detection import DetectionDataError, DetectionPicture, read_training
 from d2r.datasets.ground_truth import ClutterError
 from d2r.images import ImageError, read_image

@@ -13,8 +13,8 @@ from d2r.datasets.revisited import (
     GroundTruth,
     GroundTruthError,
     find_ground_truth,
-    picture_path,
     read_ground_truth,
+    revisited_picture_path,
 )
 
 LABELS = ("easy", "hard", "junk")
@@ -258,7 +258,7 @@ def test_the_layout_of_a_folder(tmp_path):
     for suffix in (".mat", ".pkl", ".json"):
         (tmp_path / f"gnd_roxford5k{suffix}").touch()
         assert find_ground_truth(tmp_path) == tmp_path / f"gnd_roxford5k{suffix}"
-    assert picture_path(tmp_path, "a_000001") == tmp_path / "jpg" / "a_000001.jpg"
+    assert revisited_picture_path(tmp_path, "a_000001") == tmp_path / "jpg" / "a_000001.jpg"
 
 
 def test_ground_truth_cannot_be_changed(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from d2r.boxes import as_boxes
 from d2r.datasets.detection import DetectionDataError, DetectionPicture
-from d2r.evaluate.detector import Judged, as_json, judge_source, scoring_spec, worst_failures
+from d2r.evaluate.detector import Judged, detector_as_json, judge_source, scoring_spec, worst_failures
 from d2r.regions import Detector, Regions, make_selector
 from detectors import write_detector
 from synthetic import texture, write
@@ -38,7 +38,7 @@ def test_recall_counts_the_boxes_that_are_found_second(photos):
     one = judge_source(detector, "toys", pictures(photos, (MIDDLE,), (CORNER,), ()), **QUIET)
     assert one.scores.recall50.tolist() == [0.5, 1.0, 1.0]
     assert one.scores.ap50 < 1.0
-    assert as_json(one)["recall50"] == {"1": 0.5, "2": 1.0, "5": 1.0}
+    assert detector_as_json(one)["recall50"] == {"1": 0.5, "2": 1.0, "5": 1.0}
     assert one.milliseconds > 0
 
 

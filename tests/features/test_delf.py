@@ -8,13 +8,13 @@ import pytest
 from d2r.asmk.codebook import single_word
 from d2r.compose.bundled import bundled_photos
 from d2r.describe import describe, describe_query
-from d2r.features import EXTRACTORS, Delf, FeatureError, make_extractor, pinned_spec
+from d2r.features import EXTRACTORS, Delf, FeatureError, make_extractor, pinned_features
 from d2r.features.delf import suppress_near
 from d2r.images import read_image, shrink
 from d2r.models import onnx as onnx_files
 from d2r.regions import make_selector
 from d2r.support.registry import SpecError
-from d2r.verify.points import make_points
+from d2r.verify.keypoints import make_keypoints
 from d2r.verify.verify import verify
 from local_features import FIELD, METADATA, STRIDE, write_features
 
@@ -210,7 +210,7 @@ def test_a_shifted_part_of_a_photograph_is_verified(delf, photo):
     cut = np.ascontiguousarray(photo[32:, 64:])
     (other,) = delf.extract([cut])
     words = single_word(other.descriptors)
-    points, its = make_points(part.features, words), make_points(other, words)
+    points, its = make_keypoints(part.features, words), make_keypoints(other, words)
     verification = verify(points, its, bits=words.bits)
     assert verification.inliers > 200
     np.testing.assert_allclose(verification.transform, [[1, 0, -64], [0, 1, -32]], atol=0.05)
@@ -246,16 +246,16 @@ def test_values_out_of_range_are_refused(options, problem):
 def test_a_pinned_specification_holds_for_its_file_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_features(tmp_path / "toy.onnx")
-    spec = pinned_spec("delf:model=toy.onnx,top=2")
+    spec = pinned_features("delf:model=toy.onnx,top=2")
     pinned = make_extractor(spec)
     assert pinned.model == str(tmp_path / "toy.onnx")
     assert len(pinned.sha256) == 64
-    assert pinned_spec(spec) == spec
+    assert pinned_features(spec) == spec
     assert pinned.dim == 24
     write_features(tmp_path / "toy.onnx", dim=12)
     with pytest.raises(FeatureError, match=r"toy\.onnx: not the file that was asked for: its SHA-256 is"):
         pinned.extract([np.zeros((20, 20, 3), np.uint8)])
-    assert pinned_spec("rootsift:top=3") == "rootsift:top=3"
+    assert pinned_features("rootsift:top=3") == "rootsift:top=3"
 
 
 def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, monkeypatch):
@@ -263,14 +263,14 @@ def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, m
     write_features(tmp_path / "a,b" / "toy.onnx")
     monkeypatch.chdir(tmp_path / "a,b")
     with pytest.raises(SpecError, match=r"a,b/toy\.onnx: a path with a comma"):
-        pinned_spec("delf:model=toy.onnx")
+        pinned_features("delf:model=toy.onnx")
 
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do():
     with pytest.raises(FeatureError, match=r"best: no such model is shipped or was added \(there are: .*\)"):
         make_extractor("delf:model=best").extract([np.zeros((20, 20, 3), np.uint8)])
     with pytest.raises(FeatureError, match=r"how-r50: .*fetched by: d2r models pull how-r50"):
-        pinned_spec("delf:model=how-r50")
+        pinned_features("delf:model=how-r50")
 
 
 def test_the_threshold_and_scales_are_those_of_the_file(tmp_path, photo):

@@ -5,7 +5,7 @@ import pytest
 
 from d2r.compose.bundled import bundled_photos
 from d2r.engine import Engine
-from d2r.features import EXTRACTORS, FeatureError, HardNet, RootSIFT, make_extractor, pinned_spec
+from d2r.features import EXTRACTORS, FeatureError, HardNet, RootSIFT, make_extractor, pinned_features
 from d2r.images import read_image, shrink
 from d2r.options import SearchOptions
 from patch_networks import METADATA, write_patches
@@ -52,7 +52,7 @@ def test_a_picture_without_texture_has_no_features(model):
 
 
 def test_an_index_remembers_the_network_and_refuses_another(photo_folder, model, tmp_path):
-    spec = pinned_spec(f"hardnet:model={model}")
+    spec = pinned_features(f"hardnet:model={model}")
     assert len(make_extractor(spec).sha256) == 64
     with Engine.create(tmp_path / "index", features=f"hardnet:model={model}", regions="whole", words=64) as engine:
         engine.sync(photo_folder, workers=0)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from d2r.compose.bundled import bundled_photos
-from d2r.features.keypoints import KeyPoints, grey, make_sift, strongest
+from d2r.features.frames import Frames, grey, make_sift, strongest
 from d2r.features.patches import cut_patches
 from d2r.images import read_image, shrink
 
@@ -15,7 +15,7 @@ def photo():
 
 def points_at(*rows):
     values = np.array(rows, np.float32)
-    return KeyPoints(values[:, :2], values[:, 2], np.radians(values[:, 3]), np.ones(len(values), np.float32))
+    return Frames(values[:, :2], values[:, 2], np.radians(values[:, 3]), np.ones(len(values), np.float32))
 
 
 def test_a_patch_of_the_picture_s_own_scale_is_cut_as_it_is(photo):

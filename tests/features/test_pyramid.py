@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from d2r.compose.bundled import bundled_photos
-from d2r.features.pyramid import Level, levels, runs, scaled
+from d2r.features.pyramid import Level, levels, runs, scaled_level
 from d2r.images import read_image, shrink
 
 
@@ -43,8 +43,8 @@ def test_levels_of_one_size_run_together_up_to_the_most_pixels():
 
 def test_what_shrinks_is_averaged_and_what_grows_is_interpolated(photo):
     height, width = photo.shape[:2]
-    assert scaled(photo, Level(0, height, width, (1.0, 1.0))) is photo
+    assert scaled_level(photo, Level(0, height, width, (1.0, 1.0))) is photo
     for size, method in (((160, 240), cv2.INTER_AREA), ((640, 800), cv2.INTER_LINEAR)):
-        made = scaled(photo, Level(0, *size, (1.0, 1.0)))
+        made = scaled_level(photo, Level(0, *size, (1.0, 1.0)))
         assert made.dtype == np.uint8
         np.testing.assert_array_equal(made, cv2.resize(photo, size[::-1], interpolation=method))

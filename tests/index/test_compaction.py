@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from d2r.index.compaction import FANOUT, due, packed
-from d2r.index.segment import MAX_SLOTS
+from d2r.index.segment_files import MAX_SLOTS
 
 
 @pytest.mark.parametrize("batch", [1, 470, 5000, 40_000])

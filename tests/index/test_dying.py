@@ -17,7 +17,7 @@ sys.path += sys.argv[2:]
 
 import d2r.index.catalogue as catalogue
 from d2r.index import Index
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from old_index import as_format_5
 from test_index import created, put
 
@@ -26,14 +26,14 @@ with created(made) as index:
     put(index, range(3))
     put(index, range(3, 6))
 as_format_5(made)
-connect = catalogue._connect
+connect = catalogue.connect
 
 def change(folder):
     with Index(folder) as index, index.writing() as writer:
         rows = list(index.pictures())
         writer.mark_missing(rows[:4])
         writer.compact()
-        writer.put_back(writer.listing([Job(row.path, row.size, row.mtime_ns) for row in rows[:2]]))
+        writer.put_back(writer.listing([PictureFile(row.path, row.size, row.mtime_ns) for row in rows[:2]]))
         writer.remove(rows[2:4])
 
 def dying(folder, most):
@@ -48,7 +48,7 @@ def dying(folder, most):
         if write:
             connection.set_trace_callback(count)
         return connection
-    catalogue._connect = traced
+    catalogue.connect = traced
     change(folder)
 
 states, most, died = [], 0, True

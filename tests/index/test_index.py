@@ -20,10 +20,10 @@ from d2r.asmk.codebook import Codebook
 from d2r.asmk.codes import LocalCodes, pack_signs
 from d2r.asmk.kernels import KERNELS, Aggregated, similarity
 from d2r.index import BusyError, Entry, Index, PictureState, RemovedError, StoreError
-from d2r.index.catalogue import FORMAT, Catalogue
+from d2r.index.schema import FORMAT, create_catalogue
 from d2r.index.segment import Segment
-from d2r.sources import Job
-from d2r.verify.points import Points
+from d2r.sources import PictureFile
+from d2r.verify.keypoints import Keypoints
 from programs import LIMIT_S, join, run, running
 
 WORDS, DIM = 50, 128
@@ -33,7 +33,7 @@ def entry(seed, words=20):
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(WORDS, words, replace=False)).astype(np.int32)
     codes = pack_signs(rng.normal(size=(words, DIM)))
-    points = Points(
+    points = Keypoints(
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
         chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
     )  # fmt: skip
@@ -130,7 +130,7 @@ def test_an_empty_descriptor_is_kept_and_never_found(index):
         Aggregated(np.zeros(0, np.int32), np.zeros((0, 2), np.uint64), DIM),
         np.array([[0, 0, 9, 9]], np.float32),
         np.ones(1, np.float32),
-        Points.empty(DIM),
+        Keypoints.empty(DIM),
         LocalCodes.empty(DIM),
     )
     with index.writing() as writer:
@@ -496,10 +496,10 @@ def test_a_flipped_bit_in_a_row_of_the_catalogue_is_found(index):
 def test_a_new_time_alone_moves_no_descriptor_even_when_it_was_merged_meanwhile(index):
     for seed in range(7):
         put(index, [seed])
-    listed = Job("/photos/3.jpg", 1, 99)
+    listed = PictureFile("/photos/3.jpg", 1, 99)
     put(index, [7])  # the eighth segment: all are merged
     with index.writing() as writer:
-        writer.touch([listed, Job("/photos/unknown.jpg", 1, 99)])
+        writer.touch([listed, PictureFile("/photos/unknown.jpg", 1, 99)])
     assert index.picture("/photos/3.jpg").mtime_ns == 99
     assert index.check() == []
     assert index.search(entry(3).aggregated, 1)[0].picture.path == "/photos/3.jpg"
@@ -637,14 +637,13 @@ def test_an_index_that_is_there_says_so_when_it_is_made_again(index, tmp_path):
 
 def test_of_two_that_make_an_index_at_once_one_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "x.index"
-    create = Catalogue.create
 
     def late(folder, settings):
         with pytest.raises(BusyError):
             Index.create(folder, {"made": "second"})
-        create(folder, settings)
+        create_catalogue(folder, settings)
 
-    monkeypatch.setattr(Catalogue, "create", staticmethod(late))
+    monkeypatch.setattr("d2r.index.index.create_catalogue", late)
     assert Index.create(folder, {"made": "first"}).settings == {"made": "first"}
 
 

@@ -12,9 +12,12 @@ import pytest
 
 from d2r.asmk.codes import LocalCodes, pack_signs
 from d2r.asmk.kernels import Aggregated
-from d2r.index import segment as module
-from d2r.index.segment import Entry, Segment, check_segment, discard_segment, merge_segments, write_segment
-from d2r.verify.points import Points
+from d2r.index import segment_files, segment_merging
+from d2r.index.segment import Segment
+from d2r.index.segment_files import SEARCH_ARRAYS, VERIFY_ARRAYS, check_segment, discard_segment
+from d2r.index.segment_merging import merge_segments
+from d2r.index.segment_writing import Entry, write_segment
+from d2r.verify.keypoints import Keypoints
 
 WORDS = 30
 
@@ -22,7 +25,7 @@ WORDS = 30
 def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = None) -> Entry:
     words = np.sort(rng.permutation(WORDS)[: rng.integers(1, WORDS)]).astype(np.int32)
     number = int(rng.integers(1, 40)) if count is None else count
-    points = Points(
+    points = Keypoints(
         (rng.random((number, 2)) * 1000).astype(np.float32),
         (rng.random(number) * 50).astype(np.float32),
         ((rng.random(number) * 4 - 2) * np.pi).astype(np.float32),
@@ -42,7 +45,11 @@ def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = N
 def empty_entry(dim: int = 128) -> Entry:
     nothing = Aggregated(np.zeros(0, np.int32), pack_signs(np.zeros((0, dim))), dim)
     return Entry(
-        nothing, np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32), Points.empty(dim), LocalCodes.empty(dim)
+        nothing,
+        np.array([[0, 0, 9, 9]], np.float32),
+        np.ones(1, np.float32),
+        Keypoints.empty(dim),
+        LocalCodes.empty(dim),
     )
 
 
@@ -157,7 +164,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
 def test_merged_segments_are_as_if_what_lives_had_been_written_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+    monkeypatch.setattr(segment_merging, "_CHUNK", chunk)
     entries = [*some_entries(), *some_entries()[:5], *some_entries()]
     bounds = [(0, 9), (9, 10), (10, 14), (14, 23)]
     live = [np.array([0, 1, 2, 5, 8]), np.array([0]), np.zeros(0, np.int64), np.arange(9)]
@@ -221,7 +228,7 @@ def test_every_file_is_on_the_disk_before_the_segment_appears(tmp_path: Path, mo
         assert path.exists()
         synced[path.name] = (tmp_path / "1").exists()
 
-    monkeypatch.setattr(module, "sync", note)
+    monkeypatch.setattr(segment_files, "sync", note)
     write_segment(tmp_path / "1", some_entries())
     appeared = synced.pop(tmp_path.name)
     assert appeared  # the folder that holds it, last, so that its name is on the disk too
@@ -235,7 +242,7 @@ def test_a_segment_whose_data_does_not_reach_the_disk_does_not_appear(
     def failing(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(module, "sync", failing)
+    monkeypatch.setattr(segment_files, "sync", failing)
     with pytest.raises(OSError, match="Input/output error"):
         write_segment(tmp_path / "1", some_entries())
     assert names(tmp_path) == []
@@ -345,7 +352,7 @@ def test_starts_that_lead_beside_the_rows_are_damage(tmp_path: Path, name: str, 
                 Segment.load(tmp_path / "1")
 
 
-@pytest.mark.parametrize("name", [*module._SEARCH, *module._VERIFY])
+@pytest.mark.parametrize("name", [*SEARCH_ARRAYS, *VERIFY_ARRAYS])
 def test_an_array_that_is_shorter_or_of_another_type_is_damage(tmp_path: Path, name: str) -> None:
     write_segment(tmp_path / "1", some_entries())
     file = tmp_path / "1" / f"{name}.npy"

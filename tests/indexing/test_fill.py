@@ -12,10 +12,10 @@ from d2r.indexing.workers import LocalWorkers
 from d2r.support.processes import map_in_processes
 
 
-def enter_or_die(deadly, recipe, max_pixels, staging, codebook, job):
-    if job.path.endswith(deadly):
+def enter_or_die(deadly, recipe, max_pixels, staging, codebook, file):
+    if file.path.endswith(deadly):
         os.kill(os.getpid(), signal.SIGKILL)
-    return enter_file(recipe, max_pixels, staging, codebook, job)
+    return enter_file(recipe, max_pixels, staging, codebook, file)
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Deadly(LocalWorkers):
 
     name: str = "pagoda-1.jpg"
 
-    def entries(self, recipe, max_pixels, staging, codebook, jobs):
+    def entries(self, recipe, max_pixels, staging, codebook, files):
         function = partial(enter_or_die, self.name, recipe, max_pixels, staging, codebook)
-        return map_in_processes(function, jobs, workers=1, prepare=prepare_worker)
+        return map_in_processes(function, files, workers=1, prepare=prepare_worker)
 
 
 def test_of_a_picture_whose_process_is_killed_it_is_said_that_it_was_and_the_next_run_has_it(engine, collection):

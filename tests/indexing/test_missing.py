@@ -25,8 +25,8 @@ from old_index import as_format_5
 class NobodyDescribes(LocalWorkers):
     """Fails as soon as a picture is to be described, or even read."""
 
-    def entries(self, recipe, max_pixels, staging, codebook, jobs):
-        assert list(jobs) == []
+    def entries(self, recipe, max_pixels, staging, codebook, files):
+        assert list(files) == []
         return iter(())
 
 

@@ -13,7 +13,7 @@ from d2r.defaults import GROUP_INLIERS
 from d2r.engine import Engine
 from d2r.images import read_image, shrink
 from d2r.index import PictureRow
-from d2r.mining.groups import find_links, instances, near_duplicates
+from d2r.mining.groups import duplicate_groups, find_links, instances
 from d2r.results import Link
 
 SAME = np.array([[1.0, 0, 0], [0, 1, 0]])
@@ -94,20 +94,20 @@ def test_the_picture_with_the_most_points_comes_first_and_the_strongest_link() -
     ],
 )
 def test_near_duplicates_have_the_same_frame(transform: np.ndarray, size: tuple[int, int], same: bool) -> None:
-    groups = near_duplicates([link(row(1), row(2, b"", *size), 60, transform)])
+    groups = duplicate_groups([link(row(1), row(2, b"", *size), 60, transform)])
     assert numbers(groups) == ([[1, 2]] if same else [])
 
 
 def test_near_duplicates_share_enough_points_or_are_equal_files() -> None:
-    assert near_duplicates([link(1, 2, 9)]) == []
-    assert numbers(near_duplicates([link(1, 2, 10)])) == [[1, 2]]
+    assert duplicate_groups([link(1, 2, 9)]) == []
+    assert numbers(duplicate_groups([link(1, 2, 10)])) == [[1, 2]]
     equal = link(row(1, b"x"), row(2, b"x"), 9)
-    assert numbers(near_duplicates([equal])) == [[1, 2]]
+    assert numbers(duplicate_groups([equal])) == [[1, 2]]
 
 
 def test_pictures_with_the_same_banner_are_no_duplicates() -> None:
     banner = replace(link(1, 2, 150), boxes=((10.0, 70.0, 90.0, 80.0),) * 2)
-    assert near_duplicates([banner]) == []
+    assert duplicate_groups([banner]) == []
 
 
 # ---- On real photographs ----
@@ -142,7 +142,7 @@ def test_views_of_one_thing_are_a_group_and_only_copies_are_duplicates(copied: P
     assert len(set(pairs)) == len(pairs)
     assert all(first < second for first, second in pairs)
     assert names(instances(links)) == [{"pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg", "copy.jpg", "cut.png"}]
-    assert names(near_duplicates(links)) == [{"pagoda-0.jpg", "copy.jpg"}]
+    assert names(duplicate_groups(links)) == [{"pagoda-0.jpg", "copy.jpg"}]
 
 
 def test_a_link_says_where_each_picture_has_what_they_share(copied: Path) -> None:

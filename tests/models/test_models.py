@@ -61,13 +61,13 @@ def test_the_folder_is_the_one_that_is_named_or_that_of_the_users_data(folder, t
 
 def test_a_network_is_found_by_name_or_by_path(folder):
     assert model_names(folder) == []
-    assert find_model(DETECTOR) == models.FOLDER / f"{DETECTOR}.onnx"
+    assert find_model(DETECTOR) == models.MODELS_FOLDER / f"{DETECTOR}.onnx"
     assert find_model("elsewhere/other.onnx") == Path("elsewhere/other.onnx")
     folder.mkdir()
     path = write_detector(folder / "tiny.onnx")
     write_detector(folder / f"{DETECTOR}.onnx")
     assert find_model("tiny") == path
-    assert find_model(DETECTOR).parent == models.FOLDER
+    assert find_model(DETECTOR).parent == models.MODELS_FOLDER
     with pytest.raises(FileNotFoundError, match=rf"\(there are: {', '.join(SHIPPED)}, tiny\), and the name"):
         find_model("../tiny")
     with pytest.raises(FileNotFoundError, match="fetched by: d2r models pull how-r50"):

@@ -10,7 +10,7 @@ from d2r.compose.bundled import bundled_photos
 from d2r.describe import describe
 from d2r.features import make_extractor
 from d2r.images import read_image, shrink
-from d2r.regions import SELECTORS, Detector, DetectorError, make_selector, pinned_spec
+from d2r.regions import SELECTORS, Detector, DetectorError, make_selector, pinned_regions
 from d2r.regions.detector import squash, suppress
 from d2r.support.registry import SpecError
 from detectors import SIDE, write_detector
@@ -142,17 +142,17 @@ def test_values_out_of_range_are_refused(options, problem):
 def test_a_pinned_specification_holds_for_its_file_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_detector(tmp_path / "toy.onnx")
-    spec = pinned_spec("detector:model=toy.onnx,top=2")
+    spec = pinned_regions("detector:model=toy.onnx,top=2")
     pinned = make_selector(spec)
     assert pinned.model == str(tmp_path / "toy.onnx")
     assert len(pinned.sha256) == 64
-    assert pinned_spec(spec) == spec
+    assert pinned_regions(spec) == spec
     picture = np.zeros((20, 20, 3), np.uint8)
     assert len(pinned.select(picture)) == 1
     write_detector(tmp_path / "toy.onnx", scores=[0.5])
     with pytest.raises(DetectorError, match=r"toy\.onnx: not the file that was asked for: its SHA-256 is"):
         pinned.select(picture)
-    assert pinned_spec("rmac:levels=1") == "rmac:levels=1"
+    assert pinned_regions("rmac:levels=1") == "rmac:levels=1"
 
 
 def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, m
     write_detector(tmp_path / "a,b" / "toy.onnx")
     monkeypatch.chdir(tmp_path / "a,b")
     with pytest.raises(SpecError, match=r"a,b/toy\.onnx: a path with a comma"):
-        pinned_spec("detector:model=toy.onnx")
+        pinned_regions("detector:model=toy.onnx")
 
 
 def test_a_model_that_is_not_shipped_is_named_with_those_that_are():

@@ -10,7 +10,7 @@ from filelock import FileLock
 from d2r.datasets import download
 from d2r.datasets.download import BASE_URLS, NAMES, get_dataset
 from d2r.datasets.revisited import read_ground_truth
-from d2r.support.download import DownloadError, Limits, NoAnswerError, fetch
+from d2r.support.download import DownloadError, DownloadLimits, NoAnswerError, fetch
 from d2r.support.files import OutputError
 from web import Resource
 
@@ -200,7 +200,7 @@ def test_the_next_address_is_tried(tmp_path, server):
 def test_silence_is_told_from_other_failures(tmp_path, server):
     server.files["/file"] = Resource(b"content", [("late", 30.0), 503])
     with pytest.raises(NoAnswerError, match=r"no answer \(timed out\) \(given up after 1 tries\)"):
-        fetch([f"{server.url}/file"], tmp_path / "file", tries=1, limits=Limits(timeout_s=0.1))
+        fetch([f"{server.url}/file"], tmp_path / "file", tries=1, limits=DownloadLimits(timeout_s=0.1))
     with pytest.raises(DownloadError) as failure:
         fetch([f"{server.url}/file"], tmp_path / "file", tries=1)
     assert not isinstance(failure.value, NoAnswerError)
@@ -217,7 +217,7 @@ def test_a_late_or_slow_answer_is_waited_for(tmp_path, server):
 def test_an_answer_that_trickles_is_given_up_for_good_and_can_go_on_later(tmp_path, server):
     server.files["/file"] = Resource(b"c" * 500, [("trickle", 0.02)])
     with pytest.raises(DownloadError, match=r"/file: it takes longer than 0.1 s"):
-        fetch([f"{server.url}/file"], tmp_path / "file", pause_s=0.0, limits=Limits(max_seconds=0.1))
+        fetch([f"{server.url}/file"], tmp_path / "file", pause_s=0.0, limits=DownloadLimits(max_seconds=0.1))
     assert len(server.asked) == 1
     fetch([f"{server.url}/file"], tmp_path / "file")
     assert server.asked[-1][1].startswith("bytes=")
@@ -228,7 +228,7 @@ def test_an_answer_that_trickles_is_given_up_for_good_and_can_go_on_later(tmp_pa
 def test_a_file_that_is_too_large_is_refused(tmp_path, server, length):
     server.files["/file"] = Resource(b"c" * 5_000_000, length=length)
     with pytest.raises(DownloadError, match=r"/file: it is larger than 2,000 bytes"):
-        fetch([f"{server.url}/file"], tmp_path / "file", limits=Limits(max_bytes=2000))
+        fetch([f"{server.url}/file"], tmp_path / "file", limits=DownloadLimits(max_bytes=2000))
     assert [name for name in files_in(tmp_path) if not name.endswith(".tag")] == []
 
 
@@ -236,7 +236,10 @@ def test_every_request_waits_its_turn(tmp_path, server):
     server.files["/file"] = Resource(b"content", [503, 503])
     turns = []
     fetch(
-        [f"{server.url}/file"], tmp_path / "file", pause_s=0.0, limits=Limits(lambda: turns.append(len(server.asked)))
+        [f"{server.url}/file"],
+        tmp_path / "file",
+        pause_s=0.0,
+        limits=DownloadLimits(lambda: turns.append(len(server.asked))),
     )
     assert turns == [0, 1, 2]
 

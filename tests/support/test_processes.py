@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from d2r.support.processes import WorkerDied, Workers, WorkerStartError, default_workers, map_in_processes
+from d2r.support.processes import WorkerDied, WorkerProcesses, WorkerStartError, default_workers, map_in_processes
 from programs import LIMIT_S, running
 from programs import run as run_program
 from serving import wait_until
@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_while_it_hands_over_a_result_is_not_waited_for
 
 
 def test_a_process_that_is_killed_while_it_is_handed_an_item_is_not_waited_for():
-    workers = Workers(1, nothing)
+    workers = WorkerProcesses(1, nothing)
     try:
         process = workers.submit(os.getpid).result(LIMIT_S)
         os.kill(process, signal.SIGSTOP)  # it reads no more
@@ -174,7 +174,7 @@ def test_a_process_that_is_killed_while_it_is_handed_an_item_is_not_waited_for()
 
 
 def test_a_process_that_is_killed_between_two_items_costs_the_next_no_try(tmp_path):
-    workers = Workers(1, nothing)
+    workers = WorkerProcesses(1, nothing)
     try:
         process = workers.submit(os.getpid).result(LIMIT_S)
         os.kill(process, signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_a_process_that_is_killed_between_two_items_costs_the_next_no_try(tmp_pa
 
 
 def test_closing_ends_what_is_under_way_and_leaves_nobody_waiting():
-    workers = Workers(1, nothing)
+    workers = WorkerProcesses(1, nothing)
     workers.submit(os.getpid).result(LIMIT_S)
     begun, behind = workers.submit(time.sleep, 3000), workers.submit(pow, 2, 5)
     wait_until(begun.running)

@@ -8,7 +8,7 @@ from d2r.engine import Engine
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.options import SearchOptions
-from d2r.sources import find_objects, job_at, listed_paths
+from d2r.sources import find_objects, listed_paths, picture_file_at
 
 pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
@@ -30,15 +30,15 @@ def bucket(photo_folder):
 
 @pytest.mark.usefixtures("bucket")
 def test_every_picture_of_a_storage_is_found_and_read():
-    jobs = list(find_objects("memory://photos"))
-    assert len(jobs) == 10
-    assert [job.path for job in jobs] == [job.path for job in find_objects("memory://photos/")]
-    assert jobs[0].path.startswith("memory://photos/a%20b/")
-    for job in jobs:
-        assert job_at(job.path) == job
-        assert job.mtime_ns > 0
-        assert read_image(job.path).size
-        assert job.size == len(fsspec.filesystem("memory").cat_file(fsspec_path(job.path)))
+    files = list(find_objects("memory://photos"))
+    assert len(files) == 10
+    assert [file.path for file in files] == [file.path for file in find_objects("memory://photos/")]
+    assert files[0].path.startswith("memory://photos/a%20b/")
+    for file in files:
+        assert picture_file_at(file.path) == file
+        assert file.mtime_ns > 0
+        assert read_image(file.path).size
+        assert file.size == len(fsspec.filesystem("memory").cat_file(fsspec_path(file.path)))
 
 
 def fsspec_path(url):
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_named(url):
         read_image(url)
     assert error.value.name == url
     with pytest.raises(OSError, match=r".") as missing:
-        job_at(url)
+        picture_file_at(url)
     assert missing.value.filename == url
     told = []
     assert list(find_objects(url, on_error=told.append)) == []

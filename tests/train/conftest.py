@@ -13,7 +13,7 @@ from d2r.compose.bundled import bundled_photos
 from d2r.datasets.landmark_boxes import FractionBox, LandmarkBoxes, LandmarkPicture, write_dataset
 from d2r.images import read_image, shrink
 from d2r.train.detector.loop import train_detector
-from d2r.train.detector.settings import Settings
+from d2r.train.detector.settings import DetectorSettings
 from d2r.train.log import EpochRow
 
 
@@ -46,15 +46,15 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings(labels: Path) -> Settings:
+def settings(labels: Path) -> DetectorSettings:
     """A run of four short epochs."""
-    return Settings(
+    return DetectorSettings(
         data=(str(labels),), arch="ssd-mobilenetv2", validation=str(labels), side=96, epochs=4, batch=6, lr=2e-3, seed=3
     )
 
 
 @pytest.fixture(scope="session")
-def trained(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[EpochRow]]:
+def trained(settings: DetectorSettings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[EpochRow]]:
     """The folder of that run, not to be changed, and its epochs."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     return folder, train_detector(settings, folder, workers=0)

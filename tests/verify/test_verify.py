@@ -14,8 +14,8 @@ from d2r.asmk.codebook import Codebook, train_codebook
 from d2r.compose.bundled import bundled_photos
 from d2r.features.rootsift import RootSIFT
 from d2r.images import read_image, shrink
-from d2r.verify.points import Points, make_points
-from d2r.verify.verify import MIN_INLIERS, NEAREST, NOT_FOUND, Verification, match_points, verify
+from d2r.verify.keypoints import Keypoints, make_keypoints
+from d2r.verify.verify import MIN_INLIERS, NEAREST, NOT_FOUND, Verification, match_keypoints, verify
 
 TURN = math.radians(25)
 MAP = np.array([[0.8 * math.cos(TURN), -0.7 * math.sin(TURN), 120], [0.8 * math.sin(TURN), 0.9 * math.cos(TURN), -35]])
@@ -39,12 +39,12 @@ def flipped(rng: np.random.Generator, codes: np.ndarray, share: float) -> np.nda
 
 def points(
     positions: np.ndarray, words: np.ndarray, codes: np.ndarray, scales: np.ndarray, angles: np.ndarray
-) -> Points:
-    """Points in order of word; their rows say where they were before."""
+) -> Keypoints:
+    """Keypoints in order of word; their rows say where they were before."""
     order = np.argsort(words, kind="stable")
     values = (positions, scales, angles)
     arrays = [np.asarray(value, np.float32)[order] for value in values]
-    return Points(*arrays, words[order].astype(np.uint8), codes[order], order.astype(np.int32))
+    return Keypoints(*arrays, words[order].astype(np.uint8), codes[order], order.astype(np.int32))
 
 
 def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -59,7 +59,9 @@ def shapes(transform: np.ndarray, scales: np.ndarray, angles: np.ndarray) -> tup
     return sizes, np.arctan2(turned[:, 1], turned[:, 0])
 
 
-def scene(transform: np.ndarray, right: int, wrong: int, noise: float = 0.5, seed: int = 0) -> tuple[Points, Points]:
+def scene(
+    transform: np.ndarray, right: int, wrong: int, noise: float = 0.5, seed: int = 0
+) -> tuple[Keypoints, Keypoints]:
     """A query and a picture of it: ``right`` points where the map puts them, ``wrong`` ones anywhere, in any order.
 
     Sizes are off by a tenth, and directions by six degrees, as those of real features are.
@@ -81,16 +83,16 @@ def scene(transform: np.ndarray, right: int, wrong: int, noise: float = 0.5, see
     return query, points(target[order], words[order], its_codes[order], its_scales[order], its_angles[order])
 
 
-def check(query: Points, other: Points, **options: float) -> Verification:
+def check(query: Keypoints, other: Keypoints, **options: float) -> Verification:
     return verify(query, other, bits=BITS, **options)
 
 
-def taken(one: Points, rows: np.ndarray) -> Points:
+def taken(one: Keypoints, rows: np.ndarray) -> Keypoints:
     arrays = (one.positions, one.scales, one.angles, one.words, one.codes, one.rows)
-    return Points(*(array[rows] for array in arrays))
+    return Keypoints(*(array[rows] for array in arrays))
 
 
-def placed(query: Points) -> np.ndarray:
+def placed(query: Keypoints) -> np.ndarray:
     """The positions of the query's features, by row."""
     positions = np.full((query.rows.max() + 1, 2), np.nan)
     positions[query.rows] = query.positions
@@ -132,7 +134,7 @@ def test_inliers_agree_with_the_map_and_each_point_is_used_once() -> None:
     assert np.linalg.norm(mapped - other.positions[found.matches[:, 1]], axis=1).max() <= 10.01
     for column in found.matches.T:
         assert len(np.unique(column)) == found.inliers
-    pairs = {(int(query.rows[own]), its) for own, its in match_points(query, other, BITS).tolist()}
+    pairs = {(int(query.rows[own]), its) for own, its in match_keypoints(query, other, BITS).tolist()}
     assert {tuple(pair) for pair in found.matches.tolist()} <= pairs
 
 
@@ -167,7 +169,7 @@ def test_the_arrays_of_the_caller_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mirror_map_has_no_inliers(seed: int) -> None:
     query, other = scene(MIRROR, 60, 20, seed=seed)
-    assert len(match_points(query, other, BITS)) > 60  # the matches themselves are there
+    assert len(match_keypoints(query, other, BITS)) > 60  # the matches themselves are there
     assert same(check(query, other), NOT_FOUND)
 
 
@@ -182,7 +184,7 @@ def test_a_map_that_flattens_the_picture_has_no_inliers(squeeze: float) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_random_matches_have_no_inliers(count: int, seed: int) -> None:
     query, other = scene(MAP, 0, count, seed=seed)
-    assert len(match_points(query, other, BITS)) > 0.9 * count
+    assert len(match_keypoints(query, other, BITS)) > 0.9 * count
     assert same(check(query, other), NOT_FOUND)
 
 
@@ -218,7 +220,7 @@ def test_as_many_inliers_as_asked_for_are_enough() -> None:
 
 def test_no_features_on_either_side_find_nothing() -> None:
     query, _ = scene(MAP, 20, 0)
-    nothing = Points.empty(BITS)
+    nothing = Keypoints.empty(BITS)
     for a, b in ((query, nothing), (nothing, query), (nothing, nothing)):
         assert same(check(a, b), NOT_FOUND)
     assert NOT_FOUND.inliers == 0
@@ -228,7 +230,7 @@ def test_no_features_on_either_side_find_nothing() -> None:
 # ---- Matches ----
 
 
-def brute_force(query: Points, other: Points, most: int) -> list[list[int]]:
+def brute_force(query: Keypoints, other: Keypoints, most: int) -> list[list[int]]:
     """Plain search for the mutual nearest among points of the same word; of equal distances the first counts."""
     bits = [np.unpackbits(one.codes.view(np.uint8), axis=1).astype(int) for one in (query, other)]
     distances = np.abs(bits[0][:, None] - bits[1][None]).sum(axis=2)
@@ -253,11 +255,11 @@ def test_matches_equal_a_plain_search_for_mutual_nearest_codes_of_one_word(neare
     rows = np.repeat(np.arange(count), nearest)
     several = flipped(rng, codes[rows], 0.05)
     query = points(np.zeros((len(rows), 2)), words.reshape(-1), several, zeros, zeros)
-    query = Points(*(getattr(query, name) for name in ("positions", "scales", "angles", "words", "codes")),
+    query = Keypoints(*(getattr(query, name) for name in ("positions", "scales", "angles", "words", "codes")),
                    rows[query.rows].astype(np.int32))  # fmt: skip
     order = rng.permutation(count)
     other = points(np.zeros((count, 2)), words[order, 0], flipped(rng, codes, 0.2)[order], zeros[:count], zeros[:count])
-    found = match_points(query, other, BITS)
+    found = match_keypoints(query, other, BITS)
     assert found.dtype == np.int32
     assert found.tolist() == brute_force(query, other, int(0.36 * BITS))
     assert 30 < len(found) <= count
@@ -268,8 +270,8 @@ def test_points_of_different_words_never_match() -> None:
     codes, zeros = random_codes(rng, 50), np.zeros(50)
     places = np.zeros((50, 2))
     one = points(places, np.arange(50), codes, zeros, zeros)
-    assert len(match_points(one, one, BITS)) == 50
-    assert len(match_points(one, points(places, np.arange(50) + 50, codes, zeros, zeros), BITS)) == 0
+    assert len(match_keypoints(one, one, BITS)) == 50
+    assert len(match_keypoints(one, points(places, np.arange(50) + 50, codes, zeros, zeros), BITS)) == 0
 
 
 # ---- A real photograph ----
@@ -296,7 +298,7 @@ def test_a_warped_photograph_is_verified_with_its_map(
     turn[0] *= 0.9  # not a similarity
     warped = cv2.warpAffine(photo, turn, (width, height))
     first, second = RootSIFT(top=500).extract([photo, warped])
-    query, other = make_points(first, codebook, nearest=NEAREST), make_points(second, codebook)
+    query, other = make_keypoints(first, codebook, nearest=NEAREST), make_keypoints(second, codebook)
     found = check(query, other)
     assert found.inliers > 40
     mapped = apply(found.transform, first.positions[found.matches[:, 0]].astype(float))
@@ -315,7 +317,7 @@ def test_photographs_of_different_things_share_nothing(photo: np.ndarray, codebo
     query, *described = RootSIFT(top=500).extract([photo, *others])
     for other in described:
         assert len(other) > 50
-        found = check(make_points(query, codebook, nearest=NEAREST), make_points(other, codebook))
+        found = check(make_keypoints(query, codebook, nearest=NEAREST), make_keypoints(other, codebook))
         assert found.inliers == 0
 
 
@@ -325,18 +327,18 @@ def test_photographs_of_different_things_share_nothing(photo: np.ndarray, codebo
 @pytest.mark.parametrize(
     ("name", "wrong", "reason"),
     [
-        ("words", lambda words: words[::-1].copy(), "words of points must ascend"),
-        ("words", lambda words: words.astype(np.int32), "words of points must be uint8"),
-        ("words", lambda words: words[1:], "positions of points must be"),
-        ("codes", lambda codes: codes[:, :1].copy(), "codes of points must be uint64"),
-        ("codes", lambda codes: codes[1:], "codes of points must be uint64"),
-        ("codes", lambda codes: codes.view(np.int64), "codes of points must be uint64"),
-        ("rows", lambda rows: rows - 1, "rows of points must be from 0"),
-        ("rows", lambda rows: rows + 2**30, "rows of points must be from 0"),
-        ("rows", lambda rows: rows[1:], "rows of points must be int32"),
-        ("positions", lambda positions: positions[:, :1].copy(), "positions of points must be"),
-        ("scales", lambda scales: scales[1:], "scales of points must be"),
-        ("angles", lambda angles: angles.astype(np.float64), "angles of points must be"),
+        ("words", lambda words: words[::-1].copy(), "words of keypoints must ascend"),
+        ("words", lambda words: words.astype(np.int32), "words of keypoints must be uint8"),
+        ("words", lambda words: words[1:], "positions of keypoints must be"),
+        ("codes", lambda codes: codes[:, :1].copy(), "codes of keypoints must be uint64"),
+        ("codes", lambda codes: codes[1:], "codes of keypoints must be uint64"),
+        ("codes", lambda codes: codes.view(np.int64), "codes of keypoints must be uint64"),
+        ("rows", lambda rows: rows - 1, "rows of keypoints must be from 0"),
+        ("rows", lambda rows: rows + 2**30, "rows of keypoints must be from 0"),
+        ("rows", lambda rows: rows[1:], "rows of keypoints must be int32"),
+        ("positions", lambda positions: positions[:, :1].copy(), "positions of keypoints must be"),
+        ("scales", lambda scales: scales[1:], "scales of keypoints must be"),
+        ("angles", lambda angles: angles.astype(np.float64), "angles of keypoints must be"),
     ],
 )
 def test_points_that_do_not_fit_are_refused_on_either_side(
@@ -348,12 +350,12 @@ def test_points_that_do_not_fit_are_refused_on_either_side(
         with pytest.raises(ValueError, match=reason):
             verify(*sides, bits=BITS)
         with pytest.raises(ValueError, match=reason):
-            match_points(*sides, BITS)
+            match_keypoints(*sides, BITS)
 
 
 def test_points_of_codes_of_other_bits_are_refused() -> None:
     query, other = scene(MAP, 30, 10)
-    with pytest.raises(ValueError, match="codes of points must be uint64"):
+    with pytest.raises(ValueError, match="codes of keypoints must be uint64"):
         verify(query, other, bits=64)
 
 

@@ -68,7 +68,7 @@ class DecisionBody(BaseModel):
     box: tuple[float, float, float, float] | None
 
 
-def make_app(session: Session, *, propose: Propose | None = None, max_pixels: int = MAX_PIXELS) -> FastAPI:
+def make_annotation_app(session: Session, *, propose: Propose | None = None, max_pixels: int = MAX_PIXELS) -> FastAPI:
     """Return the application.
 
     Args:

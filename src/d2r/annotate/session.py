@@ -59,7 +59,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Progress:
+class AnnotationProgress:
     """How far the work is: pictures in all, with a box, without a prominent landmark, and of no use."""
 
     pictures: int
@@ -185,14 +185,14 @@ class Session:
         with self._lock:
             (self._unreadable.discard if readable else self._unreadable.add)(number)
 
-    def progress(self) -> Progress:
+    def progress(self) -> AnnotationProgress:
         """Return how far the work is."""
         with self._lock:
             decisions = [self._state.decision(item.picture.id) for item in self.items]
             boxes = sum(decision is not None and decision.box is not None for decision in decisions)
             decided = sum(decision is not None for decision in decisions)
             unreadable = sum(decisions[number] is None for number in self._unreadable)
-            return Progress(len(self.items), boxes, decided - boxes, unreadable)
+            return AnnotationProgress(len(self.items), boxes, decided - boxes, unreadable)
 
     def next_open(self, after: int) -> int | None:
         """Return the first picture after a number, going round, that waits for a decision; None when none does."""
@@ -278,8 +278,8 @@ def _items(folder: Path) -> tuple[list[Item], list[OSError]]:
     root = folder.absolute()
     skipped: list[OSError] = []
     items = []
-    for job in find_pictures(folder, on_error=skipped.append):
-        below = Path(job.path).relative_to(root)
+    for file in find_pictures(folder, on_error=skipped.append):
+        below = Path(file.path).relative_to(root)
         landmark = below.parts[0] if len(below.parts) > 1 else None
-        items.append(Item(Path(job.path), LandmarkPicture(str(below), None, landmark), TRAINING))
+        items.append(Item(Path(file.path), LandmarkPicture(str(below), None, landmark), TRAINING))
     return items, skipped

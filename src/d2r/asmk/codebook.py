@@ -40,7 +40,7 @@ class Origin:
     """What visual words were learned from.
 
     Attributes:
-        features: specification of the local features, pinned (:func:`d2r.features.pinned_spec`).
+        features: specification of the local features, pinned (:func:`d2r.features.pinned_features`).
         regions: specification of the regions of the pictures, pinned.
         max_side: longer side, in pixels, that pictures and crops were scaled down to.
         pictures: how many there were; None where nobody wrote it down.

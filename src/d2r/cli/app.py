@@ -34,8 +34,8 @@ _PANELS: Final[tuple[tuple[str, _Commands], ...]] = (
         DAILY,
         (
             ("index", collection.index_photos),
-            ("search", search.search),
-            ("match", inspect.match_pictures),
+            ("search", search.search_index),
+            ("match", inspect.match_two),
             ("serve", serve.serve),
             ("demo", demo.demo),
         ),

@@ -105,10 +105,10 @@ def index_photos(
     the pictures; all of them must see these under the same paths.
     """
     from d2r.engine import Engine
-    from d2r.features import pinned_spec as pinned_features
+    from d2r.features import pinned_features
     from d2r.index import Index
     from d2r.indexing.codebook import codebook_from
-    from d2r.regions import pinned_spec
+    from d2r.regions import pinned_regions
     from d2r.sources import kind_of, listed_paths
 
     kind = kind_of(source)
@@ -123,7 +123,7 @@ def index_photos(
         if Index.exists(index):
             engine = stack.enter_context(Engine.open(index))
             wanted = {
-                "regions": pinned_spec(regions) if regions is not None else None,
+                "regions": pinned_regions(regions) if regions is not None else None,
                 "features": pinned_features(features) if features is not None else None,
             }
             _check_fixed(engine, words=words, bits=bits, codebook=codebook, **wanted)

@@ -101,23 +101,23 @@ def annotate(
 
     Every decision is on disk before the page says so. Stop it with Ctrl-C; the same command goes on where it was.
     """
-    from d2r.annotate.server import make_app
+    from d2r.annotate.server import make_annotation_app
     from d2r.annotate.session import open_session
-    from d2r.regions import make_selector, pinned_spec
+    from d2r.regions import make_selector, pinned_regions
     from d2r.support.webserver import WebServer
 
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
     if leave_out_rare and sample is None:
         raise typer.BadParameter("--leave-out-rare says what --sample draws from; give both")
-    selector = make_selector(pinned_spec(proposals)) if proposals is not None else None
+    selector = make_selector(pinned_regions(proposals)) if proposals is not None else None
     with open_session(photos, folder, sample_seed=sample, leave_out_rare=leave_out_rare) as session:
         for error in session.skipped:
             say(f"skipped {error}")
         if session.sample is not None:
             _print_sample(session.sample)
         propose = None if selector is None else lambda picture: selector.select(picture).boxes
-        server = WebServer(make_app(session, propose=propose, max_pixels=max_pixels), port)
+        server = WebServer(make_annotation_app(session, propose=propose, max_pixels=max_pixels), port)
         say(f"page: {server.url}  (stop with Ctrl-C)")
         if browser:
             _open_browser(server.url)
@@ -350,7 +350,8 @@ def dataset_compose_detection(
     as_json: AsJson = False,
 ) -> None:
     """Compose pictures to train or to judge a detector with: landmarks with boxes, and decoys planted the same way."""
-    from d2r.compose.detection_scenes import BOXES, compose_scenes, plan_scenes, split_backgrounds
+    from d2r.compose.detection_scenes import BOXES, compose_scenes
+    from d2r.compose.scene_plan import plan_scenes, split_backgrounds
     from d2r.datasets.detection import read_training, read_validation
     from d2r.support.processes import default_workers
 

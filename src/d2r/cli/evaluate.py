@@ -73,7 +73,7 @@ def evaluate_detector(
     from d2r.datasets.detection import read_validation
     from d2r.evaluate import detector
     from d2r.evaluate.run import write_json
-    from d2r.regions import make_selector, pinned_spec
+    from d2r.regions import make_selector, pinned_regions
     from d2r.report.detections import write_sheet
     from d2r.report.tables import as_text
 
@@ -81,7 +81,7 @@ def evaluate_detector(
         if path is not None:
             check_output(path, ours, force=force)
     spec = detector.scoring_spec(regions)
-    pinned = pinned_spec(spec)
+    pinned = pinned_regions(spec)
     selector = make_selector(pinned)
     read = [(source, read_validation(source)) for source in sources]
     with progress_bars() as progress:
@@ -89,7 +89,7 @@ def evaluate_detector(
             detector.judge_source(selector, source, pictures, max_pixels=max_pixels, progress=progress)
             for source, pictures in read
         ]
-    figures = {"regions": pinned, "sources": [detector.as_json(one) for one in judged]}
+    figures = {"regions": pinned, "sources": [detector.detector_as_json(one) for one in judged]}
     if as_json:
         print_json("evaluate-detector", figures)
     else:
@@ -224,7 +224,7 @@ def evaluate_methods(
             max_pixels=max_pixels,
             progress=progress,
         )
-    measured = run.as_json(benchmark, setup, rows, extraction.skipped)
+    measured = run.run_as_json(benchmark, setup, rows, extraction.skipped)
     if as_json:
         print_json("evaluate", measured)
     else:
@@ -312,7 +312,7 @@ def reproduce_experiment(
             progress=progress,
         )
     setup = run.Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
-    measured = run.as_json(benchmark, setup, rows, ())
+    measured = run.run_as_json(benchmark, setup, rows, ())
     counts = f"{len(benchmark.queries):,} queries, {len(benchmark.database):,} pictures"
     table = accuracy_table(rows, f"{chosen.title} ({benchmark.kind} set {benchmark.name}: {counts})")
     if as_json:

@@ -64,13 +64,13 @@ def duplicates(
     that was cut out of a photograph is not its duplicate; shots of one burst may be.
     """
     from d2r.engine import Engine
-    from d2r.mining.groups import find_links, near_duplicates
+    from d2r.mining.groups import duplicate_groups, find_links
 
     if html is not None:
         check_output(html, is_our_page, force=force)
     with Engine.open(index) as engine:
         with progress_bars() as progress:
-            groups = near_duplicates(find_links(engine, top=top, progress=progress))
+            groups = duplicate_groups(find_links(engine, top=top, progress=progress))
         collection = engine.index.size().pictures
     explanation = "Those of a group are the same photograph, scaled or compressed again, or shots of one burst."
     if html is not None:

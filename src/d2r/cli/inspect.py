@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from d2r.features import FeatureExtractor
     from d2r.images import Picture
 
-Features = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
+FeaturesOption = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
 Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
 MaxSide = Annotated[
     int, typer.Option(min=32, help="Scale pictures down to this longer side, in pixels, as an index does.")
@@ -30,7 +30,7 @@ MaxSide = Annotated[
 def show_features(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
     file: Png,
-    features: Features = FEATURES,
+    features: FeaturesOption = FEATURES,
     box: Annotated[
         str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe what is in this box, in pixels.")
     ] = None,
@@ -65,11 +65,11 @@ def show_features(
     say(f"picture: {display_path(file)}")
 
 
-def match_pictures(
+def match_two(
     first: Annotated[Path, typer.Argument(metavar="A", help="Picture that shows what to look for.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Picture to look for it in.")],
     file: Png,
-    features: Features = FEATURES,
+    features: FeaturesOption = FEATURES,
     box: Annotated[
         str | None,
         typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Look for what this box on A shows, in pixels."),

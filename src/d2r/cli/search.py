@@ -16,7 +16,7 @@ from d2r.options import SearchOptions
 from d2r.support.files import check_output, display_path, is_our_page
 
 
-def search(
+def search_index(
     index: IndexArgument,
     query: Annotated[Path, typer.Argument(metavar="QUERY", help="Picture that shows what to look for.")],
     box: Annotated[

@@ -11,9 +11,28 @@ from d2r.cli.terminal import Force, say
 from d2r.support.files import check_output, is_our_onnx
 
 if TYPE_CHECKING:
-    from d2r.train.course import Sizes
+    from d2r.train.course import Listener, Sizes
     from d2r.train.delf.export import ExportedFeatures
     from d2r.train.log import EpochRow
+
+RunFolder = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")]
+HeldOut = Annotated[float, typer.Option(help="Share of each --data to validate on.")]
+FrozenBlocks = Annotated[
+    int,
+    typer.Option(min=0, help="Blocks of the backbone, from the picture on, that keep the weights of --init; faster."),
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the data.")]
+LearningRate = Annotated[float, typer.Option(help="The highest learning rate.")]
+EpochsBetween = Annotated[int, typer.Option(help="Epochs between two validations.")]
+Preparing = Annotated[
+    int | None, typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")]
+
+OnnxPath = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")]
+Half = Annotated[
+    bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
+]
 
 
 def detector(
@@ -25,7 +44,7 @@ def detector(
             " its pictures are in, where that is another. May be given again.",
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")],
+    folder: RunFolder,
     arch: Annotated[
         str, typer.Option(help="ssd-mobilenetv2, ssd-efficientnet-lite0 or faster-rcnn-resnet50.")
     ] = "ssd-mobilenetv2",
@@ -47,26 +66,16 @@ def detector(
     init: Annotated[
         str, typer.Option(help="Weights to begin with: none, imagenet, or a .safetensors file of another run.")
     ] = "none",
-    freeze: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Blocks of the backbone, from the picture on, that keep the weights of --init; faster."
-        ),
-    ] = 0,
+    freeze: FrozenBlocks = 0,
     side: Annotated[int, typer.Option(help="Pictures are squashed to a square of so many pixels a side.")] = 320,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    epochs: Epochs = 100,
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
-    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 1e-3,
+    lr: LearningRate = 1e-3,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same detector.")] = 0,
-    validate_every: Annotated[int, typer.Option(help="Epochs between two validations.")] = 1,
+    validate_every: EpochsBetween = 1,
     patience: Annotated[int, typer.Option(help="Stop after so many validations without a better AP50.")] = 30,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
-    ] = False,
+    workers: Preparing = None,
+    resume: Resume = False,
 ) -> None:
     """Train a detector of landmarks; it can be stopped at any time and resumed.
 
@@ -75,9 +84,9 @@ def detector(
     """
     from d2r.train.course import BEST
     from d2r.train.detector import loop
-    from d2r.train.detector.settings import Settings
+    from d2r.train.detector.settings import DetectorSettings
 
-    settings = Settings(
+    settings = DetectorSettings(
         data=tuple(data),
         arch=arch,
         shares=tuple(share or ()),
@@ -93,9 +102,7 @@ def detector(
         validate_every=validate_every,
         patience=patience,
     )
-    history = loop.train_detector(
-        settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
-    )
+    history = loop.train_detector(settings, folder, resume=resume, workers=workers, listener=_printing())
     _print_best(history, folder / BEST)
 
 
@@ -108,7 +115,7 @@ def delf(
             " train.csv of Google Landmarks, LABELS=PICTURES where its pictures are elsewhere. May be given again.",
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")],
+    folder: RunFolder,
     recipe: Annotated[
         str,
         typer.Option(
@@ -119,7 +126,7 @@ def delf(
     arch: Annotated[
         str, typer.Option(help="efficientnet-lite0, resnet18, resnet18-conv5 or resnet50.")
     ] = "efficientnet-lite0",
-    hold_out: Annotated[float, typer.Option(help="Share of each --data to validate on.")] = 0.1,
+    hold_out: HeldOut = 0.1,
     init: Annotated[
         str,
         typer.Option(
@@ -127,15 +134,10 @@ def delf(
             " torchvision's network (.pth)."
         ),
     ] = "imagenet",
-    freeze: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Blocks of the backbone, from the picture on, that keep the weights of --init; faster."
-        ),
-    ] = 0,
+    freeze: FrozenBlocks = 0,
     side: Annotated[int, typer.Option(help="Squares of so many pixels a side are cut from the photos.")] = 256,
     dim: Annotated[int, typer.Option(help="Values of a descriptor.")] = 128,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
+    epochs: Epochs = 20,
     attention_epochs: Annotated[int, typer.Option(help="Passes for attention, which classify learns last.")] = 5,
     batch: Annotated[int, typer.Option(help="Photos a step; of metric, queries.", show_default="16, of metric 4")] = 0,
     hard: Annotated[int, typer.Option(help="Negatives of a query in metric.")] = 5,
@@ -144,15 +146,10 @@ def delf(
         typer.Option(help="The highest learning rate.", show_default="self 5e-4, metric 2e-5, classify 1e-3"),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same features.")] = 0,
-    validate_every: Annotated[int, typer.Option(help="Epochs between two validations.")] = 1,
+    validate_every: EpochsBetween = 1,
     patience: Annotated[int, typer.Option(help="Stop after so many validations without a better one.")] = 10,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
-    ] = False,
+    workers: Preparing = None,
+    resume: Resume = False,
 ) -> None:
     """Train local features with attention; it can be stopped at any time and resumed.
 
@@ -181,9 +178,7 @@ def delf(
         validate_every=validate_every,
         patience=patience,
     )
-    history = loop.train_delf(
-        settings, folder, resume=resume, workers=workers, started=_print_sizes, finished=_print_epoch
-    )
+    history = loop.train_delf(settings, folder, resume=resume, workers=workers, listener=_printing())
     _print_best(history, folder / BEST)
 
 
@@ -192,52 +187,44 @@ def hardnet(
         list[str],
         typer.Option(metavar="FOLDER", help="Photos to train on, a folder searched to any depth. May be given again."),
     ],
-    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")],
+    folder: RunFolder,
     channels: Annotated[
         int, typer.Option(help="Of the first layers; the published network has 32, and takes four times as long as 16.")
     ] = 16,
-    hold_out: Annotated[float, typer.Option(help="Share of each --data to validate on.")] = 0.1,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 4,
+    hold_out: HeldOut = 0.1,
+    epochs: Epochs = 4,
     batch: Annotated[int, typer.Option(help="Photos a step.")] = 24,
-    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-3,
+    lr: LearningRate = 3e-3,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same descriptors.")] = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that prepare patches.", show_default="1, more with a GPU"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
-    ] = False,
+    workers: Preparing = None,
+    resume: Resume = False,
 ) -> None:
     """Train a network that describes the patches at SIFT's key points, without labels; it can be stopped and resumed.
 
     The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
     best.safetensors, and last.pt to resume from.
     """
-    from d2r.train.course import BEST, Listener
+    from d2r.train.course import BEST
     from d2r.train.hardnet import loop
     from d2r.train.hardnet.settings import HardNetSettings
 
     settings = HardNetSettings(
         data=tuple(data), channels=channels, hold_out=hold_out, epochs=epochs, batch=batch, lr=lr, seed=seed
     )
-    listener = Listener(started=_print_sizes, finished=_print_epoch)
-    history = loop.train_hardnet(settings, folder, resume=resume, workers=workers, listener=listener)
+    history = loop.train_hardnet(settings, folder, resume=resume, workers=workers, listener=_printing())
     _print_best(history, folder / BEST)
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a .safetensors file of one.")],
-    path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")],
+    path: OnnxPath,
     picture: Annotated[
         Path | None,
         typer.Option(
             "--check", metavar="PHOTO", help="Compare with torch on this photo.", show_default="one that comes along"
         ),
     ] = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
-    ] = False,
+    half: Half = False,
     scales: Annotated[
         str | None,
         typer.Option(
@@ -300,10 +287,8 @@ def convert(
             " whose projection is then fitted to a few photos."
         ),
     ],
-    path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")],
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
-    ] = False,
+    path: OnnxPath,
+    half: Half = False,
     force: Force = False,
 ) -> None:
     """Write weights that others have published as an ONNX file of local features."""
@@ -325,6 +310,12 @@ def _features(made: ExportedFeatures) -> str:
         f"{made.path}: {made.arch}, {made.dim} values, threshold {made.threshold:.3g}, {made.bytes / 1e6:.1f} MB; from"
         f" torch its values differ by at most {made.difference:.2g}"
     )
+
+
+def _printing() -> Listener:
+    from d2r.train.course import Listener
+
+    return Listener(started=_print_sizes, finished=_print_epoch)
 
 
 def _print_sizes(sizes: Sizes) -> None:

@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from d2r.asmk.codebook import Codebook
 from d2r.cluster.connect import accelerators, processors
-from d2r.cluster.stages import Found, Seen, describe_seen, find, look_at
+from d2r.cluster.stages import DecodedPicture, FoundRegions, decode_picture, describe_decoded, find
 from d2r.indexing.entry import Outcome, Recipe, prepare_worker, sample_file
 from d2r.indexing.workers import Sampled
 from d2r.regions import Detector, make_selector
-from d2r.sources import Job
-from d2r.support.processes import WorkerDied, Workers
+from d2r.sources import PictureFile
+from d2r.support.processes import WorkerDied, WorkerProcesses
 
 if TYPE_CHECKING:
     import pyarrow
 
-Result = TypeVar("Result")
+_T = TypeVar("_T")
 
-_ROUND = 2048  # jobs a processor that one pipeline is given: the listing is never all in memory
+_ROUND = 2048  # files a processor that one pipeline is given: the listing is never all in memory
 _TASK = 16  # pictures at most that are lost and described again with a machine
 _SHARE = 4  # tasks a processor at least, where there are few pictures
 _GPU_BATCH = 32
@@ -56,22 +56,22 @@ class ClusterWorkers:
     detectors: int | None = None
 
     def samples(
-        self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, Sampled | WorkerDied]]:
+        self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, files: Iterable[PictureFile]
+    ) -> Iterator[tuple[PictureFile, Sampled | WorkerDied]]:
         """See :meth:`d2r.indexing.workers.Describers.samples`."""
         function = partial(_sample, recipe, max_pixels, staging, quota)
-        return _in_rounds(lambda data, most: _on_processors(data, function, most), jobs)
+        return _in_rounds(lambda data, most: _on_processors(data, function, most), files)
 
     def entries(
-        self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, Outcome | WorkerDied]]:
+        self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, files: Iterable[PictureFile]
+    ) -> Iterator[tuple[PictureFile, Outcome | WorkerDied]]:
         """See :meth:`d2r.indexing.workers.Describers.entries`."""
         selector = make_selector(recipe.regions)
-        describing = partial(describe_seen, recipe, max_pixels, staging, Codebook.load(codebook))
+        describing = partial(describe_decoded, recipe, max_pixels, staging, Codebook.load(codebook))
         gpus = accelerators() if self.detectors is None else self.detectors
         if not isinstance(selector, Detector) or gpus == 0 or processors() < 2:
-            return _in_rounds(lambda data, most: _on_processors(data, describing, most), jobs)
-        looking = partial(look_at, max_pixels, selector.network().side)
+            return _in_rounds(lambda data, most: _on_processors(data, describing, most), files)
+        looking = partial(decode_picture, max_pixels, selector.network().side)
 
         def stages(data: Any, most: int) -> Any:
             decoders = max(1, most // _DECODED)
@@ -82,20 +82,20 @@ class ClusterWorkers:
             )  # fmt: skip
             return _on_processors(found, describing, max(1, most - decoders))
 
-        return _in_rounds(stages, jobs)
+        return _in_rounds(stages, files)
 
 
-def _sample(recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, job: Job) -> Sampled:
+def _sample(recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, file: PictureFile) -> Sampled:
     # Kept only where this machine sees the folder: one that it made itself nobody would look into.
-    return sample_file(recipe, max_pixels, staging if staging is not None and staging.is_dir() else None, quota, job)
+    return sample_file(recipe, max_pixels, staging if staging is not None and staging.is_dir() else None, quota, file)
 
 
-def _in_rounds(stages: Callable[[Any, int], Any], jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
-    """Run jobs through the stages of a pipeline, a pipeline for so many at a time; yield them with their results."""
+def _in_rounds(stages: Callable[[Any, int], Any], files: Iterable[PictureFile]) -> Iterator[tuple[PictureFile, Any]]:
+    """Run files through the stages of a pipeline, a pipeline for so many at a time; yield them with their results."""
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline, and of bars it does not show
-    source = iter(jobs)
+    source = iter(files)
     most = processors()
     while chunk := list(islice(source, _ROUND * most)):
         context = ray.data.DataContext.get_current().copy()
@@ -105,20 +105,20 @@ def _in_rounds(stages: Callable[[Any, int], Any], jobs: Iterable[Job]) -> Iterat
         context.execution_options.verbose_progress = False
         with ray.data.DataContext.current(context):
             tasks = max(len(chunk) // _TASK, min(len(chunk), _SHARE * most))
-            rows = [{"job": job, "result": job} for job in map(pickle.dumps, chunk)]
+            rows = [{"file": file, "result": file} for file in map(pickle.dumps, chunk)]
             data = stages(ray.data.from_items(rows, override_num_blocks=tasks), min(most, len(chunk)))
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in table.to_pylist():
                 result = pickle.loads(row["result"])
                 if isinstance(result, _Raised):
                     raise result.error
-                yield pickle.loads(row["job"]), result
+                yield pickle.loads(row["file"]), result
 
 
 def _table(rows: Sequence[tuple[bytes, bytes]]) -> pyarrow.Table:
     import pyarrow
 
-    schema = pyarrow.schema([("job", pyarrow.large_binary()), ("result", pyarrow.large_binary())])
+    schema = pyarrow.schema([("file", pyarrow.large_binary()), ("result", pyarrow.large_binary())])
     return pyarrow.table([list(column) for column in zip(*rows, strict=True)], schema=schema)
 
 
@@ -152,11 +152,11 @@ class _Worker:
     def __init__(self, function: list[Any]) -> None:
         import ray
 
-        self._process = Workers(1, partial(_begin, ray.get(function[0])))
+        self._process = WorkerProcesses(1, partial(_begin, ray.get(function[0])))
 
     def __call__(self, batch: pyarrow.Table) -> Iterator[pyarrow.Table]:
         for row in batch.to_pylist():
-            yield _table([(row["job"], self._result(row["result"]))])
+            yield _table([(row["file"], self._result(row["result"]))])
 
     def _result(self, given: bytes) -> bytes:
         try:
@@ -196,10 +196,10 @@ class _Finder:
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         rows = batch.to_pylist()
         values = [pickle.loads(row["result"]) for row in rows]
-        seen = [value for value in values if isinstance(value, Seen)]
+        seen = [value for value in values if isinstance(value, DecodedPicture)]
         try:
-            found: Iterator[Found | _Raised] = iter(find(self._detector, seen))
+            found: Iterator[FoundRegions | _Raised] = iter(find(self._detector, seen))
         except Exception as error:
             found = iter([_Raised(error)] * len(seen))
-        results = [next(found) if isinstance(value, Seen) else value for value in values]
-        return _table([(row["job"], pickle.dumps(result)) for row, result in zip(rows, results, strict=True)])
+        results = [next(found) if isinstance(value, DecodedPicture) else value for value in values]
+        return _table([(row["file"], pickle.dumps(result)) for row, result in zip(rows, results, strict=True)])

@@ -24,8 +24,8 @@ from d2r.cluster.connect import ClusterError, processors
 from d2r.cluster.shard import MOST_AT_ONCE, Place, QueryPoints, Shard, ShardState
 from d2r.engine import Engine
 from d2r.index import Hit, Index, PictureRow
-from d2r.index.catalogue import Layout
 from d2r.index.ranking import Best, merge_best, place_of
+from d2r.index.rows import Layout
 from d2r.index_ranker import IndexRanker, codebook_of
 from d2r.search import Candidate, Query, Ranking, RankingChanged, Verified
 

@@ -23,8 +23,8 @@ from d2r.index.files import load_segment
 from d2r.index.ranking import Best, SegmentRanker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.ready import get_ready
 from d2r.index.segment import Segment
-from d2r.search import Verified, compare
-from d2r.verify.points import Points
+from d2r.search import Verified, verify_keypoints
+from d2r.verify.keypoints import Keypoints
 
 MOST_AT_ONCE = 16
 """Queries that are scored together at most."""
@@ -58,7 +58,7 @@ class Place(NamedTuple):
 class QueryPoints(NamedTuple):
     """What pictures are verified against: the points of a query, and the bits of their codes."""
 
-    points: Points
+    points: Keypoints
     bits: int
 
 
@@ -138,7 +138,7 @@ class Shard:
         for place, side in places:
             number, slot = segment_and_slot(place)
             other = segments[number].points(slot)
-            found.append(compare(query.points, other, bits=query.bits, side=side, max_side=self._max_side))
+            found.append(verify_keypoints(query.points, other, bits=query.bits, side=side, max_side=self._max_side))
         return found
 
     async def _snapshot(self, state: tuple[int, Any]) -> Snapshot:

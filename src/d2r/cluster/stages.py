@@ -16,74 +16,76 @@ from d2r.index import PictureState
 from d2r.indexing.entry import Outcome, Recipe, enter_file
 from d2r.regions import Detector, Regions, make_selector
 from d2r.regions.detector import squash
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from d2r.support.files import display_path, read_bytes
 
 
 @dataclass(frozen=True)
-class Seen:
+class DecodedPicture:
     """A picture that can be decoded.
 
     Attributes:
-        job: of the file.
+        file: the picture.
         data: its content, so that it is read once. Its pixels would be many times larger.
         squashed: uint8 (S, S, 3), as the network of the detector sees it.
     """
 
-    job: Job
+    file: PictureFile
     data: bytes
     squashed: Picture
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRegions:
     """What the network said of a picture: boxes as shares of its sides, float32 (K, 4), and their scores (K,)."""
 
-    job: Job
+    file: PictureFile
     data: bytes
     shares: NDArray[np.float32]
     scores: NDArray[np.float32]
 
 
-def look_at(max_pixels: int, side: int, job: Job) -> Seen | Outcome:
+def decode_picture(max_pixels: int, side: int, file: PictureFile) -> DecodedPicture | Outcome:
     """Read and decode a picture; the outcome, when there is nothing more to do about it.
 
     Args:
         max_pixels: see :func:`d2r.images.read_image`.
         side: S, in pixels.
-        job: of the file.
+        file: the picture.
     """
-    state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
+    state = PictureState(file.path, file.size, file.mtime_ns, digest=None)
     try:
-        data = read_bytes(job.path)
+        data = read_bytes(file.path)
     except OSError as error:
         return Outcome(replace(state, problem=f"cannot be read: {error.strerror or error}"))
     state = replace(state, digest=hashlib.blake2b(data, digest_size=16).digest())
-    if state.digest == job.digest:
+    if state.digest == file.digest:
         return Outcome(state, unchanged=True)
     try:
-        image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
+        image = decode_image(data, name=display_path(file.path), max_pixels=max_pixels)
     except ImageError as error:
         return Outcome(replace(state, problem=error.reason))
-    return Seen(job, data, squash(image, side))
+    return DecodedPicture(file, data, squash(image, side))
 
 
-def find(detector: Detector, seen: Sequence[Seen]) -> list[Found]:
+def find(detector: Detector, seen: Sequence[DecodedPicture]) -> list[FoundRegions]:
     """Run the network of a detector over pictures, in one run."""
     if not seen:
         return []
     shares, scores = detector.network().run(np.stack([one.squashed for one in seen]))
-    return [Found(one.job, one.data, *said) for one, *said in zip(seen, shares, scores, strict=True)]
+    return [FoundRegions(one.file, one.data, *said) for one, *said in zip(seen, shares, scores, strict=True)]
 
 
-def describe_seen(recipe: Recipe, max_pixels: int, staging: Path, codebook: Codebook, given: Job | Found) -> Outcome:
+def describe_decoded(
+    recipe: Recipe, max_pixels: int, staging: Path, codebook: Codebook, given: PictureFile | FoundRegions
+) -> Outcome:
     """Do :func:`d2r.indexing.entry.enter_file` of a picture, with the regions that were found in it when they were."""
-    if isinstance(given, Job):
+    if isinstance(given, PictureFile):
         return enter_file(recipe, max_pixels, staging, codebook, given)
     detector = make_selector(recipe.regions)
     assert isinstance(detector, Detector)
     chosen = _Chosen(detector, given)
-    return enter_file(recipe, max_pixels, staging, codebook, given.job, data=given.data, selector=chosen)
+    return enter_file(recipe, max_pixels, staging, codebook, given.file, data=given.data, selector=chosen)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class _Chosen:
     """Selects the regions that were found already."""
 
     detector: Detector
-    found: Found
+    found: FoundRegions
 
     def select(self, image: Picture) -> Regions:
         return self.detector.regions(image, self.found.shares, self.found.scores)

@@ -6,13 +6,13 @@ Nothing is downloaded: the files lie inside the installed libraries, and are rea
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import compose_set
-from d2r.compose.planning import Progress
-from d2r.datasets.difficulty import ClutterConfig
+from d2r.compose.planning import ComposeProgress
+from d2r.datasets.difficulty import DIFFICULTIES
 from d2r.datasets.ground_truth import Instance
 from d2r.errors import D2RError
 
@@ -42,17 +42,15 @@ _BACKGROUNDS = (
     "skimage/text.png",
 )
 
-_DEMO = ClutterConfig(
+_DEMO = replace(
+    DIFFICULTIES["easy"],
     name="demo",
     share=(0.1, 0.25),
     tilt=30,
     roll=15,
     stretch=1.2,
     lighting=0.4,
-    blur=0.5,
-    noise=2,
     occlusion=0.15,
-    decoys=(0, 1),
     quality=(80, 92),
     views=5,
     decoy_pictures=12,
@@ -119,7 +117,7 @@ def _folder(library: str) -> Path:
     return Path(spec.origin).parent / _FOLDERS[library]
 
 
-def demo_collection(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> DemoCollection:
+def demo_collection(folder: Path, *, seed: int = 0, progress: ComposeProgress | None = None) -> DemoCollection:
     """Compose a collection of 60 JPEG pictures, at most 640 pixels a side, from the bundled photographs.
 
     Six things are each planted in five pictures, in clutter and from five viewpoints; one of them is the query. The
@@ -128,7 +126,7 @@ def demo_collection(folder: Path, *, seed: int = 0, progress: Progress | None = 
     Args:
         folder: where to write; made if need be.
         seed: of all that is random, 0 or more.
-        progress: see :data:`d2r.compose.planning.Progress`.
+        progress: see :data:`d2r.compose.planning.ComposeProgress`.
 
     Raises:
         BundledError: the libraries that bring the photographs are missing.

@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from d2r.compose.planning import ClutterPlan, Progress, Stream, Target, generator, plan_set
+from d2r.compose.planning import ClutterPlan, ComposeProgress, Stream, Target, generator, plan_set
 from d2r.compose.planting import plant, tone_curve
 from d2r.compose.texture import textured_box
 from d2r.datasets.difficulty import ClutterConfig
@@ -35,9 +35,9 @@ from d2r.datasets.ground_truth import (
     ClutterError,
     ClutterSet,
     DatabasePicture,
+    GroundTruthQuery,
     Instance,
     Planted,
-    Query,
     Skipped,
     load_set,
     write_ground_truth,
@@ -142,7 +142,7 @@ def compose_set(
     backgrounds: Sequence[Path],
     seed: int,
     folder: Path,
-    progress: Progress | None = None,
+    progress: ComposeProgress | None = None,
 ) -> ClutterSet:
     """Compose a whole set and write it.
 
@@ -201,13 +201,13 @@ def _query_path(number: int, name: str) -> str:
     return f"query/{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:60]}.jpg"
 
 
-def _write_query(plan: ClutterPlan, target: Target, folder: Path, name: str) -> Query:
+def _write_query(plan: ClutterPlan, target: Target, folder: Path, name: str) -> GroundTruthQuery:
     photo = read_image(target.query.photo)
     picture = shrink(photo, plan.config.side)
     _put(folder / name, encode_jpeg(picture, _QUERY_QUALITY))
     scale = picture.shape[1] / photo.shape[1]
     x1, y1, x2, y2 = (round(value * scale, 2) for value in target.query.box)
-    return Query(
+    return GroundTruthQuery(
         path=name,
         instance=target.name,
         source=target.query.photo,

@@ -16,16 +16,13 @@ Everything random about picture ``i`` comes from (seed, i): the same seed and so
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -34,69 +31,28 @@ import numpy as np
 
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import vary
-from d2r.compose.planning import Progress, Stream, generator
-from d2r.compose.planting import Matrix, Planting, plant
-from d2r.compose.sources import read_backgrounds
-from d2r.compose.texture import textured_box
-from d2r.datasets.detection import DetectionDataError, DetectionPicture
-from d2r.datasets.difficulty import ClutterConfig
+from d2r.compose.cuttings import CONFIG, cut, plant_cutting, visible_box
+from d2r.compose.planning import ComposeProgress, Stream, generator
+from d2r.compose.scene_plan import ScenePlan
 from d2r.datasets.ground_truth import ClutterError, Skipped
 from d2r.images import ImageError, Picture, encode_jpeg, read_image
 from d2r.support.files import check_no_index, display_path
 from d2r.support.processes import WorkerDied, map_in_processes
 
-Kind: TypeAlias = Literal["landmark", "decoy"]
+PlantedKind: TypeAlias = Literal["landmark", "decoy"]
 
 BOXES: Final = "boxes.json"
-
-CONFIG: Final = ClutterConfig(
-    name="detection",
-    share=(0.05, 0.9),
-    tilt=20,
-    roll=5,
-    stretch=1.2,
-    lighting=0.5,
-    blur=0.8,
-    noise=4,
-    occlusion=0.25,
-    decoys=(1, 3),
-    quality=(60, 95),
-    side=512,
-)
-"""How objects are planted. ``share`` is the range of a landmark's box."""
 
 _ALONE: Final = 0.5  # share of the pictures with one object: a large one leaves no room for others
 _LANDMARKS: Final = (0.25, 0.5, 0.25)  # probabilities of 0, 1 and 2 landmarks in another picture
 _HIDDEN: Final = 0.5  # share of the objects that something may hide in part
-_STRIP: Final = 0.3  # widest strip around a box that is cut out with it, relative to the box's side
-_LARGEST: Final = 0.95  # share of a picture that a box with its strips covers at most
-_ENLARGE: Final = 2.0  # no photograph is enlarged more than this, for blur would tell
-_TRIES: Final = 3  # sizes tried for an object, each half as large in area as the one before
-_HELD_OUT: Final = 5  # one background in so many is for validation
-
-
-@dataclass(frozen=True)
-class Landmark:
-    """A photograph of a landmark and its box, x1, y1, x2, y2 as shares of width and height."""
-
-    path: Path
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class ScenePlan:
-    """What scenes are composed of; see :func:`plan_scenes`."""
-
-    landmarks: tuple[Landmark, ...]
-    backgrounds: tuple[Path, ...]
-    seed: int
 
 
 @dataclass(frozen=True)
 class PlantedObject:
     """A landmark or a decoy in a scene: where, in pixels of the scene, and the photograph that it was cut from."""
 
-    kind: Kind
+    kind: PlantedKind
     box: PixelBox
     source: Path
 
@@ -112,59 +68,7 @@ class Scene:
     skipped: tuple[Skipped, ...]
 
 
-def split_backgrounds(folder: Path, leave_out: Sequence[str] = (), *, validation: bool = False) -> tuple[Path, ...]:
-    """Return the photographs below a folder that are for training, or the others, about a fifth, for validation.
-
-    The hash of a photograph's path below the folder decides, so that it stays where it is when others join.
-
-    Args:
-        folder: of ordinary photographs.
-        leave_out: patterns such as ``*castle*``, matched to the path below ``folder``: photographs that show landmarks.
-        validation: return those for validation.
-
-    Raises:
-        d2r.datasets.ground_truth.ClutterError: it is no folder or holds no pictures, a pattern matches none, or none is
-            left.
-    """
-    found = {path: path.relative_to(folder).as_posix() for path in read_backgrounds(folder)}
-    for pattern in leave_out:
-        if not any(fnmatchcase(name, pattern) for name in found.values()):
-            raise ClutterError(f"{display_path(folder)}: no picture matches {pattern!r}, which is to be left out")
-    chosen = tuple(
-        path
-        for path, name in found.items()
-        if _is_held_out(name) == validation and not any(fnmatchcase(name, each) for each in leave_out)
-    )
-    if not chosen:
-        purpose = "validation" if validation else "training"
-        raise ClutterError(f"{display_path(folder)}: none of its {len(found)} pictures is left for {purpose}")
-    return chosen
-
-
-def plan_scenes(pictures: Sequence[DetectionPicture], backgrounds: Sequence[Path], seed: int) -> ScenePlan:
-    """Return what scenes are composed of: every box of ``pictures`` is a landmark.
-
-    Args:
-        pictures: of one split.
-        backgrounds: of the same split, to plant in and to cut decoys from; those that are also in ``pictures`` are
-            left out.
-        seed: of all that is random, 0 or more.
-
-    Raises:
-        DetectionDataError: no picture has a box.
-        d2r.datasets.ground_truth.ClutterError: no background is left.
-    """
-    landmarks = tuple(Landmark(picture.path, box) for picture in pictures for box in picture.boxes)
-    if not landmarks:
-        raise DetectionDataError("no picture has a box: there is no landmark to plant")
-    own = {picture.path.resolve() for picture in pictures}
-    free = tuple(path for path in backgrounds if path.resolve() not in own)
-    if not free:
-        raise ClutterError("no background is left that is not a photograph of a landmark")
-    return ScenePlan(landmarks, free, seed)
-
-
-def compose_scene(plan: ScenePlan, index: int, contents: Sequence[Kind] | None = None) -> Scene:
+def compose_scene(plan: ScenePlan, index: int, contents: Sequence[PlantedKind] | None = None) -> Scene:
     """Compose one picture; it depends on the plan, ``index`` and ``contents`` alone.
 
     An object that finds no free place is left out. The k-th object of ``contents`` has its size, outline, change of
@@ -201,19 +105,24 @@ def compose_scene(plan: ScenePlan, index: int, contents: Sequence[Kind] | None =
         landmark = plan.landmarks[own.integers(len(plan.landmarks))]
         other, photo = ordinary(own)
         occluder = ordinary(own)[1] if own.random() < _HIDDEN else None
-        cut = _cut(read_image(landmark.path), landmark.box, photo, own)
-        source, cutting = (landmark.path, cut.landmark) if kind == "landmark" else (other, cut.decoy)
-        planting = _plant(picture, cutting, cut.pixels, own, occluder, taken)
+        pair = cut(read_image(landmark.path), landmark.box, photo, own)
+        source, cutting = (landmark.path, pair.landmark) if kind == "landmark" else (other, pair.decoy)
+        planting = plant_cutting(picture, cutting, pair.pixels, own, occluder, taken)
         if planting is None:
             continue
         picture = planting.picture
         taken.append(planting.box)
-        objects.append(PlantedObject(kind, _visible(cutting.box, planting), source))
+        objects.append(PlantedObject(kind, visible_box(cutting.box, planting), source))
     return Scene(picture, quality, background, tuple(objects), tuple(skipped.values()))
 
 
 def compose_scenes(
-    plan: ScenePlan, pictures: int, folder: Path, *, workers: int, progress: Progress = lambda stage, done, total: None
+    plan: ScenePlan,
+    pictures: int,
+    folder: Path,
+    *,
+    workers: int,
+    progress: ComposeProgress = lambda stage, done, total: None,
 ) -> tuple[Skipped, ...]:
     """Compose pictures 0 to ``pictures`` - 1 of a plan and write them with their boxes.
 
@@ -239,7 +148,7 @@ def compose_scenes(
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     skipped: dict[Skipped, None] = {}
     images: list[dict[str, Any]] = []
-    boxes: dict[Kind, list[dict[str, Any]]] = {"landmark": [], "decoy": []}
+    boxes: dict[PlantedKind, list[dict[str, Any]]] = {"landmark": [], "decoy": []}
     try:
         if folder.exists() and any(folder.iterdir()):
             raise ClutterError(f"{name}: not empty; compose into a new folder, or remove it first")
@@ -272,24 +181,6 @@ def compose_scenes(
     return tuple(skipped)
 
 
-@dataclass(frozen=True, eq=False)
-class _Cutting:
-    """What is cut from a photograph: a box and the strip around it, in pixels."""
-
-    photo: Picture
-    box: PixelBox
-    whole: PixelBox
-
-
-@dataclass(frozen=True, eq=False)
-class _Cut:
-    """A landmark and the decoy that could take its place; ``pixels`` is the area of the smaller one's box."""
-
-    landmark: _Cutting
-    decoy: _Cutting
-    pixels: float
-
-
 @dataclass(frozen=True)
 class _Written:
     name: str
@@ -299,87 +190,14 @@ class _Written:
     skipped: tuple[Skipped, ...]
 
 
-def _is_held_out(name: str) -> bool:
-    digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
-    return int.from_bytes(digest, "little") % _HELD_OUT == 0
-
-
-def _contents(rng: np.random.Generator) -> list[Kind]:
+def _contents(rng: np.random.Generator) -> list[PlantedKind]:
     if rng.random() < _ALONE:
         return ["landmark" if rng.random() < 0.5 else "decoy"]
     landmarks = int(rng.choice(len(_LANDMARKS), p=_LANDMARKS))
     decoys = int(rng.integers(*CONFIG.decoys, endpoint=True))
-    kinds: list[Kind] = [*["landmark"] * landmarks, *["decoy"] * decoys]  # type: ignore[list-item]
+    kinds: list[PlantedKind] = [*["landmark"] * landmarks, *["decoy"] * decoys]  # type: ignore[list-item]
     # The first one has the whole picture to itself: it must not always be a landmark.
     return [kinds[k] for k in rng.permutation(len(kinds))]
-
-
-def _cut(
-    landmark: Picture, shares: tuple[float, float, float, float], ordinary: Picture, rng: np.random.Generator
-) -> _Cut:
-    """Return a landmark with a strip around its box, and a part of an ordinary photograph of the same proportions."""
-    height, width = landmark.shape[:2]
-    sides = np.array([width, height, width, height], np.float64)
-    box = np.array(shares) * sides
-    extent = np.tile(box[2:] - box[:2], 2)
-    whole = np.clip(box + _STRIP * rng.uniform(0, 1, 4) ** 2 * extent * [-1, -1, 1, 1], 0, sides)
-
-    x1, y1, x2, y2 = textured_box(ordinary)
-    size = np.array([ordinary.shape[1], ordinary.shape[0]], np.float64)
-    scale = min(1.0, float((size / (whole[2:] - whole[:2])).min()))
-    corner = np.array([x1 + x2, y1 + y2]) / 2 - (whole[2:] - whole[:2]) * scale / 2
-    corner = np.clip(corner, 0, np.maximum(size - (whole[2:] - whole[:2]) * scale, 0))
-    offset = np.tile(corner - whole[:2] * scale, 2)
-    return _Cut(
-        _Cutting(landmark, _as_box(box), _as_box(whole)),
-        _Cutting(ordinary, _as_box(box * scale + offset), _as_box(whole * scale + offset)),
-        float(extent[0] * extent[1]) * scale**2,
-    )
-
-
-def _as_box(corners: Matrix) -> PixelBox:
-    x1, y1, x2, y2 = corners.tolist()
-    return (x1, y1, x2, y2)
-
-
-def _plant(
-    picture: Picture,
-    cutting: _Cutting,
-    pixels: float,
-    rng: np.random.Generator,
-    occluder: Picture | None,
-    taken: Sequence[PixelBox],
-) -> Planting | None:
-    """Plant a cutting at a random size; None when it has no place at that size or a fraction of it."""
-    total = picture.shape[0] * picture.shape[1]
-    share = min(rng.uniform(*CONFIG.share), _ENLARGE**2 * pixels / total)
-    share *= _area(cutting.whole) / _area(cutting.box)
-    for _ in range(_TRIES):
-        top = min(share, _LARGEST)
-        config = dataclasses.replace(CONFIG, share=(0.85 * top, top))
-        planting = plant(picture, cutting.photo, cutting.whole, config, rng, occluder=occluder, taken=taken)
-        if planting is not None:
-            return planting
-        share /= 2
-    return None
-
-
-def _area(box: PixelBox) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _visible(box: PixelBox, planting: Planting) -> PixelBox:
-    """Return where what a box holds is seen: its rounded outline through the homography, as far as it is planted."""
-    x1, y1, x2, y2 = box
-    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    # As round as what is planted (d2r.compose.planting.outline): things seldom reach into the corners of their boxes.
-    outline = circle * (circle**4).sum(axis=1, keepdims=True) ** -0.25
-    points = outline * [(x2 - x1) / 2, (y2 - y1) / 2] + [(x1 + x2) / 2, (y1 + y2) / 2]
-    seen = cv2.perspectiveTransform(points[None], planting.homography)[0]
-    low = np.maximum(seen.min(axis=0), planting.box[:2])
-    high = np.minimum(seen.max(axis=0), planting.box[2:])
-    return _as_box(np.round(np.concatenate([low, high]), 2))
 
 
 def _one_thread() -> None:

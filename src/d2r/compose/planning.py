@@ -13,12 +13,12 @@ from typing import TypeAlias
 import numpy as np
 
 from d2r.compose.texture import textured_box
-from d2r.compose.viewpoints import Described, Part, agreeing, describe, query_and_views
+from d2r.compose.viewpoints import Described, PhotoPart, agreeing, describe_photo, query_and_views
 from d2r.datasets.difficulty import ClutterConfig
 from d2r.datasets.ground_truth import ClutterError, Instance, Skipped
 from d2r.images import ImageError, read_image
 
-Progress: TypeAlias = Callable[[str, int, int], None]
+ComposeProgress: TypeAlias = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``; the stages are "instances" and "pictures"."""
 
 _MATCH_PHOTOS = 32  # photographs of one instance that are compared
@@ -36,9 +36,9 @@ class Target:
     """
 
     name: str
-    query: Part
-    views: tuple[Part, ...]
-    junk: frozenset[Part] = frozenset()
+    query: PhotoPart
+    views: tuple[PhotoPart, ...]
+    junk: frozenset[PhotoPart] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Slot:
 
     background: Path
     target: Target | None
-    part: Part | None
+    part: PhotoPart | None
     decoys: tuple[int, int]
 
 
@@ -72,7 +72,7 @@ def plan_set(
     instances: Sequence[Instance],
     backgrounds: Sequence[Path],
     seed: int,
-    progress: Progress | None = None,
+    progress: ComposeProgress | None = None,
 ) -> ClutterPlan:
     """Decide what each picture of a set will hold.
 
@@ -113,7 +113,7 @@ def plan_set(
     targets = _with_junk(targets, described)
 
     rng = generator(seed, Stream.PLAN)
-    contents: list[tuple[Target | None, Part | None, tuple[int, int]]] = []
+    contents: list[tuple[Target | None, PhotoPart | None, tuple[int, int]]] = []
     contents += [(target, part, config.decoys) for target in targets for part in target.views]
     contents += [(None, None, (max(1, config.decoys[0]), max(1, config.decoys[1])))] * config.decoy_pictures
     contents += [(None, None, (0, 0))] * config.distractors
@@ -151,9 +151,9 @@ def _target(
         path = instance.photos[k]
         try:
             if len(instance.photos) == 1:
-                part = Part(path, textured_box(read_image(path)))
+                part = PhotoPart(path, textured_box(read_image(path)))
                 return Target(instance.name, part, (part,) * views)
-            photos.append(describe(path))
+            photos.append(describe_photo(path))
         except ImageError as error:
             skipped.append(Skipped(error.name, error.reason))
     if not photos:
@@ -164,7 +164,7 @@ def _target(
         return None
     described |= {photo.photo: photo for photo in photos}
     parts = tuple(found[k % len(found)] for k in range(views))
-    return Target(instance.name, Part(query.photo, query.textured), parts)
+    return Target(instance.name, PhotoPart(query.photo, query.textured), parts)
 
 
 def _with_junk(targets: Sequence[Target], described: Mapping[Path, Described]) -> list[Target]:

@@ -23,7 +23,7 @@ _DUPLICATE = 0.93  # correlation of thumbnails above which two photographs are o
 
 
 @dataclass(frozen=True)
-class Part:
+class PhotoPart:
     """A part of a photograph: what an instance's query shows, or what is planted of it."""
 
     photo: Path
@@ -51,7 +51,7 @@ class Described:
         return self.features.take((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3]))
 
 
-def describe(path: Path) -> Described:
+def describe_photo(path: Path) -> Described:
     """Read a photograph and describe it.
 
     Raises:
@@ -85,7 +85,7 @@ def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.floa
     return none if agree is None or agree.sum() < _MATCH_LEAST else there[agree.ravel() > 0]
 
 
-def _view_of(query: Described, other: Described) -> Part | None:
+def _view_of(query: Described, other: Described) -> PhotoPart | None:
     """Return the part of another photograph that is verified to show what the query's box shows, if there is one."""
     if float(query.thumbnail @ other.thumbnail) > _DUPLICATE:
         return None
@@ -100,14 +100,14 @@ def _view_of(query: Described, other: Described) -> Part | None:
     # A sliver says little about the object, and could not be told from the next one.
     if min(x2 - x1, y2 - y1) < 0.15 * min(width, height):
         return None
-    return Part(other.photo, compact((float(x1), float(y1), float(x2), float(y2))))
+    return PhotoPart(other.photo, compact((float(x1), float(y1), float(x2), float(y2))))
 
 
-def query_and_views(photos: Sequence[Described], views: int) -> tuple[Described, list[Part]]:
+def query_and_views(photos: Sequence[Described], views: int) -> tuple[Described, list[PhotoPart]]:
     """Choose the photograph whose box most others show (``views`` are enough), and the parts that show it."""
-    best: tuple[Described, list[Part]] = photos[0], []
+    best: tuple[Described, list[PhotoPart]] = photos[0], []
     for query in photos[:_MATCH_QUERIES]:
-        found: list[Part] = []
+        found: list[PhotoPart] = []
         for other in photos:
             if len(found) < views and other is not query and (part := _view_of(query, other)):
                 found.append(part)

@@ -34,7 +34,7 @@ from d2r.datasets.landmark_boxes import (
     picture_path,
     read_dataset,
 )
-from d2r.datasets.landmark_pictures import FAILURES, FOLDER, read_failures
+from d2r.datasets.landmark_pictures import FAILURES, PICTURES_FOLDER, read_failures
 from d2r.errors import D2RError
 from d2r.support.files import display_path
 
@@ -128,7 +128,7 @@ def _read_landmark_boxes(labels: Path, folder: Path | None, *, validation: bool)
     if not boxes:
         raise DetectionDataError(f"{display_path(labels / name)}: it has no boxes")
     if folder is None:
-        folder = labels / FOLDER if (labels / FOLDER).is_dir() else labels
+        folder = labels / PICTURES_FOLDER if (labels / PICTURES_FOLDER).is_dir() else labels
     found = _fetched(labels, dataset, boxes)
     if not found:
         raise DetectionDataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, Final
 
 
 @dataclass(frozen=True)
@@ -67,50 +68,24 @@ class ClutterConfig:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is out of range")
 
 
-DIFFICULTIES: Mapping[str, ClutterConfig] = MappingProxyType(
+_NAMES: Final = ("easy", "medium", "hard")
+_LIMITS: Final[Mapping[str, tuple[Any, Any, Any]]] = {  # of each name, in this order
+    "share": ((0.12, 0.25), (0.06, 0.15), (0.02, 0.08)),
+    "tilt": (20, 35, 45),
+    "roll": (10, 20, 30),
+    "stretch": (1.15, 1.3, 1.5),
+    "lighting": (0.3, 0.6, 1),
+    "blur": (0.5, 0.8, 1),
+    "noise": (2, 4, 6),
+    "occlusion": (0, 0.2, 0.35),
+    "decoys": ((0, 1), (1, 2), (2, 3)),
+    "quality": ((80, 95), (65, 90), (50, 85)),
+}
+
+DIFFICULTIES: Final[Mapping[str, ClutterConfig]] = MappingProxyType(
     {
-        config.name: config
-        for config in (
-            ClutterConfig(
-                name="easy",
-                share=(0.12, 0.25),
-                tilt=20,
-                roll=10,
-                stretch=1.15,
-                lighting=0.3,
-                blur=0.5,
-                noise=2,
-                occlusion=0,
-                decoys=(0, 1),
-                quality=(80, 95),
-            ),
-            ClutterConfig(
-                name="medium",
-                share=(0.06, 0.15),
-                tilt=35,
-                roll=20,
-                stretch=1.3,
-                lighting=0.6,
-                blur=0.8,
-                noise=4,
-                occlusion=0.2,
-                decoys=(1, 2),
-                quality=(65, 90),
-            ),
-            ClutterConfig(
-                name="hard",
-                share=(0.02, 0.08),
-                tilt=45,
-                roll=30,
-                stretch=1.5,
-                lighting=1,
-                blur=1,
-                noise=6,
-                occlusion=0.35,
-                decoys=(2, 3),
-                quality=(50, 85),
-            ),
-        )
+        name: ClutterConfig(name=name, **{field: values[column] for field, values in _LIMITS.items()})
+        for column, name in enumerate(_NAMES)
     }
 )
 """The named difficulties; ``dataclasses.replace`` makes variants."""

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from d2r.datasets.revisited import GroundTruthError, find_ground_truth, read_ground_truth
 from d2r.images import SUFFIXES
-from d2r.support.download import _CHUNK, DownloadError, Progress, fetch
+from d2r.support.download import _CHUNK, DownloadError, TransferProgress, fetch
 from d2r.support.files import OutputError, check_no_index, move_new, own_folder, remove_own_folder, sync
 
 BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
@@ -78,7 +78,7 @@ def get_dataset(
     folder: Path,
     *,
     base_urls: Mapping[str, Sequence[str]] = BASE_URLS,
-    progress: Progress | None = None,
+    progress: TransferProgress | None = None,
     tries: int = 6,
     pause_s: float = 1.0,
 ) -> Path:

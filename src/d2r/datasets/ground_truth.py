@@ -69,7 +69,7 @@ class DatabasePicture:
 
 
 @dataclass(frozen=True)
-class Query:
+class GroundTruthQuery:
     """A query and its answers.
 
     Attributes:
@@ -105,7 +105,7 @@ class ClutterSet:
     folder: Path
     seed: int
     config: ClutterConfig
-    queries: tuple[Query, ...]
+    queries: tuple[GroundTruthQuery, ...]
     database: tuple[DatabasePicture, ...]
     skipped: tuple[Skipped, ...]
     instances: tuple[Instance, ...]
@@ -135,7 +135,7 @@ def load_set(folder: Path) -> ClutterSet:
         seed=root["seed"].whole(),
         config=_load_config(root["config"]),
         queries=tuple(
-            Query(
+            GroundTruthQuery(
                 path=node["path"].inside(),
                 instance=node["instance"].text(),
                 source=Path(node["source"].text()),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from d2r.datasets.landmark_boxes import PICTURES, LandmarkBoxesError, picture_path, read_pictures
-from d2r.datasets.landmark_pictures import FOLDER
+from d2r.datasets.landmark_pictures import PICTURES_FOLDER
 from d2r.errors import D2RError
 from d2r.sources import find_pictures
 from d2r.support.files import display_path
@@ -73,7 +73,7 @@ def _read_google(labels: Path, pictures: Path | None) -> list[LabelledPicture]:
     except LandmarkBoxesError as error:
         raise LabelledDataError(str(error)) from error
     root = labels if pictures is None else pictures
-    folders = [folder for folder in (root, root / FOLDER, root / _TRAIN) if folder.is_dir()]
+    folders = [folder for folder in (root, root / PICTURES_FOLDER, root / _TRAIN) if folder.is_dir()]
     found = []
     for name, row in rows.items():
         shards = Path(*name[:3]) if len(name) > 3 else Path()
@@ -96,8 +96,8 @@ def _read_folder(folder: Path) -> list[LabelledPicture]:
         folder = folder / _TRAIN
     root = folder.absolute()
     found = []
-    for job in find_pictures(folder):
-        path = Path(job.path)
+    for file in find_pictures(folder):
+        path = Path(file.path)
         inside = path.relative_to(root).parts
         landmark = os.fspath(root / inside[0]) if len(inside) > 1 else None
         found.append(LabelledPicture(path, landmark))

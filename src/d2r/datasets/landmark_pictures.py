@@ -23,10 +23,10 @@ from filelock import FileLock, Timeout
 from d2r.datasets.landmark_boxes import LandmarkPicture, picture_path
 from d2r.datasets.landmark_csv import read_rows, write_rows
 from d2r.images import ImageError, read_image
-from d2r.support.download import DownloadError, Limits, NoAnswerError, fetch
+from d2r.support.download import DownloadError, DownloadLimits, NoAnswerError, fetch
 from d2r.support.files import check_no_index, display_path, move_new, own_folder, remove_own_folder
 
-FOLDER: Final = "jpg"
+PICTURES_FOLDER: Final = "jpg"
 FAILURES: Final = "failures.csv"
 
 _DOWNLOADS: Final = "downloads"
@@ -169,7 +169,7 @@ class _Round:
         self._connections = connections
         self._tries, self._pause_s = tries, pause_s
         self._pace = _Pace(rate)
-        self._limits = Limits(self._pace.wait, _MAX_BYTES, _MAX_SECONDS, timeout_s)
+        self._limits = DownloadLimits(self._pace.wait, _MAX_BYTES, _MAX_SECONDS, timeout_s)
         self._failures = _Failures(folder / FAILURES)
         self._answered: set[str] = set()
         self._lost: list[str] = []
@@ -181,7 +181,7 @@ class _Round:
         wanted: list[LandmarkPicture] = []
         there = passed_over = without_url = 0
         for picture in pictures:
-            if picture_path(self._folder / FOLDER, picture.id).is_file():
+            if picture_path(self._folder / PICTURES_FOLDER, picture.id).is_file():
                 there += 1
                 self._failures.remove(picture.id)
             elif picture.url is None:
@@ -227,7 +227,7 @@ class _Round:
     def _bring(self, picture: LandmarkPicture) -> None:
         """Fetch one picture, decode it, and give it its name."""
         url = picture.url or ""
-        target = picture_path(self._folder / FOLDER, picture.id)
+        target = picture_path(self._folder / PICTURES_FOLDER, picture.id)
         if os.path.lexists(target):  # no file, or it would not be fetched
             raise DownloadError(url, f"a link or a folder is in its place: {display_path(target)}")
         arrived = picture_path(self._folder / _DOWNLOADS, picture.id)

@@ -22,7 +22,7 @@ from d2r.boxes import Boxes
 from d2r.errors import D2RError
 from d2r.support.files import display_path
 
-SUFFIXES: Final = (".json", ".pkl", ".mat")
+GROUND_TRUTH_SUFFIXES: Final = (".json", ".pkl", ".mat")
 """Endings of ground-truth files, in the order in which :func:`find_ground_truth` looks for them."""
 
 _FIELDS: Final = ("imlist", "qimlist", "gnd")
@@ -69,13 +69,13 @@ class GroundTruth:
 
 def find_ground_truth(folder: Path) -> Path | None:
     """Return the ``gnd_*`` file of a data set's folder, or None: JSON before ``.pkl`` before ``.mat``."""
-    for suffix in SUFFIXES:
+    for suffix in GROUND_TRUTH_SUFFIXES:
         for path in sorted(folder.glob(f"gnd_*{suffix}")):
             return path
     return None
 
 
-def picture_path(folder: Path, name: str) -> Path:
+def revisited_picture_path(folder: Path, name: str) -> Path:
     """Return where a picture of a Revisited data set lies: ``folder/jpg/name.jpg``."""
     return folder / "jpg" / f"{name}.jpg"
 

@@ -12,7 +12,7 @@ import numpy as np
 from d2r.boxes import Box
 from d2r.datasets.duplicates import near_duplicates
 from d2r.datasets.ground_truth import GROUND_TRUTH, load_set
-from d2r.datasets.revisited import find_ground_truth, picture_path, read_ground_truth
+from d2r.datasets.revisited import find_ground_truth, read_ground_truth, revisited_picture_path
 from d2r.errors import D2RError
 from d2r.evaluate.revisited import PROTOCOLS, Relevance, relevance
 from d2r.sources import find_pictures
@@ -75,7 +75,7 @@ def load_benchmark(
     shown = display_path(folder)
     if not folder.is_dir():
         raise BenchmarkError(f"{shown}: not a folder")
-    extra = tuple(Path(job.path) for job in find_pictures(distractors)) if distractors is not None else ()
+    extra = tuple(Path(file.path) for file in find_pictures(distractors)) if distractors is not None else ()
     if distractors is not None and not extra:
         raise BenchmarkError(f"{display_path(distractors)}: no pictures there")
     if find_ground_truth(folder) is not None:
@@ -91,9 +91,10 @@ def _revisited(folder: Path, extra: tuple[Path, ...]) -> Benchmark:
     file = find_ground_truth(folder)
     assert file is not None
     truth = read_ground_truth(file)
-    database = tuple(picture_path(folder, name) for name in truth.images)
+    database = tuple(revisited_picture_path(folder, name) for name in truth.images)
     queries = tuple(
-        QueryPicture(picture_path(folder, name), box) for name, box in zip(truth.queries, truth.boxes, strict=True)
+        QueryPicture(revisited_picture_path(folder, name), box)
+        for name, box in zip(truth.queries, truth.boxes, strict=True)
     )
     missing = [path for path in (*database, *(query.path for query in queries)) if not path.is_file()]
     if missing:
@@ -126,7 +127,7 @@ def _composed(folder: Path, extra: tuple[Path, ...]) -> Benchmark:
 def _labelled(folder: Path) -> tuple[list[Path], list[str]]:
     paths, labels = [], []
     for instance in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = [Path(job.path) for job in find_pictures(instance)]
+        found = [Path(file.path) for file in find_pictures(instance)]
         paths += found
         labels += [instance.name] * len(found)
     if not paths:

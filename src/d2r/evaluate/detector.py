@@ -144,7 +144,7 @@ def worst_failures(judged: Sequence[Judged], most: int) -> list[Judged]:
     return sorted(failed, key=lambda one: -one.failure)[:most]
 
 
-def as_json(one: SourceScores) -> dict[str, Any]:
+def detector_as_json(one: SourceScores) -> dict[str, Any]:
     """Return what was measured, for a file."""
     scores = one.scores
     return {

@@ -20,19 +20,18 @@ from d2r.boxes import Box
 from d2r.describe import Description, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
-from d2r.features import make_extractor
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import make_extractor, pinned_features
 from d2r.images import read_image
 from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verified_rows
-from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_spec
+from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_regions
 from d2r.regions.rmac import rmac_boxes
-from d2r.sources import picture_job
+from d2r.sources import picture_file
 from d2r.support.files import display_path
 from d2r.support.processes import WorkerDied, map_in_processes
-from d2r.verify.points import Points, make_points
+from d2r.verify.keypoints import Keypoints, make_keypoints
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 _VERSION = 2  # of what a description holds, since there are angles in it
 
@@ -71,7 +70,7 @@ def extract(
         BenchmarkError: a query cannot be used.
     """
     # descriptions belong to a model, not to its name
-    pinned = replace(recipe, regions=pinned_spec(recipe.regions), features=pinned_features(recipe.features))
+    pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_features(recipe.features))
     folder = cache / _folder_name(pinned)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path | None] = []
@@ -95,14 +94,14 @@ def extract(
 
 
 def map_pictures(
-    function: Callable[[Item], Made],
-    items: Sequence[Item],
-    path_of: Callable[[Item], Path],
+    function: Callable[[_Item], _Made],
+    items: Sequence[_Item],
+    path_of: Callable[[_Item], Path],
     stage: str,
     *,
     workers: int,
     progress: Progress,
-) -> list[Made]:
+) -> list[_Made]:
     """Read pictures in processes.
 
     Args:
@@ -154,7 +153,7 @@ class Stored:
 
     descriptors: dict[str, list[Aggregated]]
     regions: int
-    points: Points
+    points: Keypoints
     local: LocalCodes
     side: int
 
@@ -228,10 +227,10 @@ def _folder_name(recipe: Recipe) -> str:
 def _describe(recipe: Recipe, max_pixels: int, folder: Path, path: Path) -> Path | str:
     """Return the file of a picture's description, or why there is none."""
     try:
-        job = picture_job(path)
+        file = picture_file(path)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    state, description = describe_file(recipe, max_pixels, folder, job, keep=True)
+    state, description = describe_file(recipe, max_pixels, folder, file, keep=True)
     if description is None or state.digest is None:
         return state.problem or "it cannot be used"
     return folder / f"{state.digest.hex()}.safetensors"
@@ -250,7 +249,7 @@ def _aggregate(
     if file is None:
         nothing = assign(book, np.zeros((0, book.dim), np.float32))
         descriptors = {name: describe_picture(nothing, METHODS[name]) for name in methods}
-        return Stored(descriptors, 1, Points.empty(book.dim), LocalCodes.empty(book.bits), 1)
+        return Stored(descriptors, 1, Keypoints.empty(book.dim), LocalCodes.empty(book.bits), 1)
     description = read_description(file)
     rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
     used = np.isin(description.regions, rows)
@@ -259,6 +258,6 @@ def _aggregate(
     assigned = assign(book, description.features.descriptors[used], number[description.regions[used]], len(rows))
     descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
     kept = verified_rows(description, verify_features)  # of the whole picture, which is region 0 of any selection
-    points = make_points(description.features.take(kept), book)
+    points = make_keypoints(description.features.take(kept), book)
     local = local_codes(assigned, np.searchsorted(np.flatnonzero(used), kept[points.rows]))
     return Stored(descriptors, len(rows), points, local, max(description.width, description.height))

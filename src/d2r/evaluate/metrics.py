@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from d2r.evaluate.revisited import Indices, Ranking, Rankings, Relevance
+from d2r.evaluate.revisited import Indices, RankedIndices, Rankings, Relevance
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Difference:
     counted: int
 
 
-def positive_ranks(ranking: Ranking, relevant: Relevance) -> Indices:
+def positive_ranks(ranking: RankedIndices, relevant: Relevance) -> Indices:
     """Return the 0-based ranks of the positives that a ranking holds, counted without the junk before them.
 
     Args:

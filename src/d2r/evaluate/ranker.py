@@ -14,7 +14,7 @@ from d2r.evaluate.extraction import Stored
 from d2r.evaluate.methods import Inverted, Method, scores
 from d2r.expand import similarities
 from d2r.index import PictureRow
-from d2r.search import Candidate, Query, Ranking, Verified, compare, expand_by
+from d2r.search import Candidate, Query, Ranking, Verified, expand_by, verify_keypoints
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MemoryRanker:
         for picture in pictures:
             if picture.id not in self.verified:
                 one = self.stored[picture.id]
-                self.verified[picture.id] = compare(
+                self.verified[picture.id] = verify_keypoints(
                     query.points, one.points, bits=self.bits, side=one.side, max_side=self.max_side
                 )
         return [self.verified[picture.id] for picture in pictures]

@@ -30,8 +30,8 @@ class Sweep:
     used: tuple[str, ...]
 
 
-RMAC = Sweep("rmac:levels=3", tuple(f"rmac:levels={levels}" for levels in (1, 2, 3)))
-SELECTIVE_SEARCH = Sweep("selective-search:top=10", tuple(f"selective-search:top={top}" for top in (1, 2, 5, 10)))
+RMAC_SWEEP = Sweep("rmac:levels=3", tuple(f"rmac:levels={levels}" for levels in (1, 2, 3)))
+SELECTIVE_SEARCH_SWEEP = Sweep("selective-search:top=10", tuple(f"selective-search:top={top}" for top in (1, 2, 5, 10)))
 _ONE = Sweep("rmac:levels=3", ("rmac:levels=2",))
 
 
@@ -72,13 +72,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fig4a": Experiment(
         "Regional search: each region stored on its own, similarity MAX over regions",
         ("asmk*", "d2r-asmk*(max)"),
-        (RMAC, SELECTIVE_SEARCH),
+        (RMAC_SWEEP, SELECTIVE_SEARCH_SWEEP),
         curve=True,
     ),
     "fig4b": Experiment(
         "Regional aggregation: one R-ASMK* descriptor a picture",
         ("asmk*", "r-asmk*"),
-        (RMAC, SELECTIVE_SEARCH),
+        (RMAC_SWEEP, SELECTIVE_SEARCH_SWEEP),
         curve=True,
     ),
     "fig5": Experiment(

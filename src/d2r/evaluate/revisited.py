@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Indices: TypeAlias = NDArray[np.int64]
-Ranking: TypeAlias = NDArray[np.integer]
-Rankings: TypeAlias = Ranking | Sequence[Ranking]
+RankedIndices: TypeAlias = NDArray[np.integer]
+Rankings: TypeAlias = RankedIndices | Sequence[RankedIndices]
 Protocol: TypeAlias = Literal["easy", "medium", "hard"]
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("easy", "medium", "hard")

@@ -250,7 +250,7 @@ def ignored_pictures(benchmark: Benchmark, query: int) -> frozenset[int]:
     return frozenset.intersection(*(frozenset(truth[query].junk.tolist()) for truth in benchmark.relevance.values()))
 
 
-def as_json(
+def run_as_json(
     benchmark: Benchmark, setup: Setup, rows: Sequence[Row], skipped: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """Return a run for a file: the whole configuration, and every query's average precision."""

@@ -26,7 +26,7 @@ def make_extractor(spec: str) -> FeatureExtractor:
     return EXTRACTORS.make(spec)
 
 
-def pinned_spec(spec: str) -> str:
+def pinned_features(spec: str) -> str:
     """Return a specification that means the same everywhere and later on: a network's names its file's SHA-256.
 
     Raises:
@@ -63,6 +63,6 @@ __all__ = [
     "RootSIFT",
     "concatenate",
     "make_extractor",
-    "pinned_spec",
+    "pinned_features",
     "same_descriptors",
 ]

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2r.features.base import Features, concatenate
-from d2r.features.network import FeatureError, FeatureNetwork, load_feature_network
-from d2r.features.pyramid import Level, levels, runs, scaled
+from d2r.features.network import FeatureNetwork, load_feature_network
+from d2r.features.network_extractor import NetworkExtractor
+from d2r.features.pyramid import Level, levels, runs, scaled_level
 from d2r.images import Picture
 from d2r.models import LOCAL_FEATURES
-from d2r.models.onnx import check_same, check_sha256, find_file, pinned_model, pixels_a_run
+from d2r.models.onnx import check_sha256, pixels_a_run
 
 _LARGEST_SCALE = 4.0
 
 
 @dataclass(frozen=True)
-class Delf:
+class Delf(NetworkExtractor[FeatureNetwork]):
     """The cells that a network (:mod:`d2r.features.network`) pays most attention to, of all scales together.
 
     Attributes:
@@ -52,15 +54,6 @@ class Delf:
         _parse_scales(self.scales)
         check_sha256(self.sha256)
 
-    @property
-    def dim(self) -> int:
-        """D, as the network has it, which is loaded for that.
-
-        Raises:
-            FeatureError: see :meth:`network`.
-        """
-        return self.network().dim
-
     def extract(self, images: Sequence[Picture]) -> list[Features]:
         """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the network's.
 
@@ -76,7 +69,7 @@ class Delf:
         every = levels(images, _parse_scales(self.scales) or network.scales, network.stride)
         cells: dict[Level, _Cells] = {}
         for run in runs(every, pixels_a_run(on_gpu=network.on_gpu)):
-            found = network.run(np.stack([scaled(images[level.picture], level) for level in run]))
+            found = network.run(np.stack([scaled_level(images[level.picture], level) for level in run]))
             for level, descriptors, attention in zip(run, *found, strict=True):
                 cells[level] = self._worth_keeping(network, level, descriptors, attention)
         parts: list[list[_Cells]] = [[] for _ in images]
@@ -84,25 +77,9 @@ class Delf:
             parts[level.picture].append(cells[level])
         return [self._strongest(levels_of_one) for levels_of_one in parts]
 
-    def network(self) -> FeatureNetwork:
-        """Return the network, which is loaded once in a process.
-
-        Raises:
-            FeatureError: the file is missing, is not one of local features, or does not have the given SHA-256.
-        """
-        network = load_feature_network(find_file(self.model, FeatureError))
-        check_same(network.path, network.sha256, self.sha256, FeatureError)
-        return network
-
-    def pinned(self) -> Delf:
-        """Return this extractor with the absolute path of its model and its SHA-256, which no other file has.
-
-        Raises:
-            ValueError: the path has a comma, which a specification cannot hold.
-            FeatureError: see :meth:`network`.
-        """
-        network = self.network()
-        return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
+    def load(self, path: Path) -> FeatureNetwork:
+        """See :class:`d2r.features.network_extractor.NetworkExtractor`."""
+        return load_feature_network(path)
 
     def _worth_keeping(
         self,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,21 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.features.base import Features
-from d2r.features.keypoints import grey, make_sift, strongest
+from d2r.features.frames import grey, make_sift, strongest
 from d2r.features.network import FeatureError
+from d2r.features.network_extractor import NetworkExtractor
 from d2r.features.patches import cut_patches
 from d2r.images import Picture
 from d2r.models import PATCH_DESCRIPTORS
-from d2r.models.onnx import PICTURES, Format, OnnxFile, check_same, check_sha256, find_file, load, pinned_model
+from d2r.models.onnx import PICTURES_INPUT, Format, OnnxFile, check_sha256, load
 
-FORMAT: Final = "patch-descriptors-1"
-OUTPUTS: Final = ("descriptors",)
+PATCH_DESCRIPTORS_FORMAT: Final = "patch-descriptors-1"
+PATCH_DESCRIPTORS_OUTPUTS: Final = ("descriptors",)
 
 _AT_ONCE: Final = 256  # patches; more are not quicker on a processor
 
 
 @dataclass(frozen=True)
-class HardNet:
+class HardNet(NetworkExtractor["PatchNetwork"]):
     """SIFT's key points, described by a network.
 
     Attributes:
@@ -59,15 +60,6 @@ class HardNet:
             raise ValueError("contrast must be 0 or more")
         check_sha256(self.sha256)
 
-    @property
-    def dim(self) -> int:
-        """D, as the network has it, which is loaded for that.
-
-        Raises:
-            FeatureError: see :meth:`network`.
-        """
-        return self.network().dim
-
     def extract(self, images: Sequence[Picture]) -> list[Features]:
         """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the response of SIFT.
 
@@ -77,33 +69,17 @@ class HardNet:
         network, sift = self.network(), make_sift(self.top, self.contrast)
         return [self._extract(network, sift, image) for image in images]
 
-    def network(self) -> PatchNetwork:
-        """Return the network, which is loaded once in a process.
-
-        Raises:
-            FeatureError: the file is missing, is not one of patch descriptors, or does not have the given SHA-256.
-        """
-        network = load_patch_network(find_file(self.model, FeatureError))
-        check_same(network.path, network.sha256, self.sha256, FeatureError)
-        return network
-
-    def pinned(self) -> HardNet:
-        """Return this extractor with the absolute path of its model and its SHA-256, which no other file has.
-
-        Raises:
-            ValueError: the path has a comma, which a specification cannot hold.
-            FeatureError: see :meth:`network`.
-        """
-        network = self.network()
-        return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
+    def load(self, path: Path) -> PatchNetwork:
+        """See :class:`d2r.features.network_extractor.NetworkExtractor`."""
+        return load_patch_network(path)
 
     def _extract(self, network: PatchNetwork, sift: cv2.SIFT, image: Picture) -> Features:
         gray = grey(image)
-        points, _ = strongest(sift.detect(gray, None), self.top)
-        if not len(points):
+        frames, _ = strongest(sift.detect(gray, None), self.top)
+        if not len(frames):
             return Features.empty(network.dim)
-        descriptors = network.run(cut_patches(gray, points, network.side, network.width))
-        return Features(points.positions, points.sizes, descriptors, points.responses, points.angles)
+        descriptors = network.run(cut_patches(gray, frames, network.side, network.width))
+        return Features(frames.positions, frames.sizes, descriptors, frames.responses, frames.angles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +112,7 @@ class PatchNetwork:
         if not len(patches):
             return np.zeros((0, self.dim), np.float32)
         starts = range(0, len(patches), _AT_ONCE)
-        parts = [self._file.run(OUTPUTS, patches[start : start + _AT_ONCE])[0] for start in starts]
+        parts = [self._file.run(PATCH_DESCRIPTORS_OUTPUTS, patches[start : start + _AT_ONCE])[0] for start in starts]
         descriptors = np.concatenate(parts)
         if descriptors.shape != (len(patches), self.dim):
             raise self._file.error(f"it gives descriptors {descriptors.shape} for {len(patches)} patches")
@@ -154,7 +130,7 @@ def load_patch_network(path: Path) -> PatchNetwork:
     return load(path, _FORMAT, _read)
 
 
-_FORMAT: Final = Format(FORMAT, "a file of patch descriptors", FeatureError, one_size=True)
+_FORMAT: Final = Format(PATCH_DESCRIPTORS_FORMAT, "a file of patch descriptors", FeatureError, one_size=True)
 
 
 def _read(file: OnnxFile) -> PatchNetwork:
@@ -166,9 +142,9 @@ def _read(file: OnnxFile) -> PatchNetwork:
     if not 0.0 < width < math.inf:
         raise file.error(f"its metadata must give width as a number above 0, not {text!r}")
     file.check_shapes(
-        {PICTURES: ("tensor(uint8)", (None, None, None))}, {"descriptors": ("tensor(float)", (None, None))}
+        {PICTURES_INPUT: ("tensor(uint8)", (None, None, None))}, {"descriptors": ("tensor(float)", (None, None))}
     )
-    count, side, other = file.shape(PICTURES)
+    count, side, other = file.shape(PICTURES_INPUT)
     dim = file.shape("descriptors")[1]
     if count is not None or side is None or side != other or dim is None:
         raise file.error("its patches must be squares of one size, any number of them, and its descriptors of one size")

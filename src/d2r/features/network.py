@@ -27,10 +27,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.models.onnx import PICTURES, Format, ModelError, OnnxFile, load
+from d2r.models.onnx import PICTURES_INPUT, Format, ModelError, OnnxFile, load
 
-FORMAT: Final = "local-features-1"
-OUTPUTS: Final = ("descriptors", "attention")
+LOCAL_FEATURES_FORMAT: Final = "local-features-1"
+LOCAL_FEATURES_OUTPUTS: Final = ("descriptors", "attention")
 MAP: Final = "features"
 """The output that may be missing."""
 
@@ -91,7 +91,7 @@ class FeatureNetwork:
         Raises:
             FeatureError: the network fails, or gives what the format does not allow.
         """
-        descriptors, attention = self._file.run(OUTPUTS, pictures)
+        descriptors, attention = self._file.run(LOCAL_FEATURES_OUTPUTS, pictures)
         count, height, width = pictures.shape[:3]
         cells = (count, height // self.stride, width // self.stride)
         if attention.shape != cells or descriptors.shape != (*cells, self.dim):
@@ -141,7 +141,7 @@ def load_feature_network(path: Path) -> FeatureNetwork:
     return load(path, _FORMAT, _read)
 
 
-_FORMAT: Final = Format(FORMAT, "a file of local features", FeatureError, one_size=False)
+_FORMAT: Final = Format(LOCAL_FEATURES_FORMAT, "a file of local features", FeatureError, one_size=False)
 
 
 def _read(file: OnnxFile) -> FeatureNetwork:
@@ -156,14 +156,14 @@ def _read(file: OnnxFile) -> FeatureNetwork:
     if min(scales) <= 0.0:
         raise file.error(f"its metadata must give scales above 0, not {min(scales):g}")
     file.check_shapes(
-        {PICTURES: ("tensor(uint8)", (None, None, None, 3))},
+        {PICTURES_INPUT: ("tensor(uint8)", (None, None, None, 3))},
         {
             "descriptors": ("tensor(float)", (None, None, None, None)),
             "attention": ("tensor(float)", (None, None, None)),
         },
         optional={MAP: ("tensor(float)", (None, None, None, None))},
     )
-    if any(side is not None for side in file.shape(PICTURES)[:3]):
+    if any(side is not None for side in file.shape(PICTURES_INPUT)[:3]):
         raise file.error("it takes pictures of one size or number only; N, H and W of its input must be free")
     dim = file.shape("descriptors")[3]
     if dim is None:

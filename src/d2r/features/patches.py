@@ -6,28 +6,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.features.keypoints import KeyPoints
+from d2r.features.frames import Frames
 
 _AT_ONCE = 1000  # patches cut together: OpenCV takes at most 32,767 rows
 _SMALLEST = 8  # pixels of the smaller side that a picture is not halved below
 
 
-def cut_patches(image: NDArray[np.uint8], points: KeyPoints, side: int, width: float) -> NDArray[np.uint8]:
-    """Cut the surroundings of key points.
+def cut_patches(image: NDArray[np.uint8], frames: Frames, side: int, width: float) -> NDArray[np.uint8]:
+    """Cut the surroundings of local features.
 
     A patch is sampled from the picture halved so often that its own pixels are one to two of the picture's apart.
 
     Args:
         image: uint8 (H, W), grey.
-        points: N key points.
+        frames: of N local features.
         side: S of a patch, in its own pixels.
         width: side of what a patch shows, in diameters of its key point.
 
     Returns:
         uint8 (N, S, S); the x axis of a patch lies along the angle of its key point. Beyond the picture it is mirrored.
     """
-    patches = np.empty((len(points), side, side), np.uint8)
-    steps = points.sizes * np.float32(width / side)  # pixels of the picture to one of the patch
+    patches = np.empty((len(frames), side, side), np.uint8)
+    steps = frames.sizes * np.float32(width / side)  # pixels of the picture to one of the patch
     halvings = np.maximum(0, np.floor(np.log2(np.maximum(steps, 1e-6)))).astype(int)
     most = max(0, int(np.log2(max(1, min(image.shape[:2]) / _SMALLEST))))
     halvings = np.minimum(halvings, most)
@@ -41,9 +41,9 @@ def cut_patches(image: NDArray[np.uint8], points: KeyPoints, side: int, width: f
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
             step = steps[some] / 2**halved
-            cosines, sines = (step * turn(points.angles[some]) for turn in (np.cos, np.sin))
+            cosines, sines = (step * turn(frames.angles[some]) for turn in (np.cos, np.sin))
             # pyrDown keeps the first pixel where it is, counted from its centre, as OpenCV counts
-            x, y = ((points.positions[some] - 0.5) / 2**halved).T
+            x, y = ((frames.positions[some] - 0.5) / 2**halved).T
             columns = x[:, None, None] + cosines[:, None, None] * across - sines[:, None, None] * down
             lines = y[:, None, None] + sines[:, None, None] * across + cosines[:, None, None] * down
             cut = cv2.remap(

@@ -59,7 +59,7 @@ def runs(of: Sequence[Level], most_pixels: int) -> Iterator[list[Level]]:
             yield group[start : start + count]
 
 
-def scaled(image: Picture, level: Level) -> Picture:
+def scaled_level(image: Picture, level: Level) -> Picture:
     """Return a picture at the size of a level, uint8 (h, w, 3): averaged where it shrinks, else interpolated."""
     size = (level.width, level.height)
     if image.shape[1::-1] == size:

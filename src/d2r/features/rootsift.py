@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from d2r.features.base import Features
-from d2r.features.keypoints import grey, make_sift, strongest
+from d2r.features.frames import grey, make_sift, strongest
 from d2r.images import Picture
 
 
@@ -46,9 +46,9 @@ class RootSIFT:
         found, raw = sift.detectAndCompute(grey(image), None)
         if not found:
             return Features.empty(self.dim)
-        points, rows = strongest(found, self.top)
+        frames, rows = strongest(found, self.top)
         raw = raw[rows]
         sums = raw.sum(axis=1, keepdims=True)
         descriptors = np.sqrt(raw / np.maximum(sums, 1e-12)).astype(np.float32)
-        features = Features(points.positions, points.sizes, descriptors, points.responses, points.angles)
+        features = Features(frames.positions, frames.sizes, descriptors, frames.responses, frames.angles)
         return features.take(sums[:, 0] > 0)

@@ -21,16 +21,16 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from d2r.features.hardnet import FORMAT as PATCH_DESCRIPTORS
+from d2r.features.hardnet import PATCH_DESCRIPTORS_FORMAT as PATCH_DESCRIPTORS
 from d2r.features.hardnet import load_patch_network
-from d2r.features.network import FORMAT as LOCAL_FEATURES
+from d2r.features.network import LOCAL_FEATURES_FORMAT as LOCAL_FEATURES
 from d2r.features.network import load_feature_network
 from d2r.hub.known import KNOWN
-from d2r.models import FOLDER, folders, model_names, user_folder
+from d2r.models import MODELS_FOLDER, folders, model_names, user_folder
 from d2r.models.onnx import ModelError, read_metadata
-from d2r.regions.network import FORMAT as DETECTOR
+from d2r.regions.network import DETECTOR_FORMAT as DETECTOR
 from d2r.regions.network import load_network
-from d2r.support.download import Progress, fetch
+from d2r.support.download import TransferProgress, fetch
 from d2r.support.files import display_path, file_sha256, own_folder, remove_own_folder, replacing
 
 KINDS: Final[Mapping[str, str]] = {
@@ -107,7 +107,7 @@ def add_model(
     name: str | None = None,
     sha256: str | None = None,
     licence: str = "",
-    progress: Progress | None = None,
+    progress: TransferProgress | None = None,
     pause_s: float = 1.0,
 ) -> Model:
     """Add a network from a file or an address; it can then be used by its name.
@@ -135,7 +135,7 @@ def add_model(
             return _admit(arrived, folder, name, source, sha256, licence)
 
 
-def pull_model(name: str, *, progress: Progress | None = None, pause_s: float = 1.0) -> Model:
+def pull_model(name: str, *, progress: TransferProgress | None = None, pause_s: float = 1.0) -> Model:
     """Fetch a network of :data:`d2r.hub.known.KNOWN`, convert it and add it; nothing is done where it is there.
 
     Raises:
@@ -185,7 +185,7 @@ def _describe(folder: Path, name: str) -> Model:
         kind, licence = KINDS.get(about.get("d2r", ""), "unknown"), about.get("licence", "")
         lines = card.read_text(encoding="utf-8").splitlines() if card.exists() else []
         summary = next((line.lstrip("#").strip() for line in lines if line.startswith("#")), about.get("arch", ""))
-    return Model(name, path, kind, path.stat().st_size, sha256, licence, summary, folder == FOLDER)
+    return Model(name, path, kind, path.stat().st_size, sha256, licence, summary, folder == MODELS_FOLDER)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -267,7 +267,7 @@ def _adding() -> Iterator[Path]:
 
 @contextmanager
 def _downloaded(
-    folder: Path, urls: tuple[str, ...], sha256: str | None, progress: Progress | None, pause_s: float
+    folder: Path, urls: tuple[str, ...], sha256: str | None, progress: TransferProgress | None, pause_s: float
 ) -> Iterator[Path]:
     """Yield the file that some addresses give, which goes at the end; a download that broke off goes on."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(urls[0], remote=True))[:60]
@@ -305,6 +305,6 @@ def _checked_name(name: str, source: str) -> str:
         raise ModelError(
             source, f"{name!r} cannot be the name of a model: letters, digits, '-', '_' and '.'; give another --name"
         )
-    if name in model_names(FOLDER):
+    if name in model_names(MODELS_FOLDER):
         raise ModelError(source, f"a model that is shipped has the name {name}; give another --name")
     return name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from d2r.index.catalogue import FORMAT, PictureRow, RemovedError, StoreError
+from d2r.index.errors import RemovedError, StoreError
 from d2r.index.index import Hit, Index, IndexSize
 from d2r.index.listing import Listing
-from d2r.index.segment import Entry, Segment
+from d2r.index.rows import PictureRow
+from d2r.index.schema import FORMAT
+from d2r.index.segment import Segment
+from d2r.index.segment_writing import Entry
 from d2r.index.writer import BusyError, PictureState, Writer
 
 __all__ = [

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.index.segment import MAX_SLOTS
+from d2r.index.segment_files import MAX_SLOTS
 
 FANOUT = 8
 """Segments of about the same size that are merged into one."""

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2r.index.catalogue import StoreError
-from d2r.index.segment import (
-    Segment,
-)
-
-DIGEST = "codebook"  # setting: digest of the file of visual words
-
-
-SEGMENTS = "segments"
-
+from d2r.index.errors import StoreError
+from d2r.index.segment import Segment
 
 CODEBOOK = "codebook.safetensors"
-
-
+DIGEST = "codebook"  # setting: digest of the file of visual words
 LOCK = ".writer.lock"
+SEGMENTS = "segments"
 
 
 def load_segment(index: Path, number: int) -> Segment:

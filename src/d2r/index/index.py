@@ -18,16 +18,17 @@ from d2r.asmk.codebook import Codebook
 from d2r.asmk.codes import LocalCodes
 from d2r.asmk.kernels import Aggregated
 from d2r.boxes import Boxes
-from d2r.index.catalogue import Catalogue, Layout, PictureRow, RemovedError, StoreError
+from d2r.index.catalogue import Catalogue
+from d2r.index.errors import RemovedError, StoreError
 from d2r.index.files import CODEBOOK, DIGEST, load_segment, segment_folder
 from d2r.index.ranking import NO_SNAPSHOT, Best, SegmentRanker, Snapshot, make_snapshot, segment_and_slot
-from d2r.index.segment import (
-    Segment,
-    check_segment,
-    digest,
-)
+from d2r.index.rows import Layout, PictureRow
+from d2r.index.schema import create_catalogue, make_room
+from d2r.index.segment import Segment
+from d2r.index.segment_files import check_segment, digest
 from d2r.index.writer import Writer, locked
-from d2r.verify.points import Points
+from d2r.support.files import is_index
+from d2r.verify.keypoints import Keypoints
 
 
 class Hit(NamedTuple):
@@ -90,15 +91,15 @@ class Index:
     @staticmethod
     def create(folder: Path, settings: dict[str, Any]) -> Index:
         """Make an empty index in a new or empty folder and open it; :class:`StoreError` when that cannot be."""
-        Catalogue.make_room(folder)  # before a lock is left there
+        make_room(folder)  # before a lock is left there
         with locked(folder):  # two that make one at once must not both: the later would have the place of the first
-            Catalogue.create(folder, settings)
+            create_catalogue(folder, settings)
         return Index(folder)
 
     @staticmethod
     def exists(folder: Path) -> bool:
         """Say whether there is an index in a folder."""
-        return Catalogue.exists(folder)
+        return is_index(folder)
 
     def close(self) -> None:
         """Release the catalogue and the mapped files."""
@@ -222,7 +223,7 @@ class Index:
         """Return the live segments and their dead slots, of one moment."""
         return self._catalogue.layout()
 
-    def points(self, picture: PictureRow) -> Points:
+    def points(self, picture: PictureRow) -> Keypoints:
         """Return what the index keeps of a picture for verification."""
         segment, slot = self._placed(picture)
         return segment.points(slot)

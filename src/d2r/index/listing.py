@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from d2r.index.catalogue import Catalogue, PictureRow
-from d2r.sources import Job
+from d2r.index.catalogue import Catalogue
+from d2r.index.rows import PictureRow
+from d2r.sources import PictureFile
 
 
 class Listing:
@@ -26,7 +27,7 @@ class Listing:
             one that was skipped is worth another try.
     """
 
-    def __init__(self, catalogue: Catalogue, files: Iterable[Job]) -> None:
+    def __init__(self, catalogue: Catalogue, files: Iterable[PictureFile]) -> None:
         self._catalogue = catalogue
         with catalogue.transaction():
             for name in ("listed", "pending"):
@@ -34,7 +35,7 @@ class Listing:
             self._run("CREATE TEMP TABLE listed (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size, mtime_ns)")
         source = iter(files)
         # In short transactions: a walk over a slow disk must not hold the catalogue.
-        while chunk := [(os.fsencode(job.path), job.size, job.mtime_ns) for job in islice(source, 1000)]:
+        while chunk := [(os.fsencode(file.path), file.size, file.mtime_ns) for file in islice(source, 1000)]:
             with catalogue.transaction():
                 catalogue.connection.executemany(
                     "INSERT OR IGNORE INTO listed (path, size, mtime_ns) VALUES (?, ?, ?)", chunk
@@ -49,20 +50,20 @@ class Listing:
         self.files = int(self._run("SELECT count(*) FROM listed")[0][0])
         self.pending = int(self._run("SELECT count(*) FROM pending")[0][0])
 
-    def jobs(self) -> Iterator[Job]:
+    def pending_files(self) -> Iterator[PictureFile]:
         """Yield the pending files in the order they were listed."""
         last = 0
         while rows := self._run(
             "SELECT rowid, path, size, mtime_ns, digest FROM pending WHERE rowid > ? ORDER BY rowid LIMIT 500", [last]
         ):
-            yield from (_job(row[1:]) for row in rows)
+            yield from (_picture_file(row[1:]) for row in rows)
             last = rows[-1][0]
 
-    def sample(self, count: int, seed: int) -> list[Job]:
+    def sample(self, count: int, seed: int) -> list[PictureFile]:
         """Return some pending files chosen at random, in the order they were listed; all when there are no more."""
         rows = np.sort(np.random.default_rng(seed).permutation(self.pending)[:count]) + 1
         sql = "SELECT path, size, mtime_ns, digest FROM pending WHERE rowid = ?"
-        return [_job(self._run(sql, [int(row)])[0]) for row in rows]
+        return [_picture_file(self._run(sql, [int(row)])[0]) for row in rows]
 
     def gone(self, under: str) -> Iterator[PictureRow]:
         """Yield the pictures that the index has from under a folder but that were not listed."""
@@ -84,5 +85,5 @@ class Listing:
         return self._catalogue.connection.execute(sql, parameters).fetchall()
 
 
-def _job(row: Any) -> Job:
-    return Job(os.fsdecode(row[0]), *row[1:])
+def _picture_file(row: Any) -> PictureFile:
+    return PictureFile(os.fsdecode(row[0]), *row[1:])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from d2r.asmk.kernels import KERNELS, Aggregated, selectivity_by_distance
 from d2r.index.scoring import keep_best, score_postings
-from d2r.index.segment import MAX_SLOTS, Segment
+from d2r.index.segment import Segment
+from d2r.index.segment_files import MAX_SLOTS
 from d2r.support.memory import usable_memory
 
 Best: TypeAlias = NDArray[np.void]

@@ -20,21 +20,15 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import Codebook
 from d2r.index import compaction
-from d2r.index.catalogue import Catalogue, PictureRow, SegmentRow, StoreError
+from d2r.index.catalogue import Catalogue
+from d2r.index.errors import StoreError
 from d2r.index.listing import Listing
-from d2r.index.segment import (
-    MAX_SLOTS,
-    Entry,
-    Segment,
-    Written,
-    check_segment,
-    digest,
-    discard_segment,
-    merge_segments,
-    part_of,
-    write_segment,
-)
-from d2r.sources import Job
+from d2r.index.rows import PictureRow, SegmentRow
+from d2r.index.segment import Segment
+from d2r.index.segment_files import MAX_SLOTS, Written, check_segment, digest, discard_segment, part_of
+from d2r.index.segment_merging import merge_segments
+from d2r.index.segment_writing import Entry, write_segment
+from d2r.sources import PictureFile
 
 if TYPE_CHECKING:
     from d2r.index.index import Index
@@ -82,7 +76,7 @@ class Writer:
         with self._catalogue.transaction():
             self._catalogue.put_setting(DIGEST, digest(self._index.codebook_file))
 
-    def listing(self, files: Iterable[Job]) -> Listing:
+    def listing(self, files: Iterable[PictureFile]) -> Listing:
         """Compare files with what the index holds; one listing at a time."""
         return Listing(self._catalogue, files)
 
@@ -144,7 +138,7 @@ class Writer:
             self._merge(group)
         progress(len(groups), len(groups))
 
-    def touch(self, files: Sequence[Job]) -> None:
+    def touch(self, files: Sequence[PictureFile]) -> None:
         """Record new size and time of files whose content is what it was; none of them is missing any more."""
         with self._catalogue.transaction():
             rows = [(self._catalogue.at_path(file.path), file) for file in files]

@@ -12,12 +12,12 @@ import numpy as np
 
 from d2r.asmk.codebook import Codebook, Origin, fitting_words, train_codebook
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, MAX_WORDS, REGIONS, VERIFY_FEATURES
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import pinned_features
 from d2r.index import Index, PictureState, StoreError
 from d2r.indexing.entry import Progress, Recipe, origin_of, recipe_of
 from d2r.indexing.workers import Describers, describers
-from d2r.regions import pinned_spec as pinned_regions
-from d2r.sources import Job, absolute, find_objects, find_pictures
+from d2r.regions import pinned_regions
+from d2r.sources import PictureFile, absolute, find_objects, find_pictures
 from d2r.support.files import PathLike, display_path, is_url
 from d2r.support.processes import WorkerDied
 
@@ -41,14 +41,14 @@ def sample_size(words: int) -> int:
     return max(_SAMPLE_PICTURES, words * _SAMPLES_PER_WORD // 500)
 
 
-def died(job: Job, how: WorkerDied) -> PictureState:
+def died(job: PictureFile, how: WorkerDied) -> PictureState:
     """Return what to record of a picture whose reading killed the process that did it."""
     return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {how}")
 
 
 def learn_words(
     recipe: Recipe,
-    sample: Sequence[Job],
+    sample: Sequence[PictureFile],
     words: int,
     *,
     bits: int | None,

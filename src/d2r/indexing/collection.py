@@ -13,7 +13,7 @@ from d2r.index import Index, Listing, PictureRow, StoreError, Writer
 from d2r.indexing.entry import Progress, recipe_of
 from d2r.indexing.fill import Report, fill
 from d2r.indexing.workers import Describers
-from d2r.sources import Job, absolute, find_objects, find_pictures, is_gone, job_at
+from d2r.sources import PictureFile, absolute, find_objects, find_pictures, is_gone, picture_file_at
 from d2r.support.files import PathLike, display_path, is_url
 
 
@@ -142,11 +142,11 @@ def _fill(
     return report
 
 
-def _files(pictures: Iterable[PathLike], unreadable: list[OSError]) -> Iterator[Job]:
+def _files(pictures: Iterable[PathLike], unreadable: list[OSError]) -> Iterator[PictureFile]:
     """Yield the files of paths, and note why others have none."""
     for picture in pictures:
         try:
-            yield job_at(absolute(picture))
+            yield picture_file_at(absolute(picture))
         except OSError as error:
             unreadable.append(error)
 

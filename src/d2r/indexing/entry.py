@@ -19,23 +19,22 @@ from safetensors.numpy import load_file, save
 from d2r.asmk.codebook import Codebook, CodebookError, Origin, load_codebook
 from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes
 from d2r.describe import Description, describe
-from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, same_descriptors
-from d2r.features import pinned_spec as pinned_features
+from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, pinned_features, same_descriptors
 from d2r.features.base import Features
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Index, PictureState, StoreError
 from d2r.indexing.timing import stage, taken
 from d2r.models.onnx import set_threads
-from d2r.regions import SELECTORS, RegionSelector, make_selector, pinned_spec
-from d2r.sources import Job
+from d2r.regions import SELECTORS, RegionSelector, make_selector, pinned_regions
+from d2r.sources import PictureFile
 from d2r.support import compiling
 from d2r.support.files import display_path, read_bytes, replacing
 from d2r.support.version import package_version
-from d2r.verify.points import make_points
+from d2r.verify.keypoints import make_keypoints
 
 NO_FEATURES = "no features found: the picture has no texture"
 
-log = logging.getLogger("d2r.asmk.codebook")
+_log = logging.getLogger("d2r.asmk.codebook")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _recipe_with_types(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """What became of a file.
 
     Attributes:
         state: what to record of the file.
@@ -102,7 +101,7 @@ def recipe_of(index: Index) -> Recipe:
 
 def origin_of(recipe: Recipe, pictures: int) -> Origin:
     """Return the origin of visual words that are learned here from so many pictures."""
-    features, regions = pinned_features(recipe.features), pinned_spec(recipe.regions)
+    features, regions = pinned_features(recipe.features), pinned_regions(recipe.regions)
     return Origin(features, regions, recipe.max_side, pictures, package_version())
 
 
@@ -124,19 +123,19 @@ def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
         )
     codebook.check_dim(make_extractor(features).dim)
     if origin is None:
-        log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
+        _log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
 
 
 def prepare_worker() -> None:
     """Keep the libraries of a worker process to one thread: there is a process a core already."""
-    compiling.log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
+    compiling.compile_log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
     cv2.setNumThreads(1)
     faiss.omp_set_num_threads(1)
     set_threads(1)
 
 
 def sample_file(
-    recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, job: Job
+    recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, file: PictureFile
 ) -> tuple[PictureState, NDArray[np.float32] | None]:
     """Describe a picture, stage the description on disk, and return a random part of its descriptors.
 
@@ -145,12 +144,12 @@ def sample_file(
         max_pixels: see :func:`d2r.images.read_image`.
         staging: folder that :func:`enter_file` looks in later; None keeps nothing.
         quota: return at most this many descriptors.
-        job: the picture.
+        file: the picture.
 
     Returns:
         the state, and float32 (at most quota, D); None when the file cannot be used.
     """
-    state, description = describe_file(recipe, max_pixels, staging, job, keep=True)
+    state, description = describe_file(recipe, max_pixels, staging, file, keep=True)
     if description is None:
         return state, None
     descriptors = description.features.descriptors
@@ -164,7 +163,7 @@ def enter_file(
     max_pixels: int,
     staging: Path,
     codebook: Path | Codebook,
-    job: Job,
+    file: PictureFile,
     *,
     data: bytes | None = None,
     selector: RegionSelector | None = None,
@@ -176,14 +175,14 @@ def enter_file(
         max_pixels: see :func:`d2r.images.read_image`.
         staging: see :func:`describe_file`.
         codebook: the visual words, or their file.
-        job: the picture.
+        file: the picture.
         data: see :func:`describe_file`.
         selector: see :func:`describe_file`.
     """
     taken()  # what another caller left
-    state, description = describe_file(recipe, max_pixels, staging, job, keep=False, data=data, selector=selector)
+    state, description = describe_file(recipe, max_pixels, staging, file, keep=False, data=data, selector=selector)
     if description is None:
-        unchanged = job.digest is not None and state.digest == job.digest
+        unchanged = file.digest is not None and state.digest == file.digest
         return Outcome(state, unchanged=unchanged, seconds=taken())
     with stage("aggregate"):
         words = codebook if isinstance(codebook, Codebook) else load_codebook(codebook)
@@ -196,7 +195,7 @@ def make_entry(description: Description, codebook: Codebook, verify_features: in
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
     kept = verified_rows(description, verify_features)
-    points = make_points(description.features.take(kept), codebook)
+    points = make_keypoints(description.features.take(kept), codebook)
     local = local_codes(assigned, kept[points.rows])
     return Entry(aggregated, description.boxes, description.box_scores, points, local)
 
@@ -210,7 +209,7 @@ def describe_file(
     recipe: Recipe,
     max_pixels: int,
     staging: Path | None,
-    job: Job,
+    file: PictureFile,
     *,
     keep: bool,
     data: bytes | None = None,
@@ -222,7 +221,7 @@ def describe_file(
         recipe: how to describe it; a staging folder belongs to one recipe.
         max_pixels: see :func:`d2r.images.read_image`.
         staging: folder of descriptions, one safetensors file a picture, named by its digest; None has none.
-        job: the picture. When its digest is given and the file still has it, nothing is described.
+        file: the picture. When its digest is given and the file still has it, nothing is described.
         keep: leave the description in ``staging``.
         data: content of the file, when it was read before.
         selector: of its regions; None makes that of the recipe.
@@ -230,22 +229,22 @@ def describe_file(
     Returns:
         what to record of the file, and the description; None when the file cannot be used or has not changed.
     """
-    state = PictureState(job.path, job.size, job.mtime_ns, digest=None)
+    state = PictureState(file.path, file.size, file.mtime_ns, digest=None)
     try:
         with stage("read"):
-            data = read_bytes(job.path) if data is None else data
+            data = read_bytes(file.path) if data is None else data
     except OSError as error:
         return replace(state, problem=f"cannot be read: {error.strerror or error}"), None
     digest = hashlib.blake2b(data, digest_size=16).digest()
     state = replace(state, digest=digest)
-    if digest == job.digest:
+    if digest == file.digest:
         return state, None
     staged = staging / f"{digest.hex()}.safetensors" if staging is not None else None
     description = _staged(staged)
     if description is None:
         try:
             with stage("read"):
-                image = decode_image(data, name=display_path(job.path), max_pixels=max_pixels)
+                image = decode_image(data, name=display_path(file.path), max_pixels=max_pixels)
         except ImageError as error:
             return replace(state, problem=error.reason), None
         chosen, extractor = selector or make_selector(recipe.regions), make_extractor(recipe.features)

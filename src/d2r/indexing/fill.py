@@ -14,7 +14,7 @@ from d2r.index import Entry, Index, Listing, PictureRow, PictureState, Writer
 from d2r.indexing.codebook import choose_words, died, learn_words, sample_size
 from d2r.indexing.entry import NO_FEATURES, Outcome, Progress, Recipe
 from d2r.indexing.workers import Describers
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from d2r.support.processes import WorkerDied
 
 _BATCH_BYTES = 64 << 20  # commit after so much ...
@@ -106,12 +106,12 @@ def fill(
     batch = _Batch(writer, report)
     if listing.pending:
         progress("index", 0, listing.pending)
-    outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.jobs())
-    for done, (job, result) in enumerate(outcomes, start=1):
-        outcome = Outcome(died(job, result)) if isinstance(result, WorkerDied) else result
-        old = index.picture(job.path)
+    outcomes = workers.entries(recipe, max_pixels, staging, index.codebook_file, listing.pending_files())
+    for done, (file, result) in enumerate(outcomes, start=1):
+        outcome = Outcome(died(file, result)) if isinstance(result, WorkerDied) else result
+        old = index.picture(file.path)
         if outcome.unchanged:
-            batch.touched.append(job)
+            batch.touched.append(file)
             if old is not None and old.missing_since is not None:
                 report.returned += 1
             else:
@@ -163,7 +163,7 @@ class _Batch:
         self._pictures: list[tuple[PictureState, Entry | None]] = []
         self._bytes = 0
         self._since = time.monotonic()
-        self.touched: list[Job] = []
+        self.touched: list[PictureFile] = []
 
     def put(self, state: PictureState, entry: Entry | None) -> None:
         self._pictures.append((state, entry))

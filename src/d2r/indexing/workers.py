@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from d2r.index import PictureState
 from d2r.indexing.entry import Outcome, Recipe, enter_file, prepare_worker, sample_file
-from d2r.sources import Job
+from d2r.sources import PictureFile
 from d2r.support.processes import WorkerDied, default_workers, map_in_processes
 
 Sampled: TypeAlias = tuple[PictureState, NDArray[np.float32] | None]
@@ -23,20 +23,20 @@ Sampled: TypeAlias = tuple[PictureState, NDArray[np.float32] | None]
 class Describers(Protocol):
     """Describes many pictures at once.
 
-    Both methods read the jobs only as fast as they are worked on, and yield each with what became of it, in their
+    Both methods read the files only as fast as they are worked on, and yield each with what became of it, in their
     order. A picture that kills the process which reads it yields :class:`~d2r.support.processes.WorkerDied`.
     """
 
     def samples(
-        self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, Sampled | WorkerDied]]:
-        """Do :func:`d2r.indexing.entry.sample_file` of each job."""
+        self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, files: Iterable[PictureFile]
+    ) -> Iterator[tuple[PictureFile, Sampled | WorkerDied]]:
+        """Do :func:`d2r.indexing.entry.sample_file` of each file."""
         ...
 
     def entries(
-        self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, Outcome | WorkerDied]]:
-        """Do :func:`d2r.indexing.entry.enter_file` of each job."""
+        self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, files: Iterable[PictureFile]
+    ) -> Iterator[tuple[PictureFile, Outcome | WorkerDied]]:
+        """Do :func:`d2r.indexing.entry.enter_file` of each file."""
         ...
 
 
@@ -53,18 +53,18 @@ class LocalWorkers:
     prepare: Callable[[], None] = prepare_worker
 
     def samples(
-        self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, Sampled | WorkerDied]]:
+        self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, files: Iterable[PictureFile]
+    ) -> Iterator[tuple[PictureFile, Sampled | WorkerDied]]:
         """See :meth:`Describers.samples`."""
         function = partial(sample_file, recipe, max_pixels, staging, quota)
-        return map_in_processes(function, jobs, workers=self._processes(), prepare=self.prepare)
+        return map_in_processes(function, files, workers=self._processes(), prepare=self.prepare)
 
     def entries(
-        self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, jobs: Iterable[Job]
-    ) -> Iterator[tuple[Job, Outcome | WorkerDied]]:
+        self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, files: Iterable[PictureFile]
+    ) -> Iterator[tuple[PictureFile, Outcome | WorkerDied]]:
         """See :meth:`Describers.entries`."""
         function = partial(enter_file, recipe, max_pixels, staging, codebook)
-        return map_in_processes(function, jobs, workers=self._processes(), prepare=self.prepare)
+        return map_in_processes(function, files, workers=self._processes(), prepare=self.prepare)
 
     def _processes(self) -> int:
         return default_workers() if self.count is None else self.count

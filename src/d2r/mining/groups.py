@@ -21,7 +21,7 @@ from d2r.results import Link
 SHIFT = 0.03
 """Near-duplicates: the map moves no corner of the picture further than this share of its longer side."""
 
-SHARE = 0.05
+INLIER_SHARE = 0.05
 """Near-duplicates: at least this share of the points of the picture that has fewer agree. Of a copy half as large it is
 not much: what is strongest on the one is too small for the other."""
 
@@ -75,12 +75,12 @@ def instances(links: Iterable[Link], *, least: int = GROUP_INLIERS) -> list[Grou
     return _grouped([link for link in links if link.inliers >= least], _two_by_two)
 
 
-def near_duplicates(links: Iterable[Link]) -> list[Group]:
+def duplicate_groups(links: Iterable[Link]) -> list[Group]:
     """Return the groups of pictures that are the same photograph, scaled or compressed again, the largest first.
 
     Two are near-duplicates when their files are equal, or when the map of their link takes the frame of one to that
-    of the other (:data:`SHIFT`) and enough of their points agree (:data:`SHARE`). Shots of one burst can be that too;
-    a part that was cut out of a picture is not.
+    of the other (:data:`SHIFT`) and enough of their points agree (:data:`INLIER_SHARE`). Shots of one burst can be that
+    too; a part that was cut out of a picture is not.
 
     Args:
         links: confirmed pairs, each once, in any order.
@@ -144,7 +144,7 @@ def _same_frame(link: Link) -> bool:
     if first.digest is not None and first.digest == second.digest:
         return True
     sizes = np.array([[one.width or 0, one.height or 0] for one in (first, second)], np.float64)
-    if sizes.min() <= 0 or link.inliers < SHARE * min(link.points):
+    if sizes.min() <= 0 or link.inliers < INLIER_SHARE * min(link.points):
         return False
     if (area(link.boxes) < COVER * sizes.prod(axis=1)).any():
         return False

@@ -21,7 +21,7 @@ LOCAL_FEATURES: Final = "delf-efficientnet-lite0"
 PATCH_DESCRIPTORS: Final = "hardnet"
 """The network that describes patches where none is named."""
 
-FOLDER: Final = Path(str(resources.files(__name__)))
+MODELS_FOLDER: Final = Path(str(resources.files(__name__)))
 """Where the networks are that are shipped."""
 
 VARIABLE: Final = "D2R_MODELS"
@@ -40,7 +40,7 @@ def user_folder() -> Path:
 
 def folders() -> tuple[Path, Path]:
     """Return where networks are, in the order in which names are looked up: shipped, and added."""
-    return FOLDER, user_folder()
+    return MODELS_FOLDER, user_folder()
 
 
 def model_names(folder: Path) -> list[str]:

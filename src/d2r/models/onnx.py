@@ -27,7 +27,7 @@ from d2r.support.processes import default_workers
 if TYPE_CHECKING:
     import onnxruntime
 
-PICTURES: Final = "pictures"
+PICTURES_INPUT: Final = "pictures"
 """The name of the one input of every format."""
 
 Shape: TypeAlias = tuple[int | None, ...]
@@ -38,7 +38,7 @@ Nodes: TypeAlias = Mapping[str, tuple[str, Shape]]
 
 _NONE: Final[Nodes] = MappingProxyType({})
 
-Loaded = TypeVar("Loaded")
+_Loaded = TypeVar("_Loaded")
 
 _GPU: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
@@ -144,7 +144,7 @@ class OnnxFile:
             ModelError: of the format: the network fails.
         """
         try:
-            return list(self._session.run(list(outputs), {PICTURES: pictures}))
+            return list(self._session.run(list(outputs), {PICTURES_INPUT: pictures}))
         except Exception as error:  # ONNX Runtime has an exception for each kind of failure, with no common base
             raise self.error(f"it fails on {len(pictures)} pictures: {_first_line(error)}") from error
 
@@ -179,7 +179,7 @@ class OnnxFile:
         Raises:
             ModelError: of the format: it takes another number.
         """
-        count = self.shape(PICTURES)[0]
+        count = self.shape(PICTURES_INPUT)[0]
         if count not in (None, 1):
             raise self.error(f"it takes exactly {count} pictures at once; expected one, or any number")
         return count
@@ -192,7 +192,7 @@ class OnnxFile:
         }
 
 
-def load(path: Path, format: Format, read: Callable[[OnnxFile], Loaded]) -> Loaded:
+def load(path: Path, format: Format, read: Callable[[OnnxFile], _Loaded]) -> _Loaded:
     """Return what ``read`` makes of a file, which is loaded once in a process, and again when it changes.
 
     Args:
@@ -207,7 +207,7 @@ def load(path: Path, format: Format, read: Callable[[OnnxFile], Loaded]) -> Load
         status = path.stat()
         with _lock:
             threads = _threads or default_workers()
-            loaded: Loaded = _load(path.absolute(), status.st_mtime_ns, status.st_size, threads, format, read)
+            loaded: _Loaded = _load(path.absolute(), status.st_mtime_ns, status.st_size, threads, format, read)
             return loaded
     except OSError as error:
         raise format.error(str(path), f"cannot be read: {error.strerror or error}") from error
@@ -215,8 +215,8 @@ def load(path: Path, format: Format, read: Callable[[OnnxFile], Loaded]) -> Load
 
 @lru_cache(maxsize=_KEPT)
 def _load(
-    path: Path, mtime_ns: int, size: int, threads: int, format: Format, read: Callable[[OnnxFile], Loaded]
-) -> Loaded:
+    path: Path, mtime_ns: int, size: int, threads: int, format: Format, read: Callable[[OnnxFile], _Loaded]
+) -> _Loaded:
     data = path.read_bytes()
     try:
         session = _session(data, threads, keep_plans=format.one_size)
@@ -288,7 +288,7 @@ def find_file(model: str, error: type[ModelError]) -> Path:
         raise error(model, str(problem)) from problem
 
 
-def check_same(path: Path, sha256: str, wanted: str, error: type[ModelError]) -> None:
+def check_pinned(path: Path, sha256: str, wanted: str, error: type[ModelError]) -> None:
     """Raise ``error`` unless a file has the SHA-256 that is wanted; an empty one is that of any file."""
     if wanted not in ("", sha256):
         raise error(

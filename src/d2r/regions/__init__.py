@@ -29,7 +29,7 @@ def make_selector(spec: str) -> RegionSelector:
     return SELECTORS.make(spec)
 
 
-def pinned_spec(spec: str) -> str:
+def pinned_regions(spec: str) -> str:
     """Return a specification that means the same everywhere and later on: a detector's names its file's SHA-256.
 
     Raises:
@@ -49,5 +49,5 @@ __all__ = [
     "SelectiveSearch",
     "Whole",
     "make_selector",
-    "pinned_spec",
+    "pinned_regions",
 ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from d2r.boxes import Boxes, clip, iou
 from d2r.images import Picture
 from d2r.models import DETECTOR
-from d2r.models.onnx import check_same, check_sha256, find_file, pinned_model
+from d2r.models.onnx import check_pinned, check_sha256, find_file, pinned_model
 from d2r.regions.base import Regions
 from d2r.regions.network import DetectorError, Network, load_network
 
@@ -92,7 +92,7 @@ class Detector:
             DetectorError: the file is missing, is not a detector, or does not have the given SHA-256.
         """
         network = load_network(find_file(self.model, DetectorError))
-        check_same(network.path, network.sha256, self.sha256, DetectorError)
+        check_pinned(network.path, network.sha256, self.sha256, DetectorError)
         return network
 
     def pinned(self) -> Detector:

@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.models.onnx import PICTURES, Format, ModelError, OnnxFile, load
+from d2r.models.onnx import PICTURES_INPUT, Format, ModelError, OnnxFile, load
 
-FORMAT: Final = "detector-1"
-INPUT: Final = PICTURES
-OUTPUTS: Final = ("boxes", "scores")
+DETECTOR_FORMAT: Final = "detector-1"
+INPUT: Final = PICTURES_INPUT
+DETECTOR_OUTPUTS: Final = ("boxes", "scores")
 
 
 class DetectorError(ModelError):
@@ -65,7 +65,7 @@ class Network:
         return np.concatenate([boxes for boxes, _ in found]), np.concatenate([scores for _, scores in found])
 
     def _run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        boxes, scores = self._file.run(OUTPUTS, pictures)
+        boxes, scores = self._file.run(DETECTOR_OUTPUTS, pictures)
         if boxes.ndim != 3 or boxes.shape[::2] != (len(pictures), 4) or scores.shape != boxes.shape[:2]:
             given = f"boxes {boxes.shape} and scores {scores.shape}"
             expected = f"({len(pictures)}, K, 4) and ({len(pictures)}, K)"
@@ -84,7 +84,7 @@ def load_network(path: Path) -> Network:
     return load(path, _FORMAT, _read)
 
 
-_FORMAT: Final = Format(FORMAT, "a detector", DetectorError, one_size=True)
+_FORMAT: Final = Format(DETECTOR_FORMAT, "a detector", DetectorError, one_size=True)
 
 
 def _read(file: OnnxFile) -> Network:

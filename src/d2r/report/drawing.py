@@ -22,7 +22,7 @@ MATCH_SIDE: Final = 720
 """Longer side of each of the two pictures of a match, in pixels."""
 
 MOST_LINES: Final = 150
-"""Matched points that are joined by lines in the picture of a match; more would hide it."""
+"""Matched points that are joined by lines where a match is shown; more would hide the pictures."""
 
 FEATURE_SIDE: Final = 1024
 """Longer side of the picture that features are drawn on, in pixels."""

@@ -14,7 +14,7 @@ from d2r.mining.groups import Group
 from d2r.report.html import corners, data_uri, polygon, template
 from d2r.support.files import printable_path
 
-SIDE = 320
+CARD_SIDE = 320
 """Longer side of the pictures on the page, in pixels."""
 
 MOST_CARDS = 24
@@ -99,7 +99,7 @@ def _card(picture: PictureRow, box: Box | None, max_pixels: int) -> _Card:
     height, width = pixels.shape[:2]
     same = (width, height) == (picture.width, picture.height)  # else it was changed, and the box may be elsewhere
     found = polygon(corners(box)) if box is not None and same else None
-    return _Card(folder, name, width, height, data_uri(shrink(pixels, SIDE)), None, found)
+    return _Card(folder, name, width, height, data_uri(shrink(pixels, CARD_SIDE)), None, found)
 
 
 def _names(picture: PictureRow) -> tuple[str, str]:

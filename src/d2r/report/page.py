@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from d2r.boxes import Box
 from d2r.defaults import MAX_PIXELS
 from d2r.images import ImageError, Picture, read_image, shrink
+from d2r.report.drawing import MOST_LINES
 from d2r.report.html import corners, data_uri, polygon, rounded, template
 from d2r.results import Answer, Result
 from d2r.support.files import PathLike, is_our_page, printable_path, writing
@@ -28,9 +29,6 @@ SMALL_SIDE = 360
 """Longer side when there are more results than :data:`MANY`, so that the page stays of a size to open and send."""
 
 MANY = 60
-
-MOST_LINES = 150
-"""Matched points that the match view joins by lines; more would hide the pictures."""
 
 COLOURS = 6
 """Colours of the lines, ``.line-0`` and up in the template."""

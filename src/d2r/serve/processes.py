@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from d2r.errors import D2RError
 from d2r.serve.logs import service_log
-from d2r.support.processes import WorkerDied, Workers
+from d2r.support.processes import WorkerDied, WorkerProcesses
 
 _T = TypeVar("_T")
 
@@ -44,8 +44,8 @@ class Processes:
         self._queue = queue
         self._limit_s = limit_s
         self._prepare = partial(_prepare, prepare)
-        self._free: asyncio.Queue[Workers] = asyncio.Queue()
-        self._all: set[Workers] = set()
+        self._free: asyncio.Queue[WorkerProcesses] = asyncio.Queue()
+        self._all: set[WorkerProcesses] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.waiting = 0
         self._gone = 0
@@ -88,7 +88,7 @@ class Processes:
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    async def _finish(self, process: Workers, function: Callable[..., _T], arguments: tuple[Any, ...]) -> _T:
+    async def _finish(self, process: WorkerProcesses, function: Callable[..., _T], arguments: tuple[Any, ...]) -> _T:
         broken = True
         try:
             work: Future[_T] = process.submit(function, *arguments)
@@ -113,7 +113,7 @@ class Processes:
             else:
                 self._free.put_nowait(process)
 
-    async def _replace(self, process: Workers) -> None:
+    async def _replace(self, process: WorkerProcesses) -> None:
         await asyncio.to_thread(process.close)
         try:
             await self._begin()
@@ -121,7 +121,7 @@ class Processes:
             service_log.exception("a worker process does not start")
 
     async def _begin(self) -> None:
-        process = Workers(1, self._prepare)
+        process = WorkerProcesses(1, self._prepare)
         self._all.add(process)
         try:
             await asyncio.wrap_future(process.submit(os.getpid))

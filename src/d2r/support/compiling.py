@@ -22,7 +22,7 @@ import numpy as np
 from numba import config, from_dtype, njit, types
 from numba.core.caching import FunctionCache, NullCache
 
-log = logging.getLogger(__name__)
+compile_log = logging.getLogger(__name__)
 
 _OPTIONS: Final = {"nogil": True, "boundscheck": False, "error_model": "numpy", "no_cfunc_wrapper": True}
 
@@ -156,4 +156,4 @@ def private_folder() -> Path | None:
 
 @cache
 def _say_once(note: str) -> None:
-    log.warning(note)
+    compile_log.warning(note)

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from d2r.errors import D2RError
 from d2r.support.files import file_sha256, sync
 
-Progress: TypeAlias = Callable[[str, int, int | None], None]
+TransferProgress: TypeAlias = Callable[[str, int, int | None], None]
 """Called during a transfer: the file's name, the bytes that are there, the bytes in all where known."""
 
 
@@ -59,7 +59,7 @@ class _SilenceError(_InterruptedError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class DownloadLimits:
     """What a transfer may take.
 
     Attributes:
@@ -76,7 +76,7 @@ class Limits:
     timeout_s: float = 60.0
 
 
-NO_LIMITS: Final = Limits()
+NO_LIMITS: Final = DownloadLimits()
 
 
 def fetch(
@@ -84,10 +84,10 @@ def fetch(
     path: Path,
     *,
     sha256: str | None = None,
-    progress: Progress | None = None,
+    progress: TransferProgress | None = None,
     tries: int = 6,
     pause_s: float = 1.0,
-    limits: Limits = NO_LIMITS,
+    limits: DownloadLimits = NO_LIMITS,
 ) -> None:
     """Fetch one file over HTTP, unless it is there.
 
@@ -135,7 +135,7 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _reporter(name: str, progress: Progress | None) -> Callable[[int, int | None], None]:
+def _reporter(name: str, progress: TransferProgress | None) -> Callable[[int, int | None], None]:
     return lambda done, total: progress(name, done, total) if progress else None
 
 
@@ -158,7 +158,7 @@ def _persist(
     report: Callable[[int, int | None], None],
     tries: int,
     pause_s: float,
-    limits: Limits,
+    limits: DownloadLimits,
 ) -> None:
     """Transfer ``url`` to ``part``, and try again as long as tries bring something or few in a row do not."""
     furthest, vain = _size(part), 0
@@ -177,7 +177,9 @@ def _persist(
             return
 
 
-def _transfer(url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], limits: Limits) -> None:
+def _transfer(
+    url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], limits: DownloadLimits
+) -> None:
     """Transfer ``url`` to ``part`` once, or the rest of it.
 
     ``tag`` keeps what the server calls the version that ``part`` is the beginning of; without it a beginning

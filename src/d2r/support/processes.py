@@ -23,8 +23,8 @@ import cloudpickle
 
 from d2r.errors import D2RError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 _EXIT_S = 30.0  # between a process closing its line and its end
@@ -59,12 +59,12 @@ def default_workers() -> int:
 
 
 def map_in_processes(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
     *,
     workers: int,
     prepare: Callable[[], None],
-) -> Iterator[tuple[Item, Result | WorkerDied]]:
+) -> Iterator[tuple[_Item, _Result | WorkerDied]]:
     """Yield each item with ``function(item)``, in their order, at most a few ahead of the consumer.
 
     An item whose process dies is tried once more in a new one; when that dies too it yields :class:`WorkerDied`. The
@@ -85,15 +85,15 @@ def map_in_processes(
         yield from ((item, function(item)) for item in items)
         return
     source = iter(items)
-    pool = Workers(workers, prepare)
-    pending: deque[tuple[Item, Future[Result]]] = deque()
+    pool = WorkerProcesses(workers, prepare)
+    pending: deque[tuple[_Item, Future[_Result]]] = deque()
     try:
         while True:
             pending.extend((item, pool.submit(function, item)) for item in islice(source, 2 * workers - len(pending)))
             if not pending:
                 return
             item, future = pending.popleft()
-            result: Result | WorkerDied
+            result: _Result | WorkerDied
             try:
                 result = future.result()
             except WorkerDied as died:
@@ -103,7 +103,7 @@ def map_in_processes(
         pool.close()
 
 
-class Workers:
+class WorkerProcesses:
     """Processes that do one call at a time each, and end with this one; safe to use from several threads.
 
     They start when there is something to do. Each has a line of its own to this process, so that it is known what one
@@ -131,13 +131,13 @@ class Workers:
         """Processes that died of themselves or were killed by others."""
         return sum(worker.deaths for worker in self._workers)
 
-    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    def submit(self, function: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
         """Return what will be ``function(*arguments)``, all of it picklable, called in one of the processes.
 
         The future raises what the function or ``prepare`` raises, :class:`WorkerDied` when two processes died of the
         call, and :class:`WorkerStartError`. It is cancelled when there are no processes any more.
         """
-        future: Future[Result] = Future()
+        future: Future[_Result] = Future()
         self._calls.put((future, function, arguments))
         if self._closed:
             future.cancel()

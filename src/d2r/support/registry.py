@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, get_type_hints, runtim
 
 from d2r.errors import UsageError
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 class SpecError(UsageError):
@@ -26,7 +26,7 @@ class Pinnable(Protocol):
         ...
 
 
-class Registry(Generic[Part]):
+class Registry(Generic[_Part]):
     """Named parts of one kind, each a frozen dataclass whose fields are its options.
 
     Args:
@@ -39,10 +39,10 @@ class Registry(Generic[Part]):
     A part of one's own that no entry point names is given as an object, see :meth:`known`.
     """
 
-    def __init__(self, kind: str, parts: Mapping[str, type[Part]]) -> None:
+    def __init__(self, kind: str, parts: Mapping[str, type[_Part]]) -> None:
         self.kind = kind
         self.parts = dict(parts)
-        self.given: dict[str, type[Part]] = {}
+        self.given: dict[str, type[_Part]] = {}
 
     @cached_property
     def added(self) -> dict[str, EntryPoint]:
@@ -50,7 +50,7 @@ class Registry(Generic[Part]):
         found = {one.name: one for one in entry_points(group=f"d2r.{self.kind}")}
         return {name: one for name, one in found.items() if name not in self.parts}
 
-    def _part(self, name: str) -> type[Part]:
+    def _part(self, name: str) -> type[_Part]:
         if name not in self.parts:
             if name not in self.added:
                 there = ", ".join(sorted({*self.parts, *self.added}))
@@ -63,10 +63,10 @@ class Registry(Generic[Part]):
                 raise SpecError(f"{self.kind} {name!r} of {one.value} cannot be loaded: {error}") from error
             if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
                 raise SpecError(f"{self.kind} {name!r}: {one.value} is no dataclass, whose fields are its options")
-            self.parts[name] = cast("type[Part]", part)
+            self.parts[name] = cast("type[_Part]", part)
         return self.parts[name]
 
-    def known(self, part: str | Part) -> str:
+    def known(self, part: str | _Part) -> str:
         """Return the specification of a part: itself, or that of an object, whose type this process knows from then on.
 
         The type's name is that of its module and class; another process must be given an object of it too.
@@ -83,16 +83,16 @@ class Registry(Generic[Part]):
             self.take(f"{kind.__module__}.{kind.__qualname__}", kind)
         return self.spec(part)
 
-    def take(self, name: str, kind: type[Part]) -> None:
+    def take(self, name: str, kind: type[_Part]) -> None:
         """Have this process know a type that was given as an object."""
         self.parts[name] = self.given[name] = kind
 
-    def given_for(self, spec: str) -> dict[str, type[Part]]:
+    def given_for(self, spec: str) -> dict[str, type[_Part]]:
         """Return the type that a specification names, by name, if it was given as an object; else nothing."""
         name = spec.strip().partition(":")[0]
         return {name: self.given[name]} if name in self.given else {}
 
-    def make(self, spec: str) -> Part:
+    def make(self, spec: str) -> _Part:
         """Return the part that ``spec`` describes; :class:`SpecError` when it describes none."""
         name, _, options = spec.strip().partition(":")
         part = self._part(name)
@@ -115,7 +115,7 @@ class Registry(Generic[Part]):
         except ValueError as error:
             raise SpecError(f"{self.kind} {spec!r}: {error}") from error
 
-    def spec(self, part: Part) -> str:
+    def spec(self, part: _Part) -> str:
         """Return the specification that makes an equal part: its name and the options that differ from the default."""
         name = next(name for name, kind in self.parts.items() if type(part) is kind)
         options = [

@@ -27,7 +27,7 @@ from d2r.support.files import check_no_index, display_path, is_our_json, is_temp
 from d2r.train.checkpoint import LAST, read_checkpoint, write_checkpoint
 from d2r.train.data import derived_seed
 from d2r.train.log import EpochRow, as_plain, as_rows, write_log
-from d2r.train.settings import SETTINGS, RunSettings, TrainError, as_document, check_same, write_settings
+from d2r.train.settings import SETTINGS, RunSettings, TrainError, as_document, check_same_settings, write_settings
 
 BEST: Final = "best.safetensors"
 DESCRIPTORS: Final = "descriptors"
@@ -110,6 +110,10 @@ class Listener:
     finished: Callable[[EpochRow], None] = lambda row: None
 
 
+NOBODY: Final = Listener()
+"""Who is told nothing."""
+
+
 def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Return the checkpoint to go on from, or None for a new run, whose folder is made.
 
@@ -120,7 +124,7 @@ def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] |
     last = folder / LAST
     if resume:
         stored = read_checkpoint(last)
-        check_same(stored["settings"], settings, folder)
+        check_same_settings(stored["settings"], settings, folder)
         return stored
     check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def check_new(folder: Path) -> None:
         raise TrainError(f"{display_path(folder / other[0])}: it is not of a run; give a new folder, or an empty one")
 
 
-def assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, decay: float, steps: int) -> Run:
+def _assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, decay: float, steps: int) -> Run:
     """Return a run at its beginning.
 
     Args:
@@ -174,7 +178,7 @@ def assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, de
     )
 
 
-def start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] | None) -> None:
+def _start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] | None) -> None:
     """Write the settings of a new run, or put a run back to where a checkpoint left it.
 
     Raises:
@@ -193,7 +197,47 @@ def start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] 
         raise TrainError(f"{path}: the checkpoint does not fit its settings ({error})") from error
 
 
-def train_epochs(
+def train_network(
+    network: nn.Module,
+    trainer: Trainer,
+    groups: Sequence[dict[str, Any]],
+    settings: RunSettings,
+    folder: Path,
+    stored: dict[str, Any] | None,
+    *,
+    decay: float,
+    epochs: int,
+    pictures: tuple[int, int],
+    left_out: Sequence[str],
+    listener: Listener,
+) -> list[EpochRow]:
+    """Train a network from the beginning, or from where a checkpoint left it; return all epochs of the run.
+
+    Args:
+        network: on its device.
+        trainer: what is trained.
+        groups: of AdamW: each its ``params`` and, where it is not that of the settings, its highest learning rate;
+            weights that are not to be trained may be among them.
+        settings: of the run.
+        folder: of the run.
+        stored: the checkpoint, see :func:`begin`.
+        decay: of weights that are no gain or bias.
+        epochs: of the run, all in all.
+        pictures: to train on and to validate on.
+        left_out: names of weights that were not taken from --init.
+        listener: who is told.
+
+    Raises:
+        TrainError: the checkpoint does not fit, or the loss is not finite.
+    """
+    run = _assemble(network, groups, settings.lr, decay, trainer.steps * epochs)
+    _start(run, settings, folder, stored)
+    device = next(network.parameters()).device
+    listener.started(Sizes(*pictures, trainer.steps, left_out, len(run.history) + 1, device.type))
+    return _train_epochs(run, trainer, settings, folder, epochs, listener)
+
+
+def _train_epochs(
     run: Run, trainer: Trainer, settings: RunSettings, folder: Path, epochs: int, listener: Listener
 ) -> list[EpochRow]:
     """Train from where the run is to its end; return all its epochs.

@@ -21,7 +21,7 @@ from d2r.images import Picture, read_image, shrink
 from d2r.regions.detector import squash
 from d2r.train.detector.augment import training_transforms
 
-Batch: TypeAlias = tuple[Tensor, list[dict[str, Tensor]]]
+DetectionBatch: TypeAlias = tuple[Tensor, list[dict[str, Tensor]]]
 """Pictures uint8 (N, 3, side, side), and for each its ``boxes`` in pixels and ``labels``."""
 
 CACHE_BYTES = 6 * 2**30
@@ -129,7 +129,7 @@ class EpochBatches:
             yield [(self.epoch, start + k, number) for k, number in enumerate(chosen)]
 
 
-def _collate(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
+def _collate(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> DetectionBatch:
     return torch.stack([image for image, _ in samples]), [target for _, target in samples]
 
 
@@ -182,6 +182,6 @@ class ValidationPictures:
 
 
 @functools.cache
-def default_workers() -> int:
+def default_loader_workers() -> int:
     """Return how many processes prepare pictures: one where the network takes most of the time, more for a GPU."""
     return min(12, (multiprocessing.cpu_count() or 2) - 1) if torch.cuda.is_available() else 1

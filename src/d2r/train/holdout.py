@@ -9,6 +9,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from d2r.datasets.duplicates import near_duplicates
+from d2r.datasets.labelled import LabelledPicture, read_labelled
+from d2r.support.files import display_path
+from d2r.train.settings import RunSettings, TrainError
 
 _COMPARED = 5000  # pictures; beyond, comparing all pairs takes too long, and one more duplicate weighs little
 
@@ -47,6 +50,25 @@ def hold_out(pictures: Sequence[_P], share: float, seed: int) -> tuple[list[_P],
         [picture for number, picture in enumerate(pictures) if number not in chosen],
         [picture for number, picture in enumerate(pictures) if number in chosen],
     )
+
+
+def hold_out_photos(settings: RunSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+    """Return the photos of a run to train on and those to validate on, whatever they show.
+
+    Raises:
+        TrainError: one of its sources has fewer than two photos that differ.
+        d2r.datasets.labelled.LabelledDataError: a source cannot be read.
+    """
+    training: list[LabelledPicture] = []
+    validation: list[LabelledPicture] = []
+    for source in settings.data:
+        try:
+            kept, held = hold_out(read_labelled(source), settings.hold_out, settings.seed)
+        except ValueError as error:
+            raise TrainError(f"--data {display_path(source)}: {error}") from error
+        training += kept
+        validation += held
+    return training, validation
 
 
 def _groups(pictures: Sequence[_Picture]) -> list[list[int]]:

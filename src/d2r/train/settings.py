@@ -77,7 +77,7 @@ def write_settings(settings: RunSettings, folder: Path) -> None:
         part.write_text(json.dumps(marked(as_document(settings)), indent=1) + "\n", encoding="utf-8")
 
 
-def check_same(stored: dict[str, Any], settings: RunSettings, where: Path) -> None:
+def check_same_settings(stored: dict[str, Any], settings: RunSettings, where: Path) -> None:
     """Refuse to go on with a run of other settings.
 
     Raises:

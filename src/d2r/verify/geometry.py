@@ -1,4 +1,4 @@
-"""The loops of verification, compiled: which points of two pictures may match, and the affine map that most agree on.
+"""The loops of verification, compiled: which keypoints of two pictures match, and the affine map that most agree on.
 
 They take what they are given on trust; :mod:`d2r.verify.verify` looks at it.
 
@@ -39,25 +39,25 @@ def match_codes(
     codes: NDArray[np.uint64],
     most: int,
 ) -> Any:
-    """Return the pairs of points that share a word and are each other's nearest by Hamming distance.
+    """Return the pairs of keypoints that share a word and are each other's nearest by Hamming distance.
 
     Args:
         query_words: uint8 (N,), ascending.
         query_codes: uint64 (N, B).
-        query_rows: int32 (N,), the feature that each is; it may have several points, and matches once.
+        query_rows: int32 (N,), the feature that each is; it may have several keypoints, and matches once.
         words: uint8 (M,), ascending.
         codes: uint64 (M, B).
         most: largest distance of a match, in bits.
 
     Returns:
-        int32 (K, 2): points of the query and of the other, each feature and each point at most once.
+        int32 (K, 2): keypoints of the query and of the other, each feature and each keypoint at most once.
     """
     features = 0
     for row in query_rows:
         features = max(features, row + 1)
     nearest = np.full(features, most + 1, np.int32)  # of each feature of the query
     own, found = np.full(features, -1, np.int32), np.full(features, -1, np.int32)
-    distances = np.full(len(words), most + 1, np.int32)  # of each point of the other
+    distances = np.full(len(words), most + 1, np.int32)  # of each keypoint of the other
     owners = np.full(len(words), -1, np.int32)
     first = 0
     for one in range(len(query_words)):

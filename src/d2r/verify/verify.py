@@ -1,4 +1,4 @@
-"""Spatial verification: do the matched points of two pictures agree on one affine map?"""
+"""Spatial verification: do the matched keypoints of two pictures agree on one affine map?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.verify.geometry import fit_map, match_codes
-from d2r.verify.points import Points, check_points
+from d2r.verify.keypoints import Keypoints, check_keypoints
 
 THRESHOLD = 10.0
 """Largest distance of an inlier from where the map puts it, in pixels of a picture of 1,024."""
@@ -17,7 +17,7 @@ MIN_INLIERS = 8
 """Fewer agreeing matches are what chance gives, and count as none."""
 
 NEAREST = 8
-"""Coarse words that a feature of the query is assigned to, see :func:`d2r.verify.points.make_points`."""
+"""Coarse words that a feature of the query is assigned to, see :func:`d2r.verify.keypoints.make_keypoints`."""
 
 _MOST_DIFFERENT = 0.36  # of the bits of two codes that match
 _SPREAD = 3.0  # thresholds; a map that shrinks everything to a spot agrees with whatever matches there
@@ -29,8 +29,8 @@ class Verification:
 
     Attributes:
         transform: float64 (2, 3), maps query pixels to database pixels; None without a map.
-        matches: int32 (inliers, 2), the query's features (:attr:`Points.rows`) and the database picture's points that
-            agree with it.
+        matches: int32 (inliers, 2), the query's features (:attr:`Keypoints.rows`) and the database picture's keypoints
+            that agree with it.
     """
 
     transform: NDArray[np.float64] | None
@@ -51,29 +51,29 @@ def threshold_for(longer_side: float, max_side: int) -> float:
     return THRESHOLD * max(1.0, longer_side / max_side)
 
 
-def match_points(query: Points, other: Points, bits: int) -> NDArray[np.int32]:
-    """Return the pairs of points that share a coarse word, have like codes, and are each other's nearest.
+def match_keypoints(query: Keypoints, other: Keypoints, bits: int) -> NDArray[np.int32]:
+    """Return the pairs of keypoints that share a coarse word, have like codes, and are each other's nearest.
 
     Args:
-        query: of N points, of one feature several perhaps.
-        other: of M points.
+        query: of N keypoints, of one feature several perhaps.
+        other: of M keypoints.
         bits: of a code, as many as descriptors have dimensions.
 
     Returns:
-        int32 (K, 2): points of ``query`` and of ``other``; each feature of the query and each point of the other at
-        most once.
+        int32 (K, 2): keypoints of ``query`` and of ``other``; each feature of the query and each keypoint of the other
+        at most once.
 
     Raises:
-        ValueError: see :func:`d2r.verify.points.check_points`.
+        ValueError: see :func:`d2r.verify.keypoints.check_keypoints`.
     """
-    check_points(query, bits)
-    check_points(other, bits)
+    check_keypoints(query, bits)
+    check_keypoints(other, bits)
     most = int(_MOST_DIFFERENT * bits)
     return np.asarray(match_codes(query.words, query.codes, query.rows, other.words, other.codes, most))
 
 
-def verify(query: Points, other: Points, *, bits: int, threshold: float = THRESHOLD) -> Verification:
-    """Match two pictures' points, and find the affine map from the query to the other that most matches agree with.
+def verify(query: Keypoints, other: Keypoints, *, bits: int, threshold: float = THRESHOLD) -> Verification:
+    """Match two pictures' keypoints, and find the affine map from the query to the other that most matches agree with.
 
     Args:
         query: of the query.
@@ -86,9 +86,9 @@ def verify(query: Points, other: Points, *, bits: int, threshold: float = THRESH
         gives the same outcome.
 
     Raises:
-        ValueError: see :func:`d2r.verify.points.check_points`.
+        ValueError: see :func:`d2r.verify.keypoints.check_keypoints`.
     """
-    matches = match_points(query, other, bits)
+    matches = match_keypoints(query, other, bits)
     if len(matches) < MIN_INLIERS:
         return NOT_FOUND
     own, its = matches[:, 0], matches[:, 1]

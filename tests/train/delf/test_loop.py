@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from d2r.train.course import Listener
 from d2r.train.delf.loop import train_delf
 from d2r.train.delf.settings import DelfSettings
 from d2r.train.log import EpochRow
@@ -63,7 +64,9 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(runs, l
     straight, history = runs[recipe]
     settings = settings_of(recipe, landmarks)
     with pytest.raises(StoppedError):
-        train_delf(settings, tmp_path, workers=0, finished=stop_after(3 if recipe == "classify" else 1))
+        train_delf(
+            settings, tmp_path, workers=0, listener=Listener(finished=stop_after(3 if recipe == "classify" else 1))
+        )
     resumed = train_delf(settings, tmp_path, workers=0, resume=True)
     expected, found = weights(straight), weights(tmp_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -75,12 +78,12 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(runs, l
 def test_a_run_stopped_while_it_learns_descriptors_goes_on_there(runs, landmarks, tmp_path) -> None:
     settings = settings_of("classify", landmarks)
     with pytest.raises(StoppedError):
-        train_delf(settings, tmp_path, workers=0, finished=stop_after(1))
+        train_delf(settings, tmp_path, workers=0, listener=Listener(finished=stop_after(1)))
     assert not (tmp_path / "last.pt").exists()
     with pytest.raises(TrainError, match="there is a run here"):
         train_delf(settings, tmp_path, workers=0)
     seen = []
-    train_delf(settings, tmp_path, workers=0, resume=True, finished=seen.append)
+    train_delf(settings, tmp_path, workers=0, resume=True, listener=Listener(finished=seen.append))
     assert [row.epoch for row in seen] == [2, 1, 2]
     expected, found = weights(runs["classify"][0]), weights(tmp_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -92,7 +95,7 @@ def test_the_loss_falls_on_a_few_pictures_seen_often(landmarks, tmp_path, recipe
     settings = dataclasses.replace(settings_of(recipe, landmarks), epochs=5, validate_every=6, freeze=4, side=side)
     seen = []
     with pytest.raises(StoppedError):
-        train_delf(settings, tmp_path, workers=0, finished=stop_after(5, seen))
+        train_delf(settings, tmp_path, workers=0, listener=Listener(finished=stop_after(5, seen)))
     first, last = seen[0], seen[-1]
     assert last.loss < 0.9 * first.loss
     assert all(last.losses[name] < first.losses[name] for name in last.losses if name != "negative")
@@ -116,7 +119,7 @@ def test_a_run_begins_with_the_weights_of_another(runs, landmarks, tmp_path) -> 
     )
     sizes = []
     with pytest.raises(StoppedError):
-        train_delf(settings, tmp_path, workers=0, started=sizes.append, finished=stop_after(1))
+        train_delf(settings, tmp_path, workers=0, listener=Listener(started=sizes.append, finished=stop_after(1)))
     assert sizes[0].left_out == []
 
 

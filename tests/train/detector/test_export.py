@@ -16,10 +16,10 @@ from d2r.compose.bundled import bundled_photos
 from d2r.images import read_image
 from d2r.regions.detector import squash
 from d2r.train.detector import export
-from d2r.train.detector.architectures import build
+from d2r.train.detector.architectures import build_detector
 from d2r.train.detector.export import ExportError, export_detector
 from d2r.train.detector.loop import write_best
-from d2r.train.detector.settings import Settings
+from d2r.train.detector.settings import DetectorSettings
 from programs import run
 
 PHOTO = bundled_photos().instances[0].photos[0]
@@ -73,8 +73,8 @@ def test_weights_in_half_precision_halve_the_file_and_hardly_move_a_score(
 
 def test_a_faster_rcnn_is_exported_for_one_picture(tmp_path) -> None:
     torch.manual_seed(0)
-    settings = Settings(data=("x",), arch="faster-rcnn-resnet50", side=64)
-    write_best(tmp_path, build(settings.arch, 64), settings, {"epoch": 1, "ap50": 0.0})
+    settings = DetectorSettings(data=("x",), arch="faster-rcnn-resnet50", side=64)
+    write_best(tmp_path, build_detector(settings.arch, 64), settings, {"epoch": 1, "ap50": 0.0})
     export_detector(tmp_path, tmp_path / "model.onnx", read_image(PHOTO))
     check_contract(tmp_path / "model.onnx", settings.arch, 64, 1)
 

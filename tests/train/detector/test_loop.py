@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from d2r.evaluate.detection import evaluate_boxes
-from d2r.train.course import begin
+from d2r.train.course import Listener, begin
 from d2r.train.detector import loop
 from d2r.train.detector.architectures import InitError
 from d2r.train.detector.loop import train_detector
-from d2r.train.detector.settings import Settings
+from d2r.train.detector.settings import DetectorSettings
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError, write_settings
 
@@ -71,7 +71,7 @@ def test_the_learning_rate_rises_and_then_falls_to_a_hundredth(settings, trained
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(settings, trained, tmp_path) -> None:
     straight, history = trained
     with pytest.raises(StoppedError):
-        train_detector(settings, tmp_path, workers=0, finished=stop_after(2))
+        train_detector(settings, tmp_path, workers=0, listener=Listener(finished=stop_after(2)))
     resumed = train_detector(settings, tmp_path, workers=1, resume=True)
     expected, found = weights(straight), weights(tmp_path)
     assert expected.keys() == found.keys()
@@ -95,8 +95,7 @@ def test_pictures_are_held_out_where_there_is_no_validation_set(settings, tmp_pa
             dataclasses.replace(settings, validation=None, hold_out=0.25, batch=4),
             tmp_path,
             workers=0,
-            started=sizes.append,
-            finished=stop_after(1),
+            listener=Listener(started=sizes.append, finished=stop_after(1)),
         )
     assert (sizes[0].training, sizes[0].validation, sizes[0].steps) == (9, 3, 2)
 
@@ -118,7 +117,7 @@ def test_a_run_begins_with_the_weights_of_another_and_tells_what_was_not_taken(s
     folder, _ = trained
     init = dataclasses.replace(settings, init=os.fspath(folder / "best.safetensors"), freeze=15, epochs=1)
     sizes = []
-    train_detector(init, tmp_path / "same", workers=0, started=sizes.append)
+    train_detector(init, tmp_path / "same", workers=0, listener=Listener(started=sizes.append))
     assert sizes[0].left_out == []
     old, new = load_file(folder / "best.safetensors"), load_file(tmp_path / "same" / "best.safetensors")
     frozen = [name for name in old if name.startswith("backbone.body.0.")]
@@ -127,7 +126,9 @@ def test_a_run_begins_with_the_weights_of_another_and_tells_what_was_not_taken(s
 
     other = dataclasses.replace(init, arch="ssd-efficientnet-lite0", freeze=0)
     with pytest.raises(StoppedError):
-        train_detector(other, tmp_path / "other", workers=0, started=sizes.append, finished=stop_after(1))
+        train_detector(
+            other, tmp_path / "other", workers=0, listener=Listener(started=sizes.append, finished=stop_after(1))
+        )
     assert any(name.startswith("backbone.body.0.") for name in sizes[1].left_out)
     assert not any(name.startswith("backbone.extra.1.") for name in sizes[1].left_out)
 
@@ -194,20 +195,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path) -> None:
         ({"data": ()}, "--data: there is nothing"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: Settings, change, message) -> None:
+def test_a_wrong_setting_is_named(settings: DetectorSettings, change, message) -> None:
     with pytest.raises(TrainError, match=message):
         dataclasses.replace(settings, **{"shares": (), **change})
 
 
 @pytest.mark.parametrize("name", ["settings.json", "log.csv", "best.safetensors", "photo.jpg"])
-def test_a_run_is_not_begun_in_a_folder_with_something_else(settings: Settings, tmp_path: Path, name: str) -> None:
+def test_a_run_is_not_begun_in_a_folder_with_something_else(
+    settings: DetectorSettings, tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(TrainError, match=rf"{name}: it is not of a run; give a new folder, or an empty one"):
         train_detector(settings, tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(
+    settings: DetectorSettings, tmp_path: Path
+) -> None:
     write_settings(settings, tmp_path)
     (tmp_path / "best.safetensors").touch()
     assert begin(settings, tmp_path, resume=False) is None

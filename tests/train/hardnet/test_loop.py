@@ -16,8 +16,8 @@ from d2r.images import read_image, shrink
 from d2r.train.course import Listener
 from d2r.train.data import DecodedPictures
 from d2r.train.hardnet.export import export_hardnet, load_hardnet
-from d2r.train.hardnet.loop import Pairs, PatchTrainer, collate_pairs, train_hardnet
-from d2r.train.hardnet.network import build
+from d2r.train.hardnet.loop import PatchTrainer, PhotoPairs, collate_patch_pairs, train_hardnet
+from d2r.train.hardnet.network import build_hardnet
 from d2r.train.hardnet.settings import HardNetSettings
 from d2r.train.settings import TrainError
 from d2r.train.weights import ExportError
@@ -45,11 +45,11 @@ def run(settings, tmp_path_factory: pytest.TempPathFactory):
 def test_training_lowers_the_loss_on_photos_that_were_held_out(run, settings, photos, tmp_path) -> None:
     folder, history = run
     pictures = DecodedPictures(sorted(photos.iterdir()), 260)
-    measured = Pairs(pictures, 32, 9)
-    pairs = collate_pairs([measured[0, number, number] for number in range(len(pictures))])
+    measured = PhotoPairs(pictures, 32, 9)
+    pairs = collate_patch_pairs([measured[0, number, number] for number in range(len(pictures))])
     torch.manual_seed(settings.seed)
     losses = []
-    for network in (build(settings.channels).eval(), load_hardnet(folder)):
+    for network in (build_hardnet(settings.channels).eval(), load_hardnet(folder)):
         trainer = PatchTrainer(settings, network, pictures, pictures, 0, tmp_path)
         with torch.no_grad():
             losses.append(float(sum(trainer.losses(network, pairs).values())))

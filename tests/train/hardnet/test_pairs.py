@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d2r.compose.bundled import bundled_photos
-from d2r.features.keypoints import KeyPoints
+from d2r.features.frames import Frames
 from d2r.images import read_image, shrink
 from d2r.train.hardnet.pairs import patch_pairs, same_places
 
@@ -25,7 +25,7 @@ def mapped(points, zoom, degrees, x, y):
     """Key points as a similarity maps them."""
     matrix = similarity(zoom, degrees, x, y)
     places = np.c_[points.positions - 0.5, np.ones(len(points))] @ matrix.T
-    return KeyPoints(
+    return Frames(
         (places[:, :2] + 0.5).astype(np.float32),
         (points.sizes * zoom).astype(np.float32),
         (points.angles + np.radians(degrees)).astype(np.float32),
@@ -37,7 +37,7 @@ def mapped(points, zoom, degrees, x, y):
 def points():
     random = np.random.default_rng(0)
     values = random.uniform(0, 300, (60, 2)), random.uniform(4, 20, 60), random.uniform(0, 2 * np.pi, 60), np.ones(60)
-    return KeyPoints(*(value.astype(np.float32) for value in values))
+    return Frames(*(value.astype(np.float32) for value in values))
 
 
 def test_key_points_are_found_where_a_similarity_maps_them_whatever_their_order(points):
@@ -54,9 +54,9 @@ def test_key_points_that_show_something_else_are_no_pair(points, change):
     few, its = points.take(np.arange(1)), others.take(np.arange(1))
     assert len(same_places(few, its, matrix)) == 1
     moved = {
-        "position": KeyPoints(its.positions + its.sizes, its.sizes, its.angles, its.responses),
-        "size": KeyPoints(its.positions, its.sizes * np.float32(1.8), its.angles, its.responses),
-        "angle": KeyPoints(its.positions, its.sizes, its.angles + np.float32(0.7), its.responses),
+        "position": Frames(its.positions + its.sizes, its.sizes, its.angles, its.responses),
+        "size": Frames(its.positions, its.sizes * np.float32(1.8), its.angles, its.responses),
+        "angle": Frames(its.positions, its.sizes, its.angles + np.float32(0.7), its.responses),
     }[change]
     assert len(same_places(few, moved, matrix)) == 0
 

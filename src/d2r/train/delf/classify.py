@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from d2r.train.data import DecodedPictures, EpochBatches, training_loader
 from d2r.train.delf.crops import Crops, collate_crops, whole_photos
-from d2r.train.delf.networks import LocalNetwork, freeze, unit
+from d2r.train.delf.networks import LocalNetwork, freeze_local_network, unit
 from d2r.train.delf.settings import DelfSettings
 
 _SMOOTHING: Final = 0.1  # of labels
@@ -102,7 +102,7 @@ class ClassifyTrainer:
     def train_mode(self, network: nn.Module) -> None:
         """See :meth:`d2r.train.course.Trainer.train_mode`."""
         assert isinstance(network, LandmarkClassifier)
-        prepare(network, self._settings, attention=self._attention)
+        prepare_stage(network, self._settings, attention=self._attention)
 
     def losses(self, network: nn.Module, batch: Any) -> dict[str, Tensor]:
         """See :meth:`d2r.train.course.Trainer.losses`."""
@@ -128,13 +128,13 @@ class ClassifyTrainer:
         self._write(network, best)
 
 
-def prepare(classifier: LandmarkClassifier, settings: DelfSettings, *, attention: bool) -> None:
+def prepare_stage(classifier: LandmarkClassifier, settings: DelfSettings, *, attention: bool) -> None:
     """Keep what a stage does not train as it is.
 
     Raises:
         ValueError: the backbone has fewer blocks than are to be kept.
     """
-    freeze(classifier.network, settings.freeze, statistics=settings.init != "none" or attention)
+    freeze_local_network(classifier.network, settings.freeze, statistics=settings.init != "none" or attention)
     if attention:
         classifier.network.body.requires_grad_(requires_grad=False)
         classifier.network.body.eval()

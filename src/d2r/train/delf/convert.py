@@ -21,7 +21,7 @@ from d2r.images import read_image
 from d2r.support.files import display_path
 from d2r.train.data import DecodedPictures
 from d2r.train.delf.export import SCALES, ExportedFeatures, write_features
-from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, initialise
+from d2r.train.delf.networks import BACKBONES, LocalNetwork, build_local_network, initialise_local_network
 from d2r.train.delf.projection import fit_projection, fit_threshold
 from d2r.train.detector.architectures import InitError
 
@@ -62,9 +62,9 @@ def convert_checkpoint(
     if arch in HOW:
         network, threshold = _how(checkpoint, arch), 0.0
     else:
-        network = build(arch, "how")
+        network = build_local_network(arch, "how")
         try:
-            initialise(network, str(checkpoint))
+            initialise_local_network(network, str(checkpoint))
         except InitError as error:
             raise ConvertError(str(error)) from error
         photos = [*bundled.backgrounds, *(photo for instance in bundled.instances for photo in instance.photos)]
@@ -93,7 +93,7 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
         others = [name for name, other in HOW.items() if other.partition("-")[0] == says]
         advice = f"; give --arch {others[0]}" if others else ""
         raise ConvertError(f"{shown}: it is of {says[:80]}, not of {backbone.partition('-')[0]}{advice}")
-    network = build(backbone, "how", state["dim_reduction.weight"].shape[0])
+    network = build_local_network(backbone, "how", state["dim_reduction.weight"].shape[0])
     names = [name for name, _ in network.body.named_children()]
     weights = {}
     for name, value in state.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2r.train.data import DecodedPictures, derived_seed
-from d2r.train.delf.views import random_crop, scaled
+from d2r.train.delf.views import random_crop, scaled_photo
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
@@ -53,5 +53,5 @@ def collate_crops(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 def whole_photos(photos: DecodedPictures, numbers: Sequence[int], side: int, batch: int) -> Iterator[Tensor]:
     """Yield whole photos, squashed, in order: uint8 (n, 3, side, side)."""
     for start in range(0, len(numbers), batch):
-        part = np.stack([scaled(photos[number], side) for number in numbers[start : start + batch]])
+        part = np.stack([scaled_photo(photos[number], side) for number in numbers[start : start + batch]])
         yield torch.from_numpy(part).permute(0, 3, 1, 2)

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from d2r.features.network import FORMAT, MAP, OUTPUTS
+from d2r.features.network import LOCAL_FEATURES_FORMAT, LOCAL_FEATURES_OUTPUTS, MAP
 from d2r.images import Picture, shrink
-from d2r.models.onnx import PICTURES
+from d2r.models.onnx import PICTURES_INPUT
 from d2r.support.files import display_path
-from d2r.train.delf.networks import BACKBONES, LocalNetwork, build, receptive_field, unit
+from d2r.train.delf.networks import BACKBONES, LocalNetwork, build_local_network, receptive_field, unit
 from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
 
@@ -100,7 +100,7 @@ def load_features(run: Path) -> tuple[LocalNetwork, float]:
         dim, threshold = 0, math.nan
     if arch not in BACKBONES or kind not in ("delf", "how") or dim < 1 or not threshold >= 0.0:
         raise ExportError(f"{display_path(path)}: not the weights of local features: its metadata does not say which")
-    network = build(arch, kind, dim)  # type: ignore[arg-type]
+    network = build_local_network(arch, kind, dim)  # type: ignore[arg-type]
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -131,14 +131,14 @@ def write_features(
     graph = to_onnx(
         _Graph(network).eval(),  # the exporter puts it back to the mode it was in, and all that is in it
         torch.zeros(1, 4 * field.stride, 3 * field.stride, 3, dtype=torch.uint8),
-        [PICTURES],
+        [PICTURES_INPUT],
         _OUTPUTS,
         _AXES,
     )
     _name_shape(graph.graph.output[0], 3, network.dim)
     _name_shape(graph.graph.output[2], 1, network.projection.in_channels)
     about = {
-        "d2r": FORMAT,
+        "d2r": LOCAL_FEATURES_FORMAT,
         "arch": network.arch if arch is None else arch,
         "stride": str(field.stride),
         "offset": f"{field.offset:g}",
@@ -161,9 +161,9 @@ def write_features(
     return ExportedFeatures(path, about["arch"], network.dim, path.stat().st_size, threshold, difference)
 
 
-_OUTPUTS: Final = (*OUTPUTS, MAP)
+_OUTPUTS: Final = (*LOCAL_FEATURES_OUTPUTS, MAP)
 _AXES: Final = {
-    PICTURES: {0: "N", 1: "H", 2: "W"},
+    PICTURES_INPUT: {0: "N", 1: "H", 2: "W"},
     "descriptors": {0: "N", 1: "h", 2: "w"},
     "attention": {0: "N", 1: "h", 2: "w"},
     MAP: {0: "N", 2: "h", 3: "w"},
@@ -203,7 +203,7 @@ def _difference(network: LocalNetwork, pixels: NDArray[np.uint8], graph: bytes) 
     with torch.no_grad():
         expected = _Graph(network)(torch.from_numpy(np.array(pixels)))
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    found = session.run(list(_OUTPUTS), {PICTURES: pixels})
+    found = session.run(list(_OUTPUTS), {PICTURES_INPUT: pixels})
     if any(have.shape != tuple(want.shape) for have, want in zip(found, expected, strict=True)):
         return math.inf
     apart = [np.abs(have - want.numpy()).max() for have, want in zip(found, expected, strict=True)]

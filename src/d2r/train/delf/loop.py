@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,36 +21,37 @@ from safetensors.torch import load_file
 from torch import nn
 
 from d2r.datasets.labelled import LabelledPicture, read_labelled
-from d2r.support.files import display_path
 from d2r.train.checkpoint import LAST
 from d2r.train.course import (
     BEST,
     DESCRIPTORS,
+    NOBODY,
     Listener,
-    Sizes,
     Trainer,
-    assemble,
     begin,
     check_new,
-    start,
-    train_epochs,
+    train_network,
     write_weights,
 )
-from d2r.train.data import DecodedPictures, default_workers
-from d2r.train.delf.classify import ClassifyTrainer, LandmarkClassifier, prepare
+from d2r.train.data import DecodedPictures, default_loader_workers
+from d2r.train.delf.classify import ClassifyTrainer, LandmarkClassifier, prepare_stage
 from d2r.train.delf.matching import MatchingTrainer
 from d2r.train.delf.metric import MetricTrainer, hold_out_landmarks
-from d2r.train.delf.networks import Kind, LocalNetwork, build, freeze, initialise
+from d2r.train.delf.networks import (
+    LocalNetwork,
+    NetworkKind,
+    build_local_network,
+    freeze_local_network,
+    initialise_local_network,
+)
 from d2r.train.delf.projection import fit_projection, fit_threshold
 from d2r.train.delf.settings import DelfSettings
-from d2r.train.holdout import hold_out
+from d2r.train.holdout import hold_out, hold_out_photos
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
 
 _WEIGHT_DECAY: Final = 1e-4
 _BACKBONE: Final = 0.1  # share of the learning rate that weights of the backbone move at
-"""Folder in that of a run of the recipe "classify", of its first stage."""
-
 _WHITEN_SELF: Final = 0.5  # of the projection that training begins with
 _LONGEST: Final = 2.5  # times the side: photos are kept no larger
 
@@ -61,36 +62,19 @@ def train_delf(
     *,
     resume: bool = False,
     workers: int | None = None,
-    started: Callable[[Sizes], None] = lambda sizes: None,
-    stepped: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
-    finished: Callable[[EpochRow], None] = lambda row: None,
+    listener: Listener = NOBODY,
 ) -> list[EpochRow]:
-    """Train local features, or go on with a run that was stopped.
+    """Train local features, or go on with a run that was stopped; return all its epochs.
 
-    Args:
-        settings: of the run.
-        folder: of the run; gets ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv``, ``curves.png``.
-        resume: go on from ``last.pt``.
-        workers: processes that prepare pictures; None for a number that suits the machine.
-        started: told once what the run has.
-        stepped: told after each step: epoch from 1, step from 1, steps an epoch.
-        finished: told after each epoch, when it is on the disk.
-
-    Returns:
-        all epochs, those before a resume included.
+    The arguments are those of :func:`d2r.train.hardnet.loop.train_hardnet`. A run of the recipe "classify" has its
+    first stage in a folder of its own, ``descriptors``.
 
     Raises:
         TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data;
         d2r.train.detector.architectures.InitError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stage = _Stage(
-        settings,
-        folder,
-        device,
-        default_workers() if workers is None else workers,
-        Listener(started, stepped, finished),
-    )
+    stage = _Stage(settings, folder, device, default_loader_workers() if workers is None else workers, listener)
     recipe = {"self": _train_self, "metric": _train_metric, "classify": _train_classify}[settings.recipe]
     return recipe(stage, resume)
 
@@ -105,13 +89,13 @@ class _Stage:
     workers: int
     listener: Listener
 
-    def network(self, kind: Kind, *, init: bool) -> tuple[LocalNetwork, list[str]]:
+    def network(self, kind: NetworkKind, *, init: bool) -> tuple[LocalNetwork, list[str]]:
         """Return a network with the weights to begin with, where ``init``, and the names of those not taken."""
         torch.manual_seed(self.settings.seed)
-        network = build(self.settings.arch, kind, self.settings.dim)
-        left_out = initialise(network, self.settings.init) if init else []
+        network = build_local_network(self.settings.arch, kind, self.settings.dim)
+        left_out = initialise_local_network(network, self.settings.init) if init else []
         try:
-            freeze(network, self.settings.freeze, statistics=self.settings.init != "none")
+            freeze_local_network(network, self.settings.freeze, statistics=self.settings.init != "none")
         except ValueError as error:
             raise TrainError(f"--freeze: {error}") from error
         return network.to(self.device), left_out
@@ -130,19 +114,25 @@ class _Stage:
         sizes: tuple[int, int, list[str]],
     ) -> list[EpochRow]:
         """Train from the checkpoint, or from the beginning; ``sizes`` are photos, held-out photos, what is left out."""
-        run = assemble(network, groups, self.settings.lr, _WEIGHT_DECAY, trainer.steps * epochs)
-        start(run, self.settings, self.folder, stored)
-        training, validation, left_out = sizes
-        self.listener.started(
-            Sizes(training, validation, trainer.steps, left_out, len(run.history) + 1, self.device.type)
+        return train_network(
+            network,
+            trainer,
+            groups,
+            self.settings,
+            self.folder,
+            stored,
+            decay=_WEIGHT_DECAY,
+            epochs=epochs,
+            pictures=sizes[:2],
+            left_out=sizes[2],
+            listener=self.listener,
         )
-        return train_epochs(run, trainer, self.settings, self.folder, epochs, self.listener)
 
 
 def _train_self(stage: _Stage, resume: bool) -> list[EpochRow]:
     settings = stage.settings
     stored = begin(settings, stage.folder, resume)
-    training, validation = _hold_out_photos(settings)
+    training, validation = hold_out_photos(settings)
     photos, measured = stage.photos(training), stage.photos(validation)
     network, left_out = stage.network("delf", init=stored is None)
     if stored is None:
@@ -193,7 +183,7 @@ def _train_classify(stage: _Stage, resume: bool) -> list[EpochRow]:
         first.train(stored, classifier, trainer, groups, settings.epochs, (*sizes, left_out))
         classifier.load_state_dict(load_file(first.folder / BEST))
         stored = begin(settings, folder, resume=False)
-    prepare(classifier, settings, attention=True)
+    prepare_stage(classifier, settings, attention=True)
     trainer = make(partial(_write_attended, folder, settings, photos), attention=True)
     return stage.train(stored, classifier, trainer, groups, settings.attention_epochs, (*sizes, []))
 
@@ -201,20 +191,6 @@ def _train_classify(stage: _Stage, resume: bool) -> list[EpochRow]:
 def _groups(body: nn.Module, new: Sequence[nn.Module], lr: float) -> list[dict[str, Any]]:
     rest = [weight for module in new for weight in module.parameters()]
     return [{"params": list(body.parameters()), "lr": _BACKBONE * lr}, {"params": rest}]
-
-
-def _hold_out_photos(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
-    """Return the photos to train on and those to validate on, whatever they show."""
-    training: list[LabelledPicture] = []
-    validation: list[LabelledPicture] = []
-    for source in settings.data:
-        try:
-            kept, held = hold_out(read_labelled(source), settings.hold_out, settings.seed)
-        except ValueError as error:
-            raise TrainError(f"--data {display_path(source)}: {error}") from error
-        training += kept
-        validation += held
-    return training, validation
 
 
 def _hold_out_landmarks(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:

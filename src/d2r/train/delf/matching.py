@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from d2r.train.data import DecodedPictures, EpochBatches, derived_seed, training_loader
-from d2r.train.delf.networks import Field, LocalNetwork, freeze, receptive_field, unit
+from d2r.train.delf.networks import Field, LocalNetwork, freeze_local_network, receptive_field, unit
 from d2r.train.delf.settings import DelfSettings
 from d2r.train.delf.views import warped_pair
 
@@ -28,7 +28,7 @@ _RIGHT: Final = 1.5  # cells that a match may lie beside the true one, in valida
 _FLOOR: Final = 0.1  # least weight of a cell in the loss
 
 
-class Pairs(Dataset[tuple[Tensor, Tensor]]):
+class WarpedPairs(Dataset[tuple[Tensor, Tensor]]):
     """Warped pairs, other ones in each epoch. An item is asked for by (epoch, number of the draw, photo)."""
 
     def __init__(self, photos: DecodedPictures, side: int, field: Field, seed: int) -> None:
@@ -48,7 +48,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(pair.views).permute(0, 3, 1, 2), torch.from_numpy(pair.matches)
 
 
-def collate_pairs(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def collate_warped_pairs(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return views uint8 (2, N, 3, side, side) and matches float32 (2, N, h * w, 2)."""
     return torch.stack([views for views, _ in items], dim=1), torch.stack([matches for _, matches in items], dim=1)
 
@@ -69,16 +69,16 @@ class MatchingTrainer:
         self._device = next(network.parameters()).device
         self._write = write
         field = receptive_field(network)
-        pairs = Pairs(training, settings.side, field, settings.seed)
+        pairs = WarpedPairs(training, settings.side, field, settings.seed)
         self._batches = EpochBatches([len(training)], [1.0], settings.batch, settings.seed)
         self.steps = len(self._batches)
         self._loader = training_loader(
-            pairs, self._batches, workers, pin_memory=self._device.type == "cuda", collate=collate_pairs
+            pairs, self._batches, workers, pin_memory=self._device.type == "cuda", collate=collate_warped_pairs
         )
-        measured = Pairs(validation, settings.side, field, settings.seed)
+        measured = WarpedPairs(validation, settings.side, field, settings.seed)
         keys = [(0, number, number) for number in range(len(validation))]
         self._measured = [
-            collate_pairs([measured[key] for key in keys[start : start + settings.batch]])
+            collate_warped_pairs([measured[key] for key in keys[start : start + settings.batch]])
             for start in range(0, len(keys), settings.batch)
         ]
 
@@ -90,7 +90,7 @@ class MatchingTrainer:
     def train_mode(self, network: nn.Module) -> None:
         """See :meth:`d2r.train.course.Trainer.train_mode`."""
         assert isinstance(network, LocalNetwork)
-        freeze(network, self._settings.freeze, statistics=self._settings.init != "none")
+        freeze_local_network(network, self._settings.freeze, statistics=self._settings.init != "none")
 
     def losses(self, network: nn.Module, batch: Any) -> dict[str, Tensor]:
         """See :meth:`d2r.train.course.Trainer.losses`."""
@@ -175,7 +175,7 @@ def matched(network: LocalNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> 
 
     Args:
         network: to measure.
-        batches: of :func:`collate_pairs`; neighbours are looked for within a batch.
+        batches: of :func:`collate_warped_pairs`; neighbours are looked for within a batch.
 
     Returns:
         "attended", among the half of a batch's cells with the most attention, and "all".

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from d2r.train.data import DecodedPictures, derived_seed, training_loader
 from d2r.train.delf.crops import Crops, collate_crops, whole_photos
-from d2r.train.delf.networks import LocalNetwork, freeze
+from d2r.train.delf.networks import LocalNetwork, freeze_local_network
 from d2r.train.delf.settings import DelfSettings
 from d2r.train.settings import TrainError
 
@@ -112,7 +112,7 @@ class MetricTrainer:
     def train_mode(self, network: nn.Module) -> None:
         """See :meth:`d2r.train.course.Trainer.train_mode`."""
         assert isinstance(network, LocalNetwork)
-        freeze(network, self._settings.freeze, statistics=self._settings.init != "none")
+        freeze_local_network(network, self._settings.freeze, statistics=self._settings.init != "none")
 
     def losses(self, network: nn.Module, batch: Any) -> dict[str, Tensor]:
         """See :meth:`d2r.train.course.Trainer.losses`."""
@@ -126,7 +126,7 @@ class MetricTrainer:
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See :meth:`d2r.train.course.Trainer.validate`."""
         vectors = self._describe(network, self._validation, np.arange(len(self._validation)))
-        return {"map": mean_average_precision(vectors, self._measured)}
+        return {"map": landmark_average_precision(vectors, self._measured)}
 
     def write_best(self, network: nn.Module, best: dict[str, float]) -> None:
         """See :meth:`d2r.train.course.Trainer.write_best`."""
@@ -180,7 +180,7 @@ def mine(
     return np.array(rows, np.int64)
 
 
-def mean_average_precision(vectors: NDArray[np.float32], landmarks: NDArray[np.int64]) -> float:
+def landmark_average_precision(vectors: NDArray[np.float32], landmarks: NDArray[np.int64]) -> float:
     """Return the mean average precision of each picture's search for the others of its landmark, where it has any."""
     found = []
     similar = vectors @ vectors.T

@@ -33,7 +33,7 @@ from d2r.train.course import autocast
 from d2r.train.detector.architectures import InitError, take, try_imagenet
 from d2r.train.efficientnet_lite import MEAN, STD, efficientnet_lite0, imagenet_weights
 
-Kind: TypeAlias = Literal["delf", "how"]
+NetworkKind: TypeAlias = Literal["delf", "how"]
 
 DIM: Final = 128
 """Values of a descriptor, where nothing else is asked for."""
@@ -90,7 +90,7 @@ class LocalNetwork(nn.Module):
         dim: values of a descriptor.
     """
 
-    def __init__(self, arch: str, kind: Kind, dim: int = DIM) -> None:
+    def __init__(self, arch: str, kind: NetworkKind, dim: int = DIM) -> None:
         super().__init__()
         backbone = BACKBONES[arch]
         self.arch = arch
@@ -172,12 +172,12 @@ def unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(dim=1, keepdim=True) + _SMALL).sqrt()
 
 
-def build(arch: str, kind: Kind, dim: int = DIM) -> LocalNetwork:
+def build_local_network(arch: str, kind: NetworkKind, dim: int = DIM) -> LocalNetwork:
     """Return a :class:`LocalNetwork` with random weights, in the layout that is fastest."""
     return LocalNetwork(arch, kind, dim).to(memory_format=torch.channels_last)
 
 
-def freeze(network: LocalNetwork, blocks: int, *, statistics: bool) -> None:
+def freeze_local_network(network: LocalNetwork, blocks: int, *, statistics: bool) -> None:
     """Keep weights as they are.
 
     Args:
@@ -202,11 +202,11 @@ def freeze(network: LocalNetwork, blocks: int, *, statistics: bool) -> None:
                 module.eval()
 
 
-def initialise(network: LocalNetwork, init: str) -> list[str]:
+def initialise_local_network(network: LocalNetwork, init: str) -> list[str]:
     """Give a network the weights to begin with.
 
     Args:
-        network: of :func:`build`.
+        network: of :func:`build_local_network`.
         init: "none" keeps what it has, "imagenet" loads those of its backbone; anything else is a file: the
             .safetensors of an earlier run, or a state dictionary of torchvision's network (.pth), of which those
             weights are taken that have a place and fit.

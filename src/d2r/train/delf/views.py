@@ -1,6 +1,6 @@
 """Views of photos to learn from: warped pairs whose cells are known to match, crops, and other light.
 
-All is drawn from a generator that is handed in. Points are in pixels, whose centres are at half-integers.
+All is drawn from a generator that is handed in. Keypoints are in pixels, whose centres are at half-integers.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def random_crop(photo: Picture, side: int, area: tuple[float, float], random: np
     aspect = float(np.exp(random.uniform(-1, 1) * np.log(4 / 3)))
     w, h = min(width, max(1, round(np.sqrt(size * aspect)))), min(height, max(1, round(np.sqrt(size / aspect))))
     x, y = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
-    cut = scaled(photo[y : y + h, x : x + w], side)
+    cut = scaled_photo(photo[y : y + h, x : x + w], side)
     return recoloured(cut[:, ::-1] if random.random() < 0.5 else cut, random)
 
 
-def scaled(photo: Picture, side: int) -> Picture:
+def scaled_photo(photo: Picture, side: int) -> Picture:
     """Return a photo squashed to ``side`` x ``side`` pixels."""
     shrinks = photo.shape[0] * photo.shape[1] > side * side
     resized = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -163,7 +163,7 @@ def _view(
             cv2.ellipse(part, (x + w // 2, y + h // 2), (w // 2, h // 2), 0, 0, 360, 1, -1)
         shown &= part > 0
     if not shown.all():
-        behind = recoloured(scaled(background, side), random)
+        behind = recoloured(scaled_photo(background, side), random)
         view = np.where(shown[:, :, None], view, behind)
     return np.asarray(view, np.uint8), matrix, shown
 

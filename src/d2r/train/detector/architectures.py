@@ -68,14 +68,14 @@ class Architecture:
     blocks: Callable[[Any], list[nn.Module]]
 
 
-def build(arch: str, side: int) -> nn.Module:
+def build_detector(arch: str, side: int) -> nn.Module:
     """Return the network ``arch`` of :data:`ARCHITECTURES` for pictures of ``side`` x ``side``, random weights."""
     network = ARCHITECTURES[arch].build(side)
     _replace_depthwise(network)
     return network.to(memory_format=torch.channels_last)
 
 
-def freeze(network: nn.Module, arch: str, blocks: int) -> None:
+def freeze_detector(network: nn.Module, arch: str, blocks: int) -> None:
     """Keep the weights and the statistics of the first blocks of a backbone as they are.
 
     Raises:
@@ -119,11 +119,11 @@ def _replace_depthwise(network: nn.Module) -> None:
                 setattr(parent, name, new)
 
 
-def initialise(network: nn.Module, arch: str, init: str) -> list[str]:
+def initialise_detector(network: nn.Module, arch: str, init: str) -> list[str]:
     """Give a network the weights to begin with.
 
     Args:
-        network: of :func:`build`.
+        network: of :func:`build_detector`.
         arch: its name.
         init: "none" keeps what it has, "imagenet" loads those of its backbone, anything else is a .safetensors file
             with the weights of an earlier run, of which those are taken that have a place and fit.

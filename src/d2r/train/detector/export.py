@@ -25,9 +25,9 @@ from torchvision.models.detection.ssd import SSD
 
 from d2r.images import Picture
 from d2r.regions.detector import squash
-from d2r.regions.network import FORMAT, INPUT, OUTPUTS
+from d2r.regions.network import DETECTOR_FORMAT, DETECTOR_OUTPUTS, INPUT
 from d2r.support.files import display_path
-from d2r.train.detector.architectures import ARCHITECTURES, build
+from d2r.train.detector.architectures import ARCHITECTURES, build_detector
 from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
 
@@ -75,7 +75,7 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
     network, arch, side = load_detector(run)
     pixels = squash(picture, side)[None]
     graph = _to_onnx(network, side)
-    for key, value in (("d2r", FORMAT), ("arch", arch), ("side", str(side))):
+    for key, value in (("d2r", DETECTOR_FORMAT), ("arch", arch), ("side", str(side))):
         graph.metadata_props.add(key=key, value=value)
     box, score = _difference(network, pixels, graph.SerializeToString())
     if not (box <= _BOX_TOLERANCE and score <= _SCORE_TOLERANCE):
@@ -101,7 +101,7 @@ def load_detector(run: Path) -> tuple[nn.Module, str, int]:
     arch, side = about.get("arch"), about.get("side", "")
     if arch not in ARCHITECTURES or not side.isdecimal():
         raise ExportError(f"{shown}: not the weights of a detector: its metadata names no known architecture and side")
-    network = build(arch, int(side))
+    network = build_detector(arch, int(side))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -156,8 +156,8 @@ def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
     many = isinstance(network, SSD)
     graph = (_SSDGraph if many else _FasterRCNNGraph)(network, side).eval()
     pictures = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    axes = {name: {0: INPUT} for name in (INPUT, *OUTPUTS)} if many else None
-    return to_onnx(graph, pictures, [INPUT], OUTPUTS, axes)
+    axes = {name: {0: INPUT} for name in (INPUT, *DETECTOR_OUTPUTS)} if many else None
+    return to_onnx(graph, pictures, [INPUT], DETECTOR_OUTPUTS, axes)
 
 
 def _difference(network: nn.Module, pixels: NDArray[np.uint8], graph: bytes) -> tuple[float, float]:
@@ -171,7 +171,7 @@ def _difference(network: nn.Module, pixels: NDArray[np.uint8], graph: bytes) -> 
     with torch.no_grad(), _all_scores(network):
         found = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0]
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    boxes, scores = (values[0] for values in session.run(list(OUTPUTS), {INPUT: pixels}))
+    boxes, scores = (values[0] for values in session.run(list(DETECTOR_OUTPUTS), {INPUT: pixels}))
     compared = found["scores"].numpy() > np.median(scores)
     box, score = (0.0, 0.0) if compared.any() else (math.inf, math.inf)
     for true_box, true_score in zip(found["boxes"].numpy()[compared], found["scores"].numpy()[compared], strict=True):

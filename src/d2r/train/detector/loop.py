@@ -5,7 +5,7 @@ See :mod:`d2r.train.course` for what makes a run repeatable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from d2r.datasets.detection import DetectionPicture, read_training, read_validation
 from d2r.evaluate.detection import DetectionScores, evaluate_boxes
 from d2r.support.files import display_path
-from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
+from d2r.train.course import BEST, NOBODY, Listener, autocast, begin, train_network, write_weights
 from d2r.train.data import (
     EpochBatches,
     TrainingPictures,
     ValidationPictures,
-    default_workers,
+    default_loader_workers,
     training_loader,
 )
-from d2r.train.detector.architectures import build, freeze, initialise
-from d2r.train.detector.settings import Settings
+from d2r.train.detector.architectures import build_detector, freeze_detector, initialise_detector
+from d2r.train.detector.settings import DetectorSettings
 from d2r.train.holdout import hold_out
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
@@ -37,7 +37,7 @@ class _DetectorTrainer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: DetectorSettings,
         folder: Path,
         training: list[DetectionPicture],
         sizes: list[int],
@@ -55,7 +55,7 @@ class _DetectorTrainer:
         self._loader = training_loader(
             pictures,
             self._batches,
-            default_workers() if workers is None else workers,
+            default_loader_workers() if workers is None else workers,
             pin_memory=device.type == "cuda",
         )
 
@@ -85,28 +85,16 @@ class _DetectorTrainer:
 
 
 def train_detector(
-    settings: Settings,
+    settings: DetectorSettings,
     folder: Path,
     *,
     resume: bool = False,
     workers: int | None = None,
-    started: Callable[[Sizes], None] = lambda sizes: None,
-    stepped: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
-    finished: Callable[[EpochRow], None] = lambda row: None,
+    listener: Listener = NOBODY,
 ) -> list[EpochRow]:
-    """Train a detector, or go on with a run that was stopped.
+    """Train a detector, or go on with a run that was stopped; return all its epochs.
 
-    Args:
-        settings: of the run.
-        folder: of the run; gets ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv``, ``curves.png``.
-        resume: go on from ``last.pt``.
-        workers: processes that prepare pictures; None for a number that suits the machine.
-        started: told once what the run has.
-        stepped: told after each step: epoch from 1, step from 1, steps an epoch.
-        finished: told after each epoch, when it is on the disk.
-
-    Returns:
-        all epochs, those before a resume included.
+    The arguments are those of :func:`d2r.train.hardnet.loop.train_hardnet`.
 
     Raises:
         TrainError: see its message; d2r.datasets.detection.DetectionDataError and d2r.images.ImageError from the data;
@@ -118,18 +106,27 @@ def train_detector(
     trainer = _DetectorTrainer(settings, folder, training, sizes, validation, device, workers)
 
     torch.manual_seed(settings.seed)
-    network = build(settings.arch, settings.side)
-    left_out = initialise(network, settings.arch, settings.init) if stored is None else []
+    network = build_detector(settings.arch, settings.side)
+    left_out = initialise_detector(network, settings.arch, settings.init) if stored is None else []
     _freeze(network, settings)
     network.to(device)
     groups = [{"params": list(network.parameters())}]
-    run = assemble(network, groups, settings.lr, _WEIGHT_DECAY, trainer.steps * settings.epochs)
-    start(run, settings, folder, stored)
-    started(Sizes(len(training), len(validation), trainer.steps, left_out, len(run.history) + 1, device.type))
-    return train_epochs(run, trainer, settings, folder, settings.epochs, Listener(started, stepped, finished))
+    return train_network(
+        network,
+        trainer,
+        groups,
+        settings,
+        folder,
+        stored,
+        decay=_WEIGHT_DECAY,
+        epochs=settings.epochs,
+        pictures=(len(training), len(validation)),
+        left_out=left_out,
+        listener=listener,
+    )
 
 
-def _read(settings: Settings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:
+def _read(settings: DetectorSettings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:
     """Return the pictures to train on, how many of them are of each source, and those to validate on."""
     training: list[DetectionPicture] = []
     sizes: list[int] = []
@@ -153,9 +150,9 @@ def _read(settings: Settings) -> tuple[list[DetectionPicture], list[int], list[D
     return training, sizes, validation
 
 
-def _freeze(network: nn.Module, settings: Settings) -> None:
+def _freeze(network: nn.Module, settings: DetectorSettings) -> None:
     try:
-        freeze(network, settings.arch, settings.freeze)
+        freeze_detector(network, settings.arch, settings.freeze)
     except ValueError as error:
         raise TrainError(f"--freeze: {error}") from error
 
@@ -172,6 +169,6 @@ def validate(network: nn.Module, pictures: ValidationPictures, batch: int, devic
     return evaluate_boxes([one["boxes"] for one in found], [one["scores"] for one in found], pictures.boxes)
 
 
-def write_best(folder: Path, network: nn.Module, settings: Settings, best: dict[str, float]) -> None:
+def write_best(folder: Path, network: nn.Module, settings: DetectorSettings, best: dict[str, float]) -> None:
     """Write weights as ``best.safetensors``, with what they are in its metadata."""
     write_weights(folder / BEST, network, {"arch": settings.arch, "side": str(settings.side)}, best)

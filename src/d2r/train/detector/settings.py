@@ -9,7 +9,7 @@ from d2r.train.settings import RunSettings, TrainError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunSettings):
+class DetectorSettings(RunSettings):
     """All that the weights of a detector depend on; sources of ``data`` are those of :mod:`d2r.datasets.detection`.
 
     Attributes:

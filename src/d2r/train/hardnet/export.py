@@ -11,11 +11,11 @@ import onnx
 import onnxruntime
 import torch
 
-from d2r.features.hardnet import FORMAT, OUTPUTS
+from d2r.features.hardnet import PATCH_DESCRIPTORS_FORMAT, PATCH_DESCRIPTORS_OUTPUTS
 from d2r.images import Picture
-from d2r.models.onnx import PICTURES
+from d2r.models.onnx import PICTURES_INPUT
 from d2r.support.files import display_path
-from d2r.train.hardnet.network import DIM, SIDE, PatchNetwork, build
+from d2r.train.hardnet.network import PATCH_DIM, PATCH_SIDE, HardNetModule, build_hardnet
 from d2r.train.hardnet.pairs import WIDTH, patch_pairs
 from d2r.train.onnx_files import store_half, to_onnx, write_onnx
 from d2r.train.weights import ExportError, read_run
@@ -60,10 +60,16 @@ def export_hardnet(
     """
     network = load_hardnet(run)
     patches = patch_pairs(picture, _COMPARED, np.random.default_rng(0)).first
-    example = torch.zeros((2, SIDE, SIDE), dtype=torch.uint8)
-    graph = to_onnx(network, example, [PICTURES], OUTPUTS, {name: {0: "N"} for name in (PICTURES, *OUTPUTS)})
+    example = torch.zeros((2, PATCH_SIDE, PATCH_SIDE), dtype=torch.uint8)
+    graph = to_onnx(
+        network,
+        example,
+        [PICTURES_INPUT],
+        PATCH_DESCRIPTORS_OUTPUTS,
+        {name: {0: "N"} for name in (PICTURES_INPUT, *PATCH_DESCRIPTORS_OUTPUTS)},
+    )
     arch = f"hardnet-{network.channels}"
-    for key, value in (("d2r", FORMAT), ("arch", arch), ("width", f"{WIDTH:g}")):
+    for key, value in (("d2r", PATCH_DESCRIPTORS_FORMAT), ("arch", arch), ("width", f"{WIDTH:g}")):
         graph.metadata_props.add(key=key, value=value)
     difference = _difference(network, patches, graph)
     if not difference <= _TOLERANCE:
@@ -78,7 +84,7 @@ def export_hardnet(
     return ExportedPatches(path, arch, path.stat().st_size, difference)
 
 
-def load_hardnet(run: Path) -> PatchNetwork:
+def load_hardnet(run: Path) -> HardNetModule:
     """Return the network of a run with its best weights, ready to be used.
 
     Raises:
@@ -86,9 +92,9 @@ def load_hardnet(run: Path) -> PatchNetwork:
     """
     path, weights, about = read_run(run)
     channels = about.get("channels", "")
-    if not channels.isdecimal() or about.get("dim") != str(DIM) or about.get("width") != f"{WIDTH:g}":
+    if not channels.isdecimal() or about.get("dim") != str(PATCH_DIM) or about.get("width") != f"{WIDTH:g}":
         raise ExportError(f"{display_path(path)}: not the weights of patch descriptors of this version")
-    network = build(int(channels))
+    network = build_hardnet(int(channels))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -97,9 +103,9 @@ def load_hardnet(run: Path) -> PatchNetwork:
     return network
 
 
-def _difference(network: PatchNetwork, patches: np.ndarray, graph: onnx.ModelProto) -> float:
+def _difference(network: HardNetModule, patches: np.ndarray, graph: onnx.ModelProto) -> float:
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(list(OUTPUTS), {PICTURES: patches})
+    (found,) = session.run(list(PATCH_DESCRIPTORS_OUTPUTS), {PICTURES_INPUT: patches})
     with torch.no_grad():
         expected = network(torch.from_numpy(patches)).numpy()
     return float(np.abs(found - expected).max(initial=0.0))

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from d2r.datasets.labelled import LabelledPicture, read_labelled
-from d2r.support.files import display_path
-from d2r.train.course import BEST, Listener, Sizes, assemble, autocast, begin, start, train_epochs, write_weights
-from d2r.train.data import DecodedPictures, EpochBatches, default_workers, derived_seed, training_loader
-from d2r.train.hardnet.network import DIM, PatchNetwork, build
+from d2r.datasets.labelled import LabelledPicture
+from d2r.train.course import BEST, NOBODY, Listener, autocast, begin, train_network, write_weights
+from d2r.train.data import DecodedPictures, EpochBatches, default_loader_workers, derived_seed, training_loader
+from d2r.train.hardnet.network import PATCH_DIM, HardNetModule, build_hardnet
 from d2r.train.hardnet.pairs import WIDTH, PatchPairs, patch_pairs
 from d2r.train.hardnet.settings import HardNetSettings
-from d2r.train.holdout import hold_out
+from d2r.train.holdout import hold_out_photos
 from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
 
@@ -39,7 +38,7 @@ _CROSS_ENTROPY: Final = 0.3  # its weight; the margin's is 1
 
 
 @dataclass(frozen=True)
-class Batch:
+class PatchBatch:
     """P pairs of patches of several photos.
 
     Attributes:
@@ -54,7 +53,7 @@ class Batch:
     places: Tensor
 
 
-class Pairs(Dataset[PatchPairs]):
+class PhotoPairs(Dataset[PatchPairs]):
     """Pairs of photos, other ones in each epoch. An item is asked for by (epoch, number of the draw, photo)."""
 
     def __init__(self, photos: DecodedPictures, most: int, seed: int) -> None:
@@ -71,9 +70,9 @@ class Pairs(Dataset[PatchPairs]):
         return patch_pairs(self._photos[number], self._most, random)
 
 
-def collate_pairs(items: list[PatchPairs]) -> Batch:
+def collate_patch_pairs(items: list[PatchPairs]) -> PatchBatch:
     """Return the pairs of several photos together."""
-    return Batch(
+    return PatchBatch(
         torch.from_numpy(np.concatenate([item.first for item in items])),
         torch.from_numpy(np.concatenate([item.second for item in items])),
         torch.from_numpy(np.repeat(np.arange(len(items)), [len(item.first) for item in items])),
@@ -87,7 +86,7 @@ def train_hardnet(
     *,
     resume: bool = False,
     workers: int | None = None,
-    listener: Listener | None = None,
+    listener: Listener = NOBODY,
 ) -> list[EpochRow]:
     """Train patch descriptors, or go on with a run that was stopped.
 
@@ -104,18 +103,26 @@ def train_hardnet(
     Raises:
         TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data.
     """
-    listener = listener or Listener()
     stored = begin(settings, folder, resume)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training, validation = _read(settings)
+    training, validation = hold_out_photos(settings)
     torch.manual_seed(settings.seed)
-    network = build(settings.channels).to(device)
+    network = build_hardnet(settings.channels).to(device)
     trainer = PatchTrainer(settings, network, _decoded(training), _decoded(validation), workers, folder)
     groups = [{"params": list(network.parameters())}]
-    run = assemble(network, groups, settings.lr, _WEIGHT_DECAY, trainer.steps * settings.epochs)
-    start(run, settings, folder, stored)
-    listener.started(Sizes(len(training), len(validation), trainer.steps, [], len(run.history) + 1, device.type))
-    return train_epochs(run, trainer, settings, folder, settings.epochs, listener)
+    return train_network(
+        network,
+        trainer,
+        groups,
+        settings,
+        folder,
+        stored,
+        decay=_WEIGHT_DECAY,
+        epochs=settings.epochs,
+        pictures=(len(training), len(validation)),
+        left_out=[],
+        listener=listener,
+    )
 
 
 class PatchTrainer:
@@ -124,7 +131,7 @@ class PatchTrainer:
     def __init__(
         self,
         settings: HardNetSettings,
-        network: PatchNetwork,
+        network: HardNetModule,
         training: DecodedPictures,
         validation: DecodedPictures,
         workers: int | None,
@@ -135,29 +142,31 @@ class PatchTrainer:
         self._batches = EpochBatches([len(training)], [1.0], settings.batch, settings.seed)
         self.steps = _STEPS * len(self._batches)
         self._loader = training_loader(
-            Pairs(training, _PAIRS, settings.seed),
+            PhotoPairs(training, _PAIRS, settings.seed),
             self._batches,
-            default_workers() if workers is None else workers,
+            default_loader_workers() if workers is None else workers,
             pin_memory=False,
-            collate=collate_pairs,
+            collate=collate_patch_pairs,
         )
-        measured = Pairs(validation, _MEASURED, settings.seed)
-        self._measured = collate_pairs([measured[0, number, number] for number in range(len(validation))])
+        measured = PhotoPairs(validation, _MEASURED, settings.seed)
+        self._measured = collate_patch_pairs([measured[0, number, number] for number in range(len(validation))])
         if len(self._measured.photos) < 2:
             raise TrainError("--data: in the held-out photos no key points are found again; give more photos")
 
-    def batches(self, average: nn.Module, epoch: int) -> Iterator[Batch]:
+    def batches(self, average: nn.Module, epoch: int) -> Iterator[PatchBatch]:
         """Yield the batches of an epoch: of every photo a share of its pairs."""
         self._batches.epoch = epoch
         for batch in self._loader:
             for step in range(_STEPS):
                 # pairs of one photo lie together, so that every eighth is of nearly every photo
-                yield Batch(*(getattr(batch, name)[step::_STEPS] for name in ("first", "second", "photos", "places")))
+                yield PatchBatch(
+                    *(getattr(batch, name)[step::_STEPS] for name in ("first", "second", "photos", "places"))
+                )
 
     def train_mode(self, network: nn.Module) -> None:
         """Nothing stays as it is."""
 
-    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, batch: PatchBatch) -> dict[str, Tensor]:
         """Return the losses of a batch: HardNet's margin to the hardest negative, and cross-entropy over all of them.
 
         With d = sqrt(2 - 2 a.b) that is the mean of max(0, 1 + d(a_i, b_i) - min over j of d(a_i, b_j), d(a_j, b_i)),
@@ -193,8 +202,8 @@ class PatchTrainer:
 
     def write_best(self, network: nn.Module, best: dict[str, float]) -> None:
         """Write ``best.safetensors``."""
-        assert isinstance(network, PatchNetwork)
-        about = {"kind": KIND, "channels": str(network.channels), "dim": str(DIM), "width": f"{WIDTH:g}"}
+        assert isinstance(network, HardNetModule)
+        about = {"kind": KIND, "channels": str(network.channels), "dim": str(PATCH_DIM), "width": f"{WIDTH:g}"}
         write_weights(self._folder / BEST, network, about, best)
 
 
@@ -204,17 +213,3 @@ def _distance(similarity: Tensor) -> Tensor:
 
 def _decoded(pictures: list[LabelledPicture]) -> DecodedPictures:
     return DecodedPictures([picture.path for picture in pictures], _LONGEST)
-
-
-def _read(settings: HardNetSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
-    """Return the photos to train on and those to validate on, whatever they show."""
-    training: list[LabelledPicture] = []
-    validation: list[LabelledPicture] = []
-    for source in settings.data:
-        try:
-            kept, held = hold_out(read_labelled(source), settings.hold_out, settings.seed)
-        except ValueError as error:
-            raise TrainError(f"--data {display_path(source)}: {error}") from error
-        training += kept
-        validation += held
-    return training, validation

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SIDE: Final = 32
+PATCH_SIDE: Final = 32
 """Of a patch, in pixels."""
 
-DIM: Final = 128
+PATCH_DIM: Final = 128
 """Values of a descriptor."""
 
 _DROPPED: Final = 0.1
@@ -19,7 +19,7 @@ _GAIN: Final = 0.8  # of the weights to begin with
 _FLAT: Final = 0.25  # of 255; added to the deviation of a patch, so that noise in a flat one is not blown up
 
 
-class PatchNetwork(nn.Module):
+class HardNetModule(nn.Module):
     """Describes patches, uint8 (N, 32, 32), by float32 (N, 128), of unit length.
 
     Args:
@@ -38,8 +38,8 @@ class PatchNetwork(nn.Module):
             *_layer(two, four, stride=2),
             *_layer(four, four),
             nn.Dropout(_DROPPED),
-            nn.Conv2d(four, DIM, SIDE // 4, bias=False),
-            nn.BatchNorm2d(DIM, affine=False),
+            nn.Conv2d(four, PATCH_DIM, PATCH_SIDE // 4, bias=False),
+            nn.BatchNorm2d(PATCH_DIM, affine=False),
         )
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
@@ -55,9 +55,9 @@ class PatchNetwork(nn.Module):
         return described
 
 
-def build(channels: int) -> PatchNetwork:
+def build_hardnet(channels: int) -> HardNetModule:
     """Return a network with random weights, in the layout that is fastest."""
-    return PatchNetwork(channels).to(memory_format=torch.channels_last)
+    return HardNetModule(channels).to(memory_format=torch.channels_last)
 
 
 def _layer(channels: int, out: int, stride: int = 1) -> list[nn.Module]:

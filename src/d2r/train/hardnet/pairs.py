@@ -1,7 +1,7 @@
 """Pairs of patches that show the same place of a photo, as it is and warped, where SIFT finds a key point in both.
 
 That it is found in both, a little elsewhere, of another size and turned otherwise, is what descriptors must bear. All
-is drawn from a generator that is handed in. Points are in pixels, whose centres are at half-integers.
+is drawn from a generator that is handed in. Keypoints are in pixels, whose centres are at half-integers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.features.keypoints import KeyPoints, grey, make_sift, strongest
+from d2r.features.frames import Frames, grey, make_sift, strongest
 from d2r.features.patches import cut_patches
 from d2r.images import Picture
 from d2r.train.delf.views import recoloured
-from d2r.train.hardnet.network import SIDE
+from d2r.train.hardnet.network import PATCH_SIDE
 
 WIDTH: Final = 6.0
 """Side of what a patch shows, in diameters of its key point."""
@@ -65,28 +65,28 @@ def patch_pairs(photo: Picture, most: int, random: np.random.Generator) -> Patch
     warped = np.clip(warped + noise, 0, 255).astype(np.uint8)
 
     here, there = grey(photo), grey(warped)
-    points, others = _detect(here), _detect(there)
-    rows = same_places(points, others, matrix)
+    frames, others = _detect(here), _detect(there)
+    rows = same_places(frames, others, matrix)
     rows = rows[random.permutation(len(rows))[:most]]
-    points, others = points.take(rows[:, 0]), others.take(rows[:, 1])
+    frames, others = frames.take(rows[:, 0]), others.take(rows[:, 1])
     return PatchPairs(
-        cut_patches(here, points, SIDE, WIDTH),
-        cut_patches(there, others, SIDE, WIDTH),
-        np.concatenate([points.positions, points.sizes[:, None]], axis=1),
+        cut_patches(here, frames, PATCH_SIDE, WIDTH),
+        cut_patches(there, others, PATCH_SIDE, WIDTH),
+        np.concatenate([frames.positions, frames.sizes[:, None]], axis=1),
     )
 
 
-def same_places(points: KeyPoints, others: KeyPoints, matrix: NDArray[np.float64]) -> NDArray[np.intp]:
+def same_places(frames: Frames, others: Frames, matrix: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return which key points of two pictures show the same, by where a homography maps them, (P, 2), rows of each.
 
     Args:
-        points: N of the first.
+        frames: N of the first.
         others: M of the second.
         matrix: (3, 3), from pixels of the first to those of the second, counted from the centre of the first pixel.
     """
-    if not len(points) or not len(others):
+    if not len(frames) or not len(others):
         return np.zeros((0, 2), np.intp)
-    places, sizes, angles = _mapped(points, matrix)
+    places, sizes, angles = _mapped(frames, matrix)
     distances = np.linalg.norm(places[:, None] - others.positions, axis=2)
     allowed = np.maximum(_OFF[0], _OFF[1] * np.minimum(sizes[:, None], others.sizes))
     larger = np.abs(np.log(sizes[:, None] / others.sizes)) / np.log(_LARGER)
@@ -94,12 +94,12 @@ def same_places(points: KeyPoints, others: KeyPoints, matrix: NDArray[np.float64
     off = distances / allowed
     cost = np.where(np.maximum(np.maximum(off, larger), turned) <= 1.0, off + larger + turned, np.inf)
     nearest = cost.argmin(axis=1)
-    rows = np.arange(len(points))
+    rows = np.arange(len(frames))
     mutual = np.isfinite(cost[rows, nearest]) & (cost.argmin(axis=0)[nearest] == rows)
     return np.stack([rows[mutual], nearest[mutual]], axis=1)
 
 
-def _detect(image: NDArray[np.uint8]) -> KeyPoints:
+def _detect(image: NDArray[np.uint8]) -> Frames:
     return strongest(make_sift(_TOP, _CONTRAST).detect(image, None), _TOP)[0]
 
 
@@ -128,15 +128,15 @@ def _project(matrix: NDArray[np.float64], places: NDArray[np.floating]) -> NDArr
 
 
 def _mapped(
-    points: KeyPoints, matrix: NDArray[np.float64]
+    frames: Frames, matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return places, sizes and angles of key points after a homography, by the similarity nearest to it there."""
-    places = points.positions.astype(np.float64) - 0.5
-    axes = np.stack([np.cos(points.angles), np.sin(points.angles)], axis=1)
+    places = frames.positions.astype(np.float64) - 0.5
+    axes = np.stack([np.cos(frames.angles), np.sin(frames.angles)], axis=1)
     mapped = _project(matrix, places)
     along = _project(matrix, places + axes) - mapped
     beside = _project(matrix, places + axes[:, ::-1] * [-1.0, 1.0]) - mapped
     area = along[:, 0] * beside[:, 1] - along[:, 1] * beside[:, 0]
     angles = np.arctan2(along[:, 1] - beside[:, 0], along[:, 0] + beside[:, 1])
-    sizes = points.sizes.astype(np.float64) * np.sqrt(np.maximum(area, 1e-9))
+    sizes = frames.sizes.astype(np.float64) * np.sqrt(np.maximum(area, 1e-9))
     return mapped + 0.5, sizes, angles.astype(np.float64)

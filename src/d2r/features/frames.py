@@ -17,8 +17,8 @@ _OFFSET = np.float32(0.5 - 0.25)
 
 
 @dataclass(frozen=True)
-class KeyPoints:
-    """N key points of one picture, those of strongest response first.
+class Frames:
+    """The frames of N local features of one picture: place, size and angle of each key point; strongest response first.
 
     Attributes:
         positions: float32 (N, 2), x and y in pixels, whose centres are at half-integers.
@@ -35,9 +35,9 @@ class KeyPoints:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> KeyPoints:
-        """Return the key points at ``rows`` (indices or a mask), in that order."""
-        return KeyPoints(self.positions[rows], self.sizes[rows], self.angles[rows], self.responses[rows])
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Frames:
+        """Return the frames at ``rows`` (indices or a mask), in that order."""
+        return Frames(self.positions[rows], self.sizes[rows], self.angles[rows], self.responses[rows])
 
 
 def make_sift(top: int, contrast: float) -> cv2.SIFT:
@@ -50,8 +50,8 @@ def grey(image: Picture) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def strongest(found: Sequence[cv2.KeyPoint], top: int) -> tuple[KeyPoints, list[int]]:
-    """Return the strongest of OpenCV's key points, and which they are.
+def strongest(found: Sequence[cv2.KeyPoint], top: int) -> tuple[Frames, list[int]]:
+    """Return the frames of the strongest of OpenCV's key points, and which they are.
 
     OpenCV keeps all that tie for the last place, in no order. Sorted by response, and where that ties by place, the
     same picture always gives the same key points in the same order.
@@ -59,10 +59,10 @@ def strongest(found: Sequence[cv2.KeyPoint], top: int) -> tuple[KeyPoints, list[
     keys = [(-point.response, point.pt, point.size, point.angle) for point in found]
     order = sorted(range(len(found)), key=keys.__getitem__)[:top]
     kept = [found[row] for row in order]
-    points = KeyPoints(
+    frames = Frames(
         positions=np.array([point.pt for point in kept], np.float32).reshape(-1, 2) + _OFFSET,
         sizes=np.array([point.size for point in kept], np.float32),
         angles=np.radians(np.array([point.angle for point in kept], np.float32)),
         responses=np.array([point.response for point in kept], np.float32),
     )
-    return points, order
+    return frames, order

@@ -16,7 +16,7 @@ _MOST = 1 << 20  # features of a picture; what is counted by feature has so many
 
 
 @dataclass(frozen=True)
-class Points:
+class Keypoints:
     """N local features of one picture, each with a coarse word (:attr:`Codebook.coarse`) and a code, in order of word.
 
     Attributes:
@@ -26,7 +26,7 @@ class Points:
         words: uint8 (N,), ascending.
         codes: uint64 (N, B), the packed signs of the residual to the word, a bit a dimension of the descriptor.
         rows: int32 (N,), which of the picture's features each is: one that was assigned to several words is several
-            points.
+            keypoints.
     """
 
     positions: NDArray[np.float32]
@@ -40,28 +40,28 @@ class Points:
         return len(self.words)
 
     @staticmethod
-    def empty(dim: int) -> Points:
-        """Return no points, of descriptors with ``dim`` dimensions."""
+    def empty(dim: int) -> Keypoints:
+        """Return no keypoints, of descriptors with ``dim`` dimensions."""
         zeros, places = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
         codes = np.zeros((0, -(-dim // 64)), np.uint64)
-        return Points(places, zeros, zeros, np.zeros(0, np.uint8), codes, np.zeros(0, np.int32))
+        return Keypoints(places, zeros, zeros, np.zeros(0, np.uint8), codes, np.zeros(0, np.int32))
 
 
-def check_points(points: Points, bits: int) -> None:
-    """Raise ``ValueError`` unless points are as :class:`Points` says, with codes of so many bits."""
-    count = len(points.words)
-    check_array("positions of points", points.positions, np.float32, (count, 2))
-    check_array("scales of points", points.scales, np.float32, (count,))
-    check_array("angles of points", points.angles, np.float32, (count,))
-    check_array("words of points", points.words, np.uint8, (count,))
-    check_array("codes of points", points.codes, np.uint64, (count, -(-bits // 64)))
-    check_numbers("rows of points", points.rows, count, _MOST)
-    if (points.words[1:] < points.words[:-1]).any():
-        raise ValueError("words of points must ascend")
+def check_keypoints(keypoints: Keypoints, bits: int) -> None:
+    """Raise ``ValueError`` unless keypoints are as :class:`Keypoints` says, with codes of so many bits."""
+    count = len(keypoints.words)
+    check_array("positions of keypoints", keypoints.positions, np.float32, (count, 2))
+    check_array("scales of keypoints", keypoints.scales, np.float32, (count,))
+    check_array("angles of keypoints", keypoints.angles, np.float32, (count,))
+    check_array("words of keypoints", keypoints.words, np.uint8, (count,))
+    check_array("codes of keypoints", keypoints.codes, np.uint64, (count, -(-bits // 64)))
+    check_numbers("rows of keypoints", keypoints.rows, count, _MOST)
+    if (keypoints.words[1:] < keypoints.words[:-1]).any():
+        raise ValueError("words of keypoints must ascend")
 
 
-def make_points(features: Features, codebook: Codebook, *, nearest: int = 1) -> Points:
-    """Return features as points.
+def make_keypoints(features: Features, codebook: Codebook, *, nearest: int = 1) -> Keypoints:
+    """Return features as keypoints.
 
     Args:
         features: with descriptors of the codebook's dimension.
@@ -80,4 +80,4 @@ def make_points(features: Features, codebook: Codebook, *, nearest: int = 1) -> 
     rows, words = rows[order], words[order]
     codes = pack_signs(coarse.residuals(features.descriptors[rows], words))
     angles = np.zeros(len(features), np.float32) if features.angles is None else features.angles
-    return Points(features.positions[rows], features.scales[rows], angles[rows], words.astype(np.uint8), codes, rows)
+    return Keypoints(features.positions[rows], features.scales[rows], angles[rows], words.astype(np.uint8), codes, rows)

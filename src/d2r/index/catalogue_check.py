@@ -1,0 +1,48 @@
+"""What is wrong with a catalogue: rows that are not what was written, slots that are used twice or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from d2r.index.rows import SEGMENT_COLUMNS, checksum, told_of
+from d2r.support.files import CATALOGUE
+
+
+def catalogue_problems(connection: sqlite3.Connection, since: str) -> list[str]:
+    """Return what is wrong with a catalogue, one line each; reads all of it, in a transaction of the caller's.
+
+    Args:
+        connection: to the catalogue.
+        since: the column ``missing_since``, or what stands for it.
+
+    Raises:
+        sqlite3.DatabaseError: it cannot be read.
+    """
+    problems = [f"{CATALOGUE}: {row[0]}" for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    for table, columns in (
+        ("settings", "key, value"),
+        ("segments", SEGMENT_COLUMNS),
+        ("pictures", f"path, size, mtime_ns, digest, width, height, words, problem, {since}"),
+    ):
+        rows = connection.execute(f"SELECT {columns}, crc FROM {table}")
+        problems += [
+            f"{CATALOGUE}: a row of {table} is not what was written ({row[0]!r})"
+            for row in rows
+            if checksum(row[:-1] if table != "pictures" else told_of(row[:-1])) != row[-1]
+        ]
+    # Every slot of a segment is one picture's, or dead; nothing else is.
+    for segment, slots, used, different in connection.execute(
+        "SELECT id, slots, count(slot), count(DISTINCT slot) FROM segments LEFT JOIN ("
+        " SELECT segment, slot FROM pictures WHERE segment IS NOT NULL UNION ALL SELECT segment, slot FROM dead"
+        ") ON segment = id AND slot BETWEEN 0 AND slots - 1 GROUP BY id"
+    ):
+        if not slots == used == different:
+            problems.append(f"{CATALOGUE}: segment {segment} of {slots} slots has {used} uses of {different} of them")
+    strays = (
+        "SELECT count(*) FROM (SELECT segment, slot FROM pictures WHERE segment IS NOT NULL"
+        " UNION ALL SELECT segment, slot FROM dead) LEFT JOIN segments ON segment = id"
+        " WHERE id IS NULL OR slot IS NULL OR slot NOT BETWEEN 0 AND slots - 1"
+    )
+    if connection.execute(strays).fetchone()[0]:
+        problems.append(f"{CATALOGUE}: it names slots that no segment has")
+    return problems

@@ -1,0 +1,13 @@
+"""What goes wrong with an index as a whole."""
+
+from __future__ import annotations
+
+from d2r.errors import D2RError
+
+
+class StoreError(D2RError):
+    """An index that cannot be opened or changed; the message names it and says what to do."""
+
+
+class RemovedError(StoreError):
+    """A picture that was removed from the index since it was looked up."""

@@ -1,0 +1,117 @@
+"""Entries of pictures written as a segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import Aggregated
+from d2r.boxes import Boxes
+from d2r.index.scoring import sort_postings
+from d2r.index.segment_files import ANGLE_STEPS, MAX_SLOTS, Written, appear, array_file, starts_of
+from d2r.verify.keypoints import Keypoints
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index keeps of one picture.
+
+    Attributes:
+        aggregated: its R-ASMK* descriptor: packed signs.
+        boxes: float32 (R, 4), its regions; row 0 is the whole picture.
+        box_scores: float32 (R,).
+        points: what verification matches.
+        local: of the features that are the points, in their order: what of them can join a query.
+    """
+
+    aggregated: Aggregated
+    boxes: Boxes
+    box_scores: NDArray[np.float32]
+    points: Keypoints
+    local: LocalCodes
+
+
+def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
+    """Write entries as the segment ``folder``, which appears whole and synced or not at all.
+
+    Args:
+        folder: must not exist; its parent must.
+        entries: at least one, and at most :data:`MAX_SLOTS`, all with codes of as many bits.
+
+    Raises:
+        ValueError: an entry is not as :class:`Entry` says.
+    """
+    _check_entries(entries)
+
+    def write(part: Path) -> None:
+        for name, array in _arrays(entries).items():
+            np.save(array_file(part, name), array)
+
+    return appear(folder, write)
+
+
+def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
+    aggregated = [entry.aggregated for entry in entries]
+    counts = np.array([len(one) for one in aggregated], np.int64)
+    flat = np.concatenate([one.words for one in aggregated])
+    codes = np.concatenate([one.vectors for one in aggregated])
+    _check_ascending("words", flat, starts_of(counts), strictly=True)
+    occurrences = np.bincount(flat)
+    words = np.flatnonzero(occurrences)
+    posting_slots, posting_codes = np.empty(len(flat), np.uint16), np.empty(codes.shape, np.uint64)
+    sort_postings(flat, codes, starts_of(counts), starts_of(occurrences), posting_slots, posting_codes)
+    points = [entry.points for entry in entries]
+    point_starts, point_words = starts_of([len(one) for one in points]), np.concatenate([one.words for one in points])
+    _check_ascending("words of points", point_words, point_starts, strictly=False)
+    return {
+        "words": words.astype(np.int32),
+        "word_starts": starts_of(occurrences[words]),
+        "posting_slots": posting_slots,
+        "posting_codes": posting_codes,
+        "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
+        "point_starts": point_starts,
+        "positions": np.concatenate([one.positions for one in points]),
+        "scales": np.concatenate([one.scales for one in points]),
+        "angles": np.concatenate([(np.rint(one.angles * ANGLE_STEPS) % 256).astype(np.uint8) for one in points]),
+        "point_words": point_words,
+        "point_codes": np.concatenate([one.codes for one in points]),
+        "local_words": np.concatenate([entry.local.words for entry in entries]),
+        "local_codes": np.concatenate([entry.local.codes for entry in entries]),
+        "region_starts": starts_of([len(entry.boxes) for entry in entries]),
+        "boxes": np.concatenate([entry.boxes for entry in entries]),
+        "box_scores": np.concatenate([entry.box_scores for entry in entries]),
+    }
+
+
+def _check_entries(entries: Sequence[Entry]) -> None:
+    """Raise ``ValueError`` unless there are as many as a segment holds, and the arrays of each fit together."""
+    if not 1 <= len(entries) <= MAX_SLOTS:
+        raise ValueError(f"a segment holds 1 to {MAX_SLOTS:,} pictures, not {len(entries):,}")
+    blocks = entries[0].aggregated.vectors.shape[1]
+    for entry in entries:
+        words, codes, points, local = entry.aggregated.words, entry.aggregated.vectors, entry.points, entry.local
+        if codes.dtype != np.uint64 or not codes.shape[1] == local.codes.shape[1] == blocks:
+            raise ValueError("vectors of entries must be packed signs, uint64, all of as many bits")
+        count = len(points.words)
+        if not (
+            len(words) == len(codes)
+            and len(entry.boxes) == len(entry.box_scores) > 0
+            and count == len(points.positions) == len(points.scales) == len(points.angles) == len(points.codes)
+            and count == len(local.words) == len(local.codes)
+        ):
+            raise ValueError("an entry has a vector for each word, a score for each box, and everything for each point")
+
+
+def _check_ascending(name: str, every: NDArray[Any], starts: NDArray[np.int64], *, strictly: bool) -> None:
+    """Raise ``ValueError`` unless numbers ascend from 0 or more in each of the parts that begin at ``starts``."""
+    falls = every[1:] <= every[:-1] if strictly else every[1:] < every[:-1]
+    edges = starts[(starts > 0) & (starts < len(every))]
+    falls[edges - 1] = False
+    if falls.any() or (len(every) and every.min() < 0):
+        raise ValueError(f"{name} of an entry must ascend from 0 or more")
