@@ -45,9 +45,19 @@ def test_regions_of_selective_search_lie_in_place_too(photo):
     assert agreement(inside, whole, 1.0) > 0.8
 
 
-def test_features_come_region_by_region_and_say_which(photo):
+class Plain:
+    """An extractor that knows nothing of views, as one of another package may be."""
+
+    dim = EXTRACTOR.dim
+
+    def extract(self, images):
+        return EXTRACTOR.extract(images)
+
+
+@pytest.mark.parametrize("extractor", [EXTRACTOR, Plain()], ids=["views", "crops"])
+def test_features_come_region_by_region_and_say_which(photo, extractor):
     selector = make_selector("rmac:levels=2")
-    description = describe(photo, selector, EXTRACTOR, max_side=1024)
+    description = describe(photo, selector, extractor, max_side=1024)
     np.testing.assert_array_equal(description.boxes[1:], selector.select(photo).boxes)
     np.testing.assert_array_equal(description.box_scores, np.ones(len(description.boxes), np.float32))
     assert description.regions.dtype == np.int32
@@ -55,11 +65,32 @@ def test_features_come_region_by_region_and_say_which(photo):
     assert set(description.regions.tolist()) == set(range(len(description.boxes)))
     assert np.bincount(description.regions).max() <= 300
     for region in (0, 3):
-        x1, y1, x2, y2 = description.boxes[region].astype(int)
-        alone = EXTRACTOR.extract([np.ascontiguousarray(photo[y1:y2, x1:x2])])[0]
         found = description.features.take(description.regions == region)
-        np.testing.assert_array_equal(found.descriptors, alone.descriptors)
-        np.testing.assert_allclose(found.positions, alone.placed(1.0, x1, y1).positions, atol=1e-4)
+        x1, y1, x2, y2 = description.boxes[region]
+        assert ((found.positions >= [x1, y1]) & (found.positions <= [x2, y2])).all()
+        assert (np.diff(found.attention) <= 0).all()
+        assert len(found) > 250
+
+
+def test_without_views_a_region_is_a_picture_of_its_own(photo):
+    description = describe(photo, make_selector("rmac:levels=2"), Plain(), max_side=1024)
+    x1, y1, x2, y2 = description.boxes[3].astype(int)
+    alone = EXTRACTOR.extract([np.ascontiguousarray(photo[y1:y2, x1:x2])])[0]
+    found = description.features.take(description.regions == 3)
+    np.testing.assert_array_equal(found.descriptors, alone.descriptors)
+    np.testing.assert_allclose(found.positions, alone.placed(1.0, x1, y1).positions, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", ["rootsift:top=200", "hardnet:top=200"])
+def test_a_region_that_is_no_finer_has_the_strongest_features_of_the_picture_that_lie_in_it(photo, spec):
+    description = describe(photo, make_selector("rmac:levels=1"), make_extractor(spec), max_side=1024)
+    whole = make_extractor(spec.replace("200", "5000")).extract([photo])[0]
+    for region, (x1, y1, x2, y2) in enumerate(description.boxes):
+        x, y = whole.positions.T
+        expected = whole.take(np.flatnonzero((x >= x1) & (x < x2) & (y >= y1) & (y < y2))[:200])
+        found = description.features.take(description.regions == region)
+        np.testing.assert_array_equal(found.positions, expected.positions)
+        np.testing.assert_allclose(found.descriptors, expected.descriptors, atol=1e-5)
 
 
 def test_a_region_is_described_at_its_own_resolution(photo):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2r.boxes import Box, Boxes, as_boxes, check_box, pixel_slices
-from d2r.features.base import FeatureExtractor, Features, concatenate
+from d2r.features.base import FeatureExtractor, Features, ViewExtractor, concatenate
 from d2r.images import Picture, shrink
 from d2r.regions.base import RegionSelector
+
+FINER: Final = 1.25
+"""A region is described from a crop of its own when that is so many times finer than the picture as it is described.
+
+Else its features are those of the picture that lie in it, which cost nothing more."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Description:
 
 
 def describe(image: Picture, selector: RegionSelector, extractor: FeatureExtractor, *, max_side: int) -> Description:
-    """Describe a database picture: the whole of it and every region, each at its own resolution.
+    """Describe a database picture: the whole of it and every region, each at its own resolution (see :data:`FINER`).
 
     Args:
         image: uint8 (H, W, 3).
@@ -86,12 +93,51 @@ def _describe(
 ) -> Description:
     height, width = image.shape[:2]
     cuts = [pixel_slices(box) for box in boxes]
-    crops = [image[cut] for cut in cuts]
-    shrunk = [np.ascontiguousarray(shrink(crop, max_side)) for crop in crops]
-    found = extractor.extract(shrunk)
-    placed = [
-        features.placed((crop.shape[1] / small.shape[1], crop.shape[0] / small.shape[0]), columns.start, rows.start)
-        for features, crop, small, (rows, columns) in zip(found, crops, shrunk, cuts, strict=True)
-    ]
-    regions = np.repeat(np.arange(len(boxes), dtype=np.int32), [len(features) for features in placed])
-    return Description(width, height, boxes, scores, concatenate(placed), regions)
+    found = [Features.empty(0)] * len(boxes)
+    if isinstance(extractor, ViewExtractor):
+        groups = _share_crops(cuts, max_side)
+        crops = [_crop(image, cuts[rows[0]], max_side) for rows in groups]
+        views = [crop.inside(boxes[rows]) for crop, rows in zip(crops, groups, strict=True)]
+        extracted = extractor.extract_views([crop.picture for crop in crops], views)
+    else:
+        groups = [[row] for row in range(len(boxes))]
+        crops = [_crop(image, cut, max_side) for cut in cuts]
+        extracted = [[features] for features in extractor.extract([crop.picture for crop in crops])]
+    for crop, rows, of_views in zip(crops, groups, extracted, strict=True):
+        for row, features in zip(rows, of_views, strict=True):
+            found[row] = features.placed(crop.scale, *crop.corner)
+    regions = np.repeat(np.arange(len(boxes), dtype=np.int32), [len(features) for features in found])
+    return Description(width, height, boxes, scores, concatenate(found), regions)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A part of a picture as it is described: scaled down, by how much in x and y, and where its corner was."""
+
+    picture: Picture
+    scale: tuple[float, float]
+    corner: tuple[int, int]
+
+    def inside(self, boxes: Boxes) -> Boxes:
+        """Return boxes of the whole picture in pixels of this crop."""
+        corner, scale = np.array(self.corner * 2, np.float32), np.array(self.scale * 2, np.float32)
+        return np.asarray((boxes - corner) / scale, np.float32)
+
+
+def _crop(image: Picture, cut: tuple[slice, slice], max_side: int) -> _Crop:
+    part = image[cut]
+    small = np.ascontiguousarray(shrink(part, max_side))
+    scale = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
+    return _Crop(small, scale, (cut[1].start, cut[0].start))
+
+
+def _share_crops(cuts: Sequence[tuple[slice, slice]], max_side: int) -> list[list[int]]:
+    """Return the rows of cuts that one crop shows, that of the first of them: only finer ones have their own."""
+
+    def resolution(cut: tuple[slice, slice]) -> float:
+        return float(min(1.0, max_side / max(cut[0].stop - cut[0].start, cut[1].stop - cut[1].start)))
+
+    enough = FINER * resolution(cuts[0])
+    rest = range(1, len(cuts))
+    shared = [row for row in rest if resolution(cuts[row]) <= enough]
+    return [[0, *shared], *([row] for row in rest if row not in shared)]

@@ -33,7 +33,7 @@ from d2r.verify.keypoints import Keypoints, make_keypoints
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
-_VERSION = 2  # of what a description holds, since there are angles in it
+_VERSION = 3  # of what a description holds, since regions are views of the picture
 
 
 @dataclass(frozen=True)

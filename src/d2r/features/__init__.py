@@ -7,7 +7,7 @@ An extractor is written as a specification, ``NAME[:option=value,...]``, for ins
 
 from __future__ import annotations
 
-from d2r.features.base import FeatureExtractor, Features, concatenate
+from d2r.features.base import FeatureExtractor, Features, ViewExtractor, concatenate
 from d2r.features.delf import Delf
 from d2r.features.hardnet import HardNet
 from d2r.features.network import FeatureError
@@ -61,6 +61,7 @@ __all__ = [
     "Features",
     "HardNet",
     "RootSIFT",
+    "ViewExtractor",
     "concatenate",
     "make_extractor",
     "pinned_features",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2r.boxes import Boxes
 from d2r.images import Picture
 
 
@@ -69,6 +70,21 @@ def concatenate(parts: Sequence[Features]) -> Features:
     )
 
 
+def strongest_in_views(features: Features, views: Boxes, top: int) -> list[NDArray[np.intp]]:
+    """Return for each view of a picture the rows of the ``top`` strongest features whose centres lie in it.
+
+    Args:
+        features: of the picture, strongest first.
+        views: float32 (V, 4), in its pixels.
+        top: of each view.
+    """
+    x, y = features.positions.T
+    rows = []
+    for x1, y1, x2, y2 in views:
+        rows.append(np.flatnonzero((x >= x1) & (x < x2) & (y >= y1) & (y < y2))[:top])
+    return rows
+
+
 class FeatureExtractor(Protocol):
     """Describes pictures by local features. Implementations are frozen dataclasses, picklable and thread-safe."""
 
@@ -88,3 +104,25 @@ class FeatureExtractor(Protocol):
             one :class:`Features` a picture, strongest first; a picture without texture has none.
         """
         ...
+
+
+@runtime_checkable
+class ViewExtractor(FeatureExtractor, Protocol):
+    """An extractor that looks at a picture once, and says what is in several views of it."""
+
+    def extract_views(self, images: Sequence[Picture], views: Sequence[Boxes]) -> list[list[Features]]:
+        """Return the features of views of pictures.
+
+        Args:
+            images: uint8 (H, W, 3) each.
+            views: for each of them float32 (V, 4), in its pixels.
+
+        Returns:
+            for each picture one :class:`Features` a view, strongest first, with positions in pixels of the picture.
+        """
+        ...
+
+
+def whole_views(images: Sequence[Picture]) -> list[Boxes]:
+    """Return for each picture the one view that is all of it."""
+    return [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32) for image in images]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.features.base import Features, concatenate
+from d2r.boxes import Boxes
+from d2r.features.base import Features, concatenate, strongest_in_views, whole_views
 from d2r.features.network import FeatureNetwork, load_feature_network
 from d2r.features.network_extractor import NetworkExtractor
 from d2r.features.pyramid import Level, levels, runs, scaled_level
@@ -63,6 +64,10 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         Raises:
             FeatureError: see :meth:`network`; or the network fails.
         """
+        return [found[0] for found in self.extract_views(images, whole_views(images))]
+
+    def extract_views(self, images: Sequence[Picture], views: Sequence[Boxes]) -> list[list[Features]]:
+        """See :meth:`d2r.features.ViewExtractor.extract_views`, and :meth:`extract`."""
         if not len(images):
             return []
         network = self.network()
@@ -71,11 +76,12 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         for run in runs(every, pixels_a_run(on_gpu=network.on_gpu)):
             found = network.run(np.stack([scaled_level(images[level.picture], level) for level in run]))
             for level, descriptors, attention in zip(run, *found, strict=True):
-                cells[level] = self._worth_keeping(network, level, descriptors, attention)
+                all_of_it = len(views[level.picture]) == 1
+                cells[level] = self._worth_keeping(network, level, descriptors, attention, all_of_it)
         parts: list[list[_Cells]] = [[] for _ in images]
         for level in every:  # not in the order of the runs, which depends on the other pictures
             parts[level.picture].append(cells[level])
-        return [self._strongest(levels_of_one) for levels_of_one in parts]
+        return [self._strongest(of_one, own) for of_one, own in zip(parts, views, strict=True)]
 
     def load(self, path: Path) -> FeatureNetwork:
         """See :class:`d2r.features.network_extractor.NetworkExtractor`."""
@@ -87,6 +93,7 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         level: Level,
         descriptors: NDArray[np.float32],
         attention: NDArray[np.float32],
+        all_of_it: bool,
     ) -> _Cells:
         """Return the cells of a level, row by row, that pass the threshold.
 
@@ -95,10 +102,11 @@ class Delf(NetworkExtractor[FeatureNetwork]):
             level: where.
             descriptors: float32 (h, w, D).
             attention: float32 (h, w).
+            all_of_it: whether the picture has one view, all of it.
         """
         threshold = network.threshold if self.threshold < 0.0 else self.threshold
         chosen = (attention >= threshold) & descriptors.any(axis=-1)
-        if not self.nms:  # nothing else can drop one, so that none beyond the first `top` is needed
+        if all_of_it and not self.nms:  # nothing else can drop one: none beyond the first `top` is needed
             chosen &= _among_strongest(np.where(chosen, attention, -np.inf), self.top)
         rows, columns = np.nonzero(chosen)
         centres = network.offset + network.stride * np.stack([columns, rows], axis=1)
@@ -111,14 +119,19 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         )
         return _Cells(features, np.full(len(rows), self.nms / scale, np.float32))
 
-    def _strongest(self, parts: Sequence[_Cells]) -> Features:
-        """Return the features of one picture, of all its levels, strongest first; of equal ones those of the first."""
+    def _strongest(self, parts: Sequence[_Cells], views: Boxes) -> list[Features]:
+        """Return the features of each view of a picture, of all levels, strongest first; of equal ones the first's."""
         features = concatenate([part.features for part in parts])
         order = np.argsort(-features.attention, kind="stable")
-        if self.nms:
-            reach = np.concatenate([part.reach for part in parts])
-            order = order[suppress_near(features.positions[order], reach[order], self.top)]
-        return features.take(order[: self.top])
+        ordered = features.take(order)
+        if not self.nms:
+            return [ordered.take(rows) for rows in strongest_in_views(ordered, views, self.top)]
+        reach = np.concatenate([part.reach for part in parts])[order]
+        found = []
+        for rows in strongest_in_views(ordered, views, len(ordered)):
+            kept = suppress_near(ordered.positions[rows], reach[rows], self.top)
+            found.append(ordered.take(rows[kept]))
+        return found
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,14 @@ def make_sift(top: int, contrast: float) -> cv2.SIFT:
     return cv2.SIFT.create(nfeatures=top, contrastThreshold=contrast)
 
 
+def detected(top: int, views: int) -> int:
+    """Return how many key points to find in a picture of which so many views are described, ``top`` in each.
+
+    Of several views those that are weak in the picture may be the strongest in one.
+    """
+    return top * min(views, 4)
+
+
 def grey(image: Picture) -> NDArray[np.uint8]:
     """Return a picture, uint8 (H, W, 3), as SIFT sees it: uint8 (H, W)."""
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.features.base import Features
-from d2r.features.frames import grey, make_sift, strongest
+from d2r.boxes import Boxes
+from d2r.features.base import Features, strongest_in_views, whole_views
+from d2r.features.frames import detected, grey, make_sift, strongest
 from d2r.features.network import FeatureError
 from d2r.features.network_extractor import NetworkExtractor
 from d2r.features.patches import cut_patches
@@ -66,20 +66,29 @@ class HardNet(NetworkExtractor["PatchNetwork"]):
         Raises:
             FeatureError: see :meth:`network`; or the network fails.
         """
-        network, sift = self.network(), make_sift(self.top, self.contrast)
-        return [self._extract(network, sift, image) for image in images]
+        return [found[0] for found in self.extract_views(images, whole_views(images))]
+
+    def extract_views(self, images: Sequence[Picture], views: Sequence[Boxes]) -> list[list[Features]]:
+        """See :meth:`d2r.features.ViewExtractor.extract_views`, and :meth:`extract`."""
+        network = self.network()
+        return [self._extract(network, image, own) for image, own in zip(images, views, strict=True)]
 
     def load(self, path: Path) -> PatchNetwork:
         """See :class:`d2r.features.network_extractor.NetworkExtractor`."""
         return load_patch_network(path)
 
-    def _extract(self, network: PatchNetwork, sift: cv2.SIFT, image: Picture) -> Features:
-        gray = grey(image)
-        frames, _ = strongest(sift.detect(gray, None), self.top)
-        if not len(frames):
-            return Features.empty(network.dim)
-        descriptors = network.run(cut_patches(gray, frames, network.side, network.width))
-        return Features(frames.positions, frames.sizes, descriptors, frames.responses, frames.angles)
+    def _extract(self, network: PatchNetwork, image: Picture, views: Boxes) -> list[Features]:
+        gray, most = grey(image), detected(self.top, len(views))
+        frames, _ = strongest(make_sift(most, self.contrast).detect(gray, None), most)
+        places = Features(frames.positions, frames.sizes, np.zeros((len(frames), 0), np.float32), frames.responses)
+        rows = strongest_in_views(places, views, self.top)
+        used = np.unique(np.concatenate(rows))
+        if not len(used):
+            return [Features.empty(network.dim) for _ in rows]
+        chosen = frames.take(used)
+        descriptors = network.run(cut_patches(gray, chosen, network.side, network.width))
+        features = Features(chosen.positions, chosen.sizes, descriptors, chosen.responses, chosen.angles)
+        return [features.take(np.searchsorted(used, own)) for own in rows]
 
 
 @dataclass(frozen=True, eq=False)

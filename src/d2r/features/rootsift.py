@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from d2r.features.base import Features
-from d2r.features.frames import grey, make_sift, strongest
+from d2r.boxes import Boxes
+from d2r.features.base import Features, strongest_in_views, whole_views
+from d2r.features.frames import detected, grey, make_sift, strongest
 from d2r.images import Picture
 
 
@@ -38,15 +38,22 @@ class RootSIFT:
 
     def extract(self, images: Sequence[Picture]) -> list[Features]:
         """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the SIFT response."""
-        # The limit is set here too, so that descriptors of key points that would be dropped are never computed.
-        sift = make_sift(self.top, self.contrast)
-        return [self._extract(sift, image) for image in images]
+        return [found[0] for found in self.extract_views(images, whole_views(images))]
 
-    def _extract(self, sift: cv2.SIFT, image: Picture) -> Features:
-        found, raw = sift.detectAndCompute(grey(image), None)
+    def extract_views(self, images: Sequence[Picture], views: Sequence[Boxes]) -> list[list[Features]]:
+        """See :meth:`d2r.features.ViewExtractor.extract_views`."""
+        found = []
+        for image, own in zip(images, views, strict=True):
+            features = self._extract(image, detected(self.top, len(own)))
+            found.append([features.take(rows) for rows in strongest_in_views(features, own, self.top)])
+        return found
+
+    def _extract(self, image: Picture, most: int) -> Features:
+        # The limit is set here too, so that descriptors of key points that would be dropped are never computed.
+        found, raw = make_sift(most, self.contrast).detectAndCompute(grey(image), None)
         if not found:
             return Features.empty(self.dim)
-        frames, rows = strongest(found, self.top)
+        frames, rows = strongest(found, most)
         raw = raw[rows]
         sums = raw.sum(axis=1, keepdims=True)
         descriptors = np.sqrt(raw / np.maximum(sums, 1e-12)).astype(np.float32)
