@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r.boxes import Box, Boxes, as_boxes, check_box, pixel_slices
-from d2r.features.base import FeatureExtractor, Features, ViewExtractor, concatenate
+from d2r.features.base import FeatureExtractor, Features, concatenate, has_views
 from d2r.images import Picture, shrink
 from d2r.regions.base import RegionSelector
 
@@ -94,7 +94,7 @@ def _describe(
     height, width = image.shape[:2]
     cuts = [pixel_slices(box) for box in boxes]
     found = [Features.empty(0)] * len(boxes)
-    if isinstance(extractor, ViewExtractor):
+    if has_views(extractor):
         groups = _share_crops(cuts, max_side)
         crops = [_crop(image, cuts[rows[0]], max_side) for rows in groups]
         views = [crop.inside(boxes[rows]) for crop, rows in zip(crops, groups, strict=True)]

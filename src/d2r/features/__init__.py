@@ -2,12 +2,15 @@
 
 An extractor is written as a specification, ``NAME[:option=value,...]``, for instance ``rootsift``,
 ``rootsift:top=500``, ``hardnet`` or ``delf:model=FILE.onnx``; :func:`make_extractor` turns it into an object and
-``EXTRACTORS.spec`` gives it back.
+``EXTRACTORS.spec`` gives it back. Several kinds are joined by ``+``: ``hardnet+delf:top=700``.
 """
 
 from __future__ import annotations
 
+import re
+
 from d2r.features.base import FeatureExtractor, Features, ViewExtractor, concatenate
+from d2r.features.combined import Combined
 from d2r.features.delf import Delf
 from d2r.features.hardnet import HardNet
 from d2r.features.network import FeatureError
@@ -17,13 +20,21 @@ from d2r.support.registry import Registry
 EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootSIFT, "hardnet": HardNet, "delf": Delf})
 
 
+def kinds_of(spec: str) -> list[str]:
+    """Return the specification of each kind of features that one names: the parts of ``hardnet+delf:scales=0.5+1``."""
+    names = "|".join(map(re.escape, {*EXTRACTORS.parts, *EXTRACTORS.added}))
+    return re.split(rf"\+(?=(?:{names})(?:[:+]|$))", spec.strip())
+
+
 def make_extractor(spec: str) -> FeatureExtractor:
     """Return the extractor that a specification names.
 
     Raises:
-        d2r.support.registry.SpecError: unknown name or option, or a value out of range.
+        d2r.support.registry.SpecError: unknown name or option, or a value out of range; or kinds that cannot be
+            combined.
     """
-    return EXTRACTORS.make(spec)
+    kinds = tuple(EXTRACTORS.make(kind) for kind in kinds_of(spec))
+    return kinds[0] if len(kinds) == 1 else Combined(kinds)
 
 
 def pinned_features(spec: str) -> str:
@@ -33,7 +44,7 @@ def pinned_features(spec: str) -> str:
         d2r.support.registry.SpecError: as of :func:`make_extractor`; or the path of the model cannot be written in one.
         FeatureError: the model cannot be used.
     """
-    return EXTRACTORS.pinned(spec)
+    return "+".join(EXTRACTORS.pinned(kind) for kind in kinds_of(spec))
 
 
 _SELECT = frozenset({"model", "top", "contrast", "threshold", "nms", "scales"})
@@ -45,16 +56,17 @@ def same_descriptors(one: str, other: str) -> bool:
     It can where the extractor and its network, by SHA-256, are the same: other options say which places are described,
     and ``model`` where the network lies.
     """
-    return _described(one) == _described(other)
+    return [_described(kind) for kind in kinds_of(one)] == [_described(kind) for kind in kinds_of(other)]
 
 
-def _described(spec: str) -> tuple[str, frozenset[str]]:
-    name, _, options = spec.partition(":")
+def _described(kind: str) -> tuple[str, frozenset[str]]:
+    name, _, options = kind.partition(":")
     return name, frozenset(option for option in options.split(",") if option.partition("=")[0] not in {*_SELECT, ""})
 
 
 __all__ = [
     "EXTRACTORS",
+    "Combined",
     "Delf",
     "FeatureError",
     "FeatureExtractor",
@@ -63,6 +75,7 @@ __all__ = [
     "RootSIFT",
     "ViewExtractor",
     "concatenate",
+    "kinds_of",
     "make_extractor",
     "pinned_features",
     "same_descriptors",

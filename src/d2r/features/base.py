@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ class Features:
         attention: float32 (N,), how much the extractor believes in each feature; larger is better.
         angles: float32 (N,), the direction that the patch was turned to before it was described, in radians from the
             x axis towards the y axis; None where patches are described upright.
+        kinds: uint8 (N,), which kind of features each is, ascending; None where they are of one kind.
     """
 
     positions: NDArray[np.float32]
@@ -32,6 +33,7 @@ class Features:
     descriptors: NDArray[np.float32]
     attention: NDArray[np.float32]
     angles: NDArray[np.float32] | None = None
+    kinds: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -45,7 +47,10 @@ class Features:
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Features:
         """Return the features at ``rows`` (indices or a mask), in that order."""
         angles = None if self.angles is None else self.angles[rows]
-        return Features(self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows], angles)
+        kinds = None if self.kinds is None else self.kinds[rows]
+        return Features(
+            self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows], angles, kinds
+        )
 
     def placed(self, scale: float | tuple[float, float], x: float, y: float) -> Features:
         """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y).
@@ -59,14 +64,18 @@ class Features:
 
 def concatenate(parts: Sequence[Features]) -> Features:
     """Return the features of several parts (at least one) of one extractor one after another."""
-    angles = [part.angles for part in parts if len(part)]  # of no features, what they would have is not known
-    known = [one for one in angles if one is not None]
+    some = [part for part in parts if len(part)]  # of no features, what they would have is not known
+    if not some:
+        return parts[0]
+    angles = [part.angles for part in some if part.angles is not None]
+    kinds = [part.kinds for part in some if part.kinds is not None]
     return Features(
-        np.concatenate([part.positions for part in parts]),
-        np.concatenate([part.scales for part in parts]),
-        np.concatenate([part.descriptors for part in parts]),
-        np.concatenate([part.attention for part in parts]),
-        np.concatenate(known) if known and len(known) == len(angles) else None,
+        np.concatenate([part.positions for part in some]),
+        np.concatenate([part.scales for part in some]),
+        np.concatenate([part.descriptors for part in some]),
+        np.concatenate([part.attention for part in some]),
+        np.concatenate(angles) if len(angles) == len(some) else None,
+        np.concatenate(kinds) if len(kinds) == len(some) else None,
     )
 
 
@@ -121,6 +130,12 @@ class ViewExtractor(FeatureExtractor, Protocol):
             for each picture one :class:`Features` a view, strongest first, with positions in pixels of the picture.
         """
         ...
+
+
+def has_views(extractor: FeatureExtractor) -> TypeGuard[ViewExtractor]:
+    """Say whether an extractor, and each kind of a combined one, can say what is in views of a picture."""
+    kinds: Sequence[FeatureExtractor] = getattr(extractor, "kinds", (extractor,))
+    return all(isinstance(kind, ViewExtractor) for kind in kinds)
 
 
 def whole_views(images: Sequence[Picture]) -> list[Boxes]:
