@@ -39,7 +39,7 @@ class Statistics:
 def measure(index: Index) -> Statistics:
     """Measure an index of real pictures."""
     assert index.codebook is not None
-    counts = np.zeros(index.codebook.words)
+    counts = np.zeros(index.codebook.num_words)
     lengths, codes = [], {}
     agreements = []
     for _, one in index.aggregated():
@@ -54,9 +54,9 @@ def measure(index: Index) -> Statistics:
     return Statistics(popularity / popularity.sum(), np.array(lengths), float(np.mean(agreements)))
 
 
-def uniform(words: int, each: int) -> Statistics:
+def uniform(num_words: int, each: int) -> Statistics:
     """Words that are all as popular, and as many in each picture; codes of independent bits."""
-    return Statistics(np.full(words, 1.0 / words), np.array([each]), 0.5)
+    return Statistics(np.full(num_words, 1.0 / num_words), np.array([each]), 0.5)
 
 
 def pictures(real: Statistics, count: int, seed: int) -> Iterator[Aggregated]:

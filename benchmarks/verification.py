@@ -64,7 +64,7 @@ def main() -> None:
     rankings = [order[~np.isin(order, truth.junk)] for order, truth in zip(rankings, relevance, strict=True)]
 
     plain = mean_average_precision(rankings, relevance, (10,))
-    print(f"{benchmark.name}: {len(rankings)} queries, {len(stored):,} pictures, {book.words:,} words")
+    print(f"{benchmark.name}: {len(rankings)} queries, {len(stored):,} pictures, {book.num_words:,} words")
     print(f"not verified: mAP {plain.map:.1%}\n")
     print("| verification | CPU ms | ms, threads | right | wrong | points that agree | mAP | change |")
     print("|---|---:|---:|---:|---:|---:|---:|---|")
@@ -97,7 +97,7 @@ def main() -> None:
 
 def ranked(extraction: Extraction, stored: list[Stored], book: Codebook) -> list[np.ndarray]:
     kernel = KERNELS[METHOD]
-    database = invert([one.descriptors[METHOD] for one in stored], kernel, book.words)
+    database = invert([one.descriptors[METHOD] for one in stored], kernel, book.num_words)
     rankings = []
     for query in extraction.queries:
         similarity = scores(aggregate(assign(book, query.features.descriptors), kernel), database, kernel, None)

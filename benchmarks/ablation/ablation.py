@@ -173,7 +173,7 @@ def ablate(
     recipe: Recipe,
     cache: Path,
     *,
-    words: int,
+    num_words: int,
     codebook: Codebook | None,
     workers: int,
     max_pixels: int,
@@ -188,7 +188,7 @@ def ablate(
         benchmark: the data set.
         recipe: how pictures and queries are described.
         cache: see :func:`d2r.evaluate.run.evaluate`.
-        words: size of the codebook.
+        num_words: size of the codebook.
         codebook: visual words; None learns them from the database.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
@@ -202,7 +202,7 @@ def ablate(
     queries = describe_queries(
         benchmark, pinned, known.parent / "queries", workers=workers, max_pixels=max_pixels, progress=progress
     )
-    file = codebook_file(benchmark, extraction, Setup(recipe, (), words, VERIFY), cache, codebook, progress)
+    file = codebook_file(benchmark, extraction, Setup(recipe, (), num_words, VERIFY), cache, codebook, progress)
     poolings = tuple(dict.fromkeys(variant.pooling for variant in VARIANTS))
     keep = partial(_keep, file, poolings, recipe.verify_features)
     kept: list[_Kept] = []
@@ -278,7 +278,7 @@ class _Ablation:
         pictures = [one.signs[variant.pooling] for one in self.kept]
         if variant.augmented:
             pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
-        scorer = _Scorer(variant, invert([[one] for one in pictures], _KERNEL, self.book.words))
+        scorer = _Scorer(variant, invert([[one] for one in pictures], _KERNEL, self.book.num_words))
         look = variant.look
         local = (len(pictures), scorer.database.descriptor_bytes)
         if look is None:
@@ -299,7 +299,7 @@ class _Ablation:
         return Row(
             method=variant.name,
             regions=self._recipe.regions if regional else "whole",
-            words=self.book.words,
+            num_words=self.book.num_words,
             stage="expanded" if variant.expansion else "verified" if variant.verified else "ranked",
             scores=scores,
             regions_per_picture=float(np.mean([one.regions for one in self.kept])) if regional else 1.0,

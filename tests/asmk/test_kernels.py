@@ -42,7 +42,7 @@ class Picture:
 
     features: list[tuple[int, int, np.ndarray]]
     regions: int
-    words: int
+    num_words: int
     dim: int
 
 
@@ -89,12 +89,12 @@ def unit(v: np.ndarray) -> np.ndarray:
 
 
 def g_vlad(X: Picture, r: int) -> float:
-    total = sum(float(V(X, r, c) @ V(X, r, c)) for c in range(X.words))
+    total = sum(float(V(X, r, c) @ V(X, r, c)) for c in range(X.num_words))
     return 1 / math.sqrt(total) if total > 0 else 0.0
 
 
 def g_asmk(X: Picture, r: int) -> float:
-    present = sum(not is_zero(V(X, r, c)) for c in range(X.words))
+    present = sum(not is_zero(V(X, r, c)) for c in range(X.num_words))
     return 1 / math.sqrt(present) if present else 0.0
 
 
@@ -112,12 +112,12 @@ def b(v: np.ndarray) -> np.ndarray:
 
 
 def embed(X: Picture, vector: Callable[[int], np.ndarray], finish: Callable[[np.ndarray], np.ndarray]) -> Phi:
-    vectors = {c: vector(c) for c in range(X.words)}
+    vectors = {c: vector(c) for c in range(X.num_words)}
     return {c: finish(v) for c, v in vectors.items() if not is_zero(v)}
 
 
 def bow(X: Picture) -> Phi:
-    counts = [sum(region == 0 and word == c for region, word, _ in X.features) for c in range(X.words)]
+    counts = [sum(region == 0 and word == c for region, word, _ in X.features) for c in range(X.num_words)]
     return {c: np.array([float(n)]) for c, n in enumerate(counts) if n}
 
 
@@ -240,7 +240,7 @@ def doubtful(name: str, X: Picture) -> bool:
     """Say whether rounding decides a sign: a sum over regions that is nearly, but not exactly, zero."""
     if name != "r-asmk*":
         return False
-    vectors = [V_R(X, c) for c in range(X.words)]
+    vectors = [V_R(X, c) for c in range(X.num_words)]
     return any((np.abs(v) < 1e-7).any() for v in vectors if not is_zero(v))
 
 
@@ -444,7 +444,7 @@ def test_regional_search_takes_the_largest_or_the_mean_of_the_regions(name: str,
     X, Y = case.plain(0), case.plain(1)
     each = []
     for r in range(Y.regions):
-        region = Picture([(0, c, v) for owner, c, v in Y.features if owner == r], 1, Y.words, Y.dim)
+        region = Picture([(0, c, v) for owner, c, v in Y.features if owner == r], 1, Y.num_words, Y.dim)
         each.append(K(PHI[name](X), PHI[name](region), selectivity_of(name)))
     kernel = KERNELS[name]
     x, stored = aggregate(case.assigned(0), kernel), aggregate_regions(case.assigned(1), kernel)
@@ -512,7 +512,7 @@ BOTH = np.concatenate([WHOLE, np.array([[0, 2]], np.float32)])
 
 
 def dense(x: Aggregated) -> list[list[float]]:
-    table = np.zeros((WORKED.words, x.dim))
+    table = np.zeros((WORKED.num_words, x.dim))
     table[x.words] = x.vectors
     return table.tolist()
 

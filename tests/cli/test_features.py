@@ -46,7 +46,7 @@ def test_pictures_are_indexed_and_found_by_worker_processes(d2r, collection, tmp
 
 
 def test_fewer_bits_and_a_codebook_must_fit_the_dimensions(collection, model, tmp_path):
-    with Engine.create(tmp_path / "a", features=f"delf:model={model}", words=32, bits=16) as engine:
+    with Engine.create(tmp_path / "a", features=f"delf:model={model}", num_words=32, bits=16) as engine:
         engine.sync(collection, workers=0)
         assert engine.index.codebook.bits == 16
         codebook = engine.index.codebook

@@ -43,7 +43,7 @@ def served(pictures, tmp_path_factory):
 
     paths = sorted(pictures.iterdir())
     with Engine.create(
-        tmp_path_factory.mktemp("served") / "x.index", words=128, regions="whole", features="rootsift"
+        tmp_path_factory.mktemp("served") / "x.index", num_words=128, regions="whole", features="rootsift"
     ) as engine:
         for start in range(0, len(paths), 4):
             engine.add(paths[start : start + 4], workers=0)
@@ -288,7 +288,7 @@ def made_up(pictures, tmp_path):
     from d2r.cluster.search import ClusterEngine, Shards
 
     paths = sorted(pictures.iterdir())
-    with Engine.create(tmp_path / "x.index", words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(tmp_path / "x.index", num_words=64, regions="whole", features="rootsift") as engine:
         engine.add(paths[::2], workers=0)
         engine.add(paths[1::2], workers=0)
         handles = [MadeUp(engine), MadeUp(engine)]

@@ -29,10 +29,10 @@ from programs import LIMIT_S, join, run, running
 WORDS, DIM = 50, 128
 
 
-def entry(seed, words=20):
+def entry(seed, num_words=20):
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(WORDS, words, replace=False)).astype(np.int32)
-    codes = pack_signs(rng.normal(size=(words, DIM)))
+    chosen = np.sort(rng.choice(WORDS, num_words, replace=False)).astype(np.int32)
+    codes = pack_signs(rng.normal(size=(num_words, DIM)))
     points = Keypoints(
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
         chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
@@ -87,7 +87,7 @@ def test_search_equals_brute_force_over_several_segments_and_removals(index):
         writer.put([(state(5), entry(500))])
     kernel = KERNELS["r-asmk*"]
     stored = {str(seed): entry(500 if seed == 5 else seed) for seed in range(30) if seed not in (3, 12, 29)}
-    query = entry(7, words=30).aggregated
+    query = entry(7, num_words=30).aggregated
     expected = {name: similarity(query, one.aggregated, kernel) for name, one in stored.items()}
     hits = index.search(query, top=100)
     scores = {Path(hit.picture.path).stem: hit.score for hit in hits}
@@ -235,7 +235,7 @@ def test_an_index_larger_than_the_memory_gives_the_same_answers(index, monkeypat
     for start in (0, 10):
         put(index, range(start, start + 10))
     put(index, [])
-    queries = [entry(7, words=30).aggregated, entry(500, words=3).aggregated, entry(1, words=0).aggregated]
+    queries = [entry(7, num_words=30).aggregated, entry(500, num_words=3).aggregated, entry(1, num_words=0).aggregated]
     expected = index.search_all(queries, 20)
     asked = []
     fetch = Segment.fetch
@@ -355,7 +355,7 @@ def ranking(index, query, top=1000):
 
 
 def test_merging_as_pictures_come_keeps_segments_few_and_changes_no_answer(index):
-    query = entry(3, words=30).aggregated
+    query = entry(3, num_words=30).aggregated
     with Index.create(index.folder.parent / "at-once.index", {}) as at_once:
         with at_once.writing() as writer:
             writer.set_codebook(index.codebook)
@@ -374,7 +374,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
         put(index, range(start, start + 20))
     with index.writing() as writer:
         writer.remove([index.picture(f"/photos/{seed}.jpg") for seed in range(0, 60, 7)])
-    query = entry(3, words=30).aggregated
+    query = entry(3, num_words=30).aggregated
     before, rows = ranking(index, query), list(index.pictures())
     steps = []
     with index.writing() as writer:
@@ -396,7 +396,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
 def test_several_queries_at_once_have_the_answers_of_each_alone_on_any_number_of_threads(index):
     for start in range(0, 60, 20):
         put(index, range(start, start + 20))
-    queries = [entry(seed, words=seed % 20).aggregated for seed in range(25)]
+    queries = [entry(seed, num_words=seed % 20).aggregated for seed in range(25)]
     expected = [index.search(query, 9) for query in queries]
     assert any(expected)
     for threads in (1, 2, 5):
@@ -689,7 +689,7 @@ def test_searches_during_changes_always_see_one_whole_state(index):
                 if sorted(names) != sorted(reachable):
                     errors.append(names)
 
-    query = entry(3, words=WORDS).aggregated
+    query = entry(3, num_words=WORDS).aggregated
     reachable = [Path(hit.picture.path).stem for hit in index.search(query, 100)]
     assert len(reachable) == 10
     threads = [threading.Thread(target=read, daemon=True) for _ in range(3)]

@@ -54,14 +54,14 @@ class Assigned:
     def __post_init__(self) -> None:
         if self.region_count < 1:
             raise ValueError(f"region_count must be 1 or more, not {self.region_count}")
-        words = _MOST if self.origins is None else len(self.origins)
-        check_numbers("words", self.words, len(self.words), words)
+        num_words = _MOST if self.origins is None else len(self.origins)
+        check_numbers("words", self.words, len(self.words), num_words)
         check_numbers("regions", self.regions, len(self.words), self.region_count)
         if self.points.dtype.kind != "f" or self.points.ndim != 2 or len(self.points) != len(self.words):
             what = f"{self.points.dtype} {self.points.shape}"
             raise ValueError(f"points must be numbers of ({len(self.words)}, dimensions), not {what}")
         if self.origins is not None:
-            check_array("origins", self.origins, self.origins.dtype, (words, self.points.shape[1]))
+            check_array("origins", self.origins, self.origins.dtype, (num_words, self.points.shape[1]))
 
     @property
     def residuals(self) -> NDArray[np.float32]:
@@ -266,12 +266,12 @@ def regional_similarity(
     return max(values) if pool == "max" else sum(values) / len(values)
 
 
-def inverse_document_frequency(pictures: Sequence[Aggregated], words: int) -> Weights:
+def inverse_document_frequency(pictures: Sequence[Aggregated], num_words: int) -> Weights:
     """Return w_c = log(M / M_c), M pictures of which M_c have word c, float32 (C,); 0 for a word that none has."""
-    counts = np.zeros(words, np.int64)
+    counts = np.zeros(num_words, np.int64)
     for picture in pictures:
         counts[picture.words] += 1
-    ratio = np.divide(len(pictures), counts, out=np.ones(words), where=counts > 0)
+    ratio = np.divide(len(pictures), counts, out=np.ones(num_words), where=counts > 0)
     return np.log(ratio).astype(np.float32)
 
 
