@@ -17,7 +17,7 @@ from d2r.index import Entry, Index, PictureState
 from d2r.verify.keypoints import Keypoints
 
 BOX, SCORE = as_boxes([0, 0, 640, 480]), np.ones(1, np.float32)
-NO_POINTS = Keypoints.empty(128)
+NO_KEYPOINTS = Keypoints.empty(128)
 NO_CODES = LocalCodes.empty(128)
 
 
@@ -114,7 +114,7 @@ def put(writer, start: int, descriptors: list[Aggregated]) -> None:  # type: ign
         [
             (
                 PictureState(f"/synthetic/{start + number:09d}.jpg", 1, 1, b"\0" * 16, 640, 480),
-                Entry(one, BOX, SCORE, NO_POINTS, NO_CODES),
+                Entry(one, BOX, SCORE, NO_KEYPOINTS, NO_CODES),
             )
             for number, one in enumerate(descriptors)
         ]

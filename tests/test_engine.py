@@ -62,7 +62,7 @@ def test_a_picture_itself_has_the_highest_score_and_all_its_points_agree(built_i
         best = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=1)).results[0]
     assert Path(best.path).name == "pagoda-0.jpg"
     np.testing.assert_allclose(best.transform, [[1, 0, 0], [0, 1, 0]], atol=0.02)
-    np.testing.assert_allclose(best.query_points, best.points, atol=0.5)
+    np.testing.assert_allclose(best.query_positions, best.positions, atol=0.5)
 
 
 def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, photo_folder):
@@ -71,11 +71,11 @@ def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, 
     with Engine.open(built_index) as engine:
         answer = engine.search(picture, SearchOptions(top=3), box=box)
     for result in answer.results:
-        assert (result.query_points >= [60, 40]).all()
-        assert (result.query_points <= [300, 220]).all()
-        mapped = result.query_points @ result.transform[:, :2].T + result.transform[:, 2]
-        assert np.linalg.norm(mapped - result.points, axis=1).max() <= 10.5
-        assert (result.points <= [result.width, result.height]).all()
+        assert (result.query_positions >= [60, 40]).all()
+        assert (result.query_positions <= [300, 220]).all()
+        mapped = result.query_positions @ result.transform[:, :2].T + result.transform[:, 2]
+        assert np.linalg.norm(mapped - result.positions, axis=1).max() <= 10.5
+        assert (result.positions <= [result.width, result.height]).all()
 
 
 def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder):
@@ -85,8 +85,8 @@ def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder
     assert iou([results[0].found], [(60, 40, 300, 220)])[0, 0] > 0.9
     for result in results[:3]:
         x1, y1, x2, y2 = result.found
-        assert 0 <= x1 <= result.points[:, 0].min() < result.points[:, 0].max() <= x2 <= result.width
-        assert 0 <= y1 <= result.points[:, 1].min() < result.points[:, 1].max() <= y2 <= result.height
+        assert 0 <= x1 <= result.positions[:, 0].min() < result.positions[:, 0].max() <= x2 <= result.width
+        assert 0 <= y1 <= result.positions[:, 1].min() < result.positions[:, 1].max() <= y2 <= result.height
     assert (results[3].inliers, results[3].found) == (0, None)
 
 
@@ -579,7 +579,7 @@ def test_a_query_may_have_regions_too(built_index, photo_folder):
     assert {result.id: result.inliers for result in answer.results} == {
         result.id: result.inliers for result in plain.results
     }  # what is verified is the box alone
-    assert all((result.query_points >= [60, 40]).all() for result in answer.results)
+    assert all((result.query_positions >= [60, 40]).all() for result in answer.results)
     assert [result.score for result in answer.results] != [result.score for result in plain.results]
 
 
@@ -599,7 +599,7 @@ def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engi
     for picture, hits in engine.pairs(3):
         for hit in hits:
             first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-            if engine.ranker.compare(engine.index.points(first), second).transform is not None:
+            if engine.ranker.compare(engine.index.keypoints(first), second).transform is not None:
                 expected.add((first.id, second.id))
     assert set(pairs) == expected
 

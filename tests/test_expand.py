@@ -11,9 +11,10 @@ KERNEL = KERNELS["r-asmk*"]
 
 
 def descriptor(rng, num_words=12, count=20, dim=70):
-    points = rng.normal(size=(count, dim)).astype(np.float32)
+    projected = rng.normal(size=(count, dim)).astype(np.float32)
     return aggregate(
-        Assigned(rng.integers(0, num_words, count).astype(np.int32), points, None, np.zeros(count, np.int32), 1), KERNEL
+        Assigned(rng.integers(0, num_words, count).astype(np.int32), projected, None, np.zeros(count, np.int32), 1),
+        KERNEL,
     )
 
 

@@ -163,7 +163,7 @@ class _Kept:
 
     signs: dict[Pooling, Aggregated]
     regions: int
-    points: Keypoints
+    keypoints: Keypoints
     local: LocalCodes
     side: int
 
@@ -236,12 +236,12 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
     description = read_description(file)
     assigned = _assigned(book, description)
     rows = verified_rows(description, verify_features)
-    points = make_keypoints(description.features.take(rows), book)
+    keypoints = make_keypoints(description.features.take(rows), book)
     return _Kept(
         {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
         len(description.boxes),
-        points,
-        local_codes(assigned, rows[points.rows]),
+        keypoints,
+        local_codes(assigned, rows[keypoints.rows]),
         max(description.width, description.height),
     )
 
@@ -267,7 +267,7 @@ class _Ablation:
         self._queries, self.kept, self._pooled = queries, kept, pooled
         self.rows = picture_rows([str(path) for path in benchmark.database], kept)
         self._assigned = [_assigned(book, query) for query in queries]
-        self._points = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
+        self._keypoints = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
         # for each query, of each picture that was verified: how it agrees, and the seconds that took
         self._verified: list[dict[int, tuple[Verified, float]]] = [{} for _ in queries]
         self._similarity: NDArray[np.float32] | None = None
@@ -318,7 +318,7 @@ class _Ablation:
         ranker = _VariantRanker(self, variant, number, scorer, pictures, assigned, pooled if variant.floats else None)
         found = search(
             ranker,
-            Query(description, signs(pooled), self._points[number]),
+            Query(description, signs(pooled), self._keypoints[number]),
             replace(variant.options, top=len(pictures)),
             ignored=ignored_pictures(self._benchmark, number),
         )
@@ -344,7 +344,7 @@ class _Ablation:
             one = self.kept[picture]
             started = time.perf_counter()
             found = verify_keypoints(
-                self._points[query], one.points, bits=self.book.dim, side=one.side, max_side=self._recipe.max_side
+                self._keypoints[query], one.keypoints, bits=self.book.dim, side=one.side, max_side=self._recipe.max_side
             )
             known[picture] = found, time.perf_counter() - started
         return known[picture]
@@ -423,7 +423,7 @@ class _VariantRanker:
         if variant.expansion == "join":
             kept = [self._table.kept[number] for number in numbers]
             parts = parts_inside(
-                query, [(a, b.points.positions, b.local) for a, b in zip(confirmed, kept, strict=True)]
+                query, [(a, b.keypoints.positions, b.local) for a, b in zip(confirmed, kept, strict=True)]
             )
             if variant.floats:
                 self._floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), MIN_PARTS_WITH_WORD)

@@ -41,7 +41,7 @@ def test_pictures_are_indexed_and_found_by_worker_processes(d2r, collection, tmp
         assert result.inliers > 50
         np.testing.assert_allclose(result.transform, [[1, 0, right], [0, 1, down]], atol=0.5)
         row = engine.index.picture(result.path)
-        assert engine.index.points(row).codes.shape == (400, -(-dim // 64))
+        assert engine.index.keypoints(row).codes.shape == (400, -(-dim // 64))
         assert engine.check() == []
 
 

@@ -33,13 +33,13 @@ def entry(seed, num_words=20):
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(WORDS, num_words, replace=False)).astype(np.int32)
     codes = pack_signs(rng.normal(size=(num_words, DIM)))
-    points = Keypoints(
+    keypoints = Keypoints(
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
         chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
     )  # fmt: skip
     local = LocalCodes(chosen[:3], codes[:3], DIM)
     box, score = np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32)
-    return Entry(Aggregated(chosen, codes, DIM), box, score, points, local)
+    return Entry(Aggregated(chosen, codes, DIM), box, score, keypoints, local)
 
 
 def state(name):
@@ -100,9 +100,9 @@ def test_search_equals_brute_force_over_several_segments_and_removals(index):
 def test_points_and_regions_come_back(index):
     put(index, range(5))
     row = index.picture("/photos/3.jpg")
-    points = index.points(row)
-    np.testing.assert_array_equal(points.positions, entry(3).points.positions)
-    np.testing.assert_array_equal(points.codes, entry(3).points.codes)
+    keypoints = index.keypoints(row)
+    np.testing.assert_array_equal(keypoints.positions, entry(3).keypoints.positions)
+    np.testing.assert_array_equal(keypoints.codes, entry(3).keypoints.codes)
     boxes, scores = index.regions(row)
     assert boxes.tolist() == [[0, 0, 9, 9]]
     assert scores.tolist() == [1]
@@ -138,7 +138,7 @@ def test_an_empty_descriptor_is_kept_and_never_found(index):
     assert found(index) == {"blank", "1"}
     assert [Path(hit.picture.path).stem for hit in index.search(entry(1).aggregated, 10)] == ["1"]
     assert index.search(empty.aggregated, 10) == []
-    assert len(index.points(index.picture("/photos/blank.jpg"))) == 0
+    assert len(index.keypoints(index.picture("/photos/blank.jpg"))) == 0
 
 
 def test_a_picture_keeps_its_number_when_it_is_described_again(index):
@@ -343,7 +343,7 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
                 assert len(numbers ^ expected) <= 1
                 for row in reader.pictures():
                     part = int(Path(row.path).stem.split("-")[1])
-                    assert row.slot is None or reader.points(row).positions[0, 0] == part
+                    assert row.slot is None or reader.keypoints(row).positions[0, 0] == part
                 assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
                 expected, start = numbers, max(numbers, default=start) + 1
         writers.stdin.close()
@@ -387,7 +387,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
     assert index.check() == []
     for old, new in zip(rows, index.pictures(), strict=True):
         assert (old.id, old.path, old.words) == (new.id, new.path, new.words)
-        assert index.points(new).positions[0, 0] == int(Path(new.path).stem)
+        assert index.keypoints(new).positions[0, 0] == int(Path(new.path).stem)
     with index.writing() as writer:
         writer.compact()
     assert [path.name for path in (index.folder / "segments").iterdir()] == ["000004"]  # nothing left to do
@@ -522,11 +522,11 @@ def test_features_are_found_where_a_merge_moved_them(index):
     hit = index.search(entry(1).aggregated, 1)[0]
     with index.writing() as writer:
         writer.compact()
-        assert index.points(hit.picture).positions[0, 0] == 1
+        assert index.keypoints(hit.picture).positions[0, 0] == 1
         assert len(index.regions(hit.picture)[0]) == 1
         writer.remove([hit.picture])
     with pytest.raises(RemovedError, match="removed from the index meanwhile"):
-        index.points(hit.picture)
+        index.keypoints(hit.picture)
 
 
 def test_every_picture_is_read_once_though_segments_merge_meanwhile(index):
@@ -797,7 +797,7 @@ def narrow(one):
         ),
         (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "which has 50"),
         (lambda one: replace(one, local=LocalCodes(one.local.words, one.local.codes[:, :1].copy(), 64)), "bits"),
-        (lambda one: replace(one, points=replace(one.points, codes=one.points.codes[:, :1].copy())), "bits"),
+        (lambda one: replace(one, keypoints=replace(one.keypoints, codes=one.keypoints.codes[:, :1].copy())), "bits"),
     ],
 )
 def test_an_entry_that_is_not_of_the_words_of_the_index_is_refused_and_the_index_stays_as_it_is(index, wrong, reason):

@@ -154,8 +154,8 @@ class Codebook:
         ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
 
         Returns:
-            points, float32 (N, E), and origins, float32 (C, E): a residual is ``points[i] - origins[words[i]]``. The
-            origins are None when the points are the residuals.
+            projected, float32 (N, E), and origins, float32 (C, E): a residual is ``projected[i] -
+            origins[words[i]]``. The origins are None when these are the residuals.
         """
         if self.medians is not None:
             return self.project(descriptors), self.medians
@@ -166,8 +166,8 @@ class Codebook:
 
     def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
         """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, E); see :meth:`centre`."""
-        points, origins = self.centre(descriptors, words)
-        return points if origins is None else points - origins[words]
+        projected, origins = self.centre(descriptors, words)
+        return projected if origins is None else projected - origins[words]
 
     def save(self, path: Path) -> None:
         """Write the codebook, with its origin, as one safetensors file; an old file is replaced all at once."""

@@ -190,11 +190,11 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in setup.methods}
     for number, description in enumerate(extraction.queries):
         ignored = ignored_pictures(benchmark, number)
-        points = make_query(description, book, verify=setup.verify > 0).points
+        keypoints = make_query(description, book, verify=setup.verify > 0).keypoints
         for name in setup.methods:
             method = METHODS[name]
             assigned = assign(book, description.features.descriptors, description.regions, len(description.boxes))
-            query = Query(description, aggregate(assigned, KERNELS[method.kernel]), points)
+            query = Query(description, aggregate(assigned, KERNELS[method.kernel]), keypoints)
             ranker = MemoryRanker(
                 name, method, databases[name], pictures, stored, book.dim, setup.recipe.max_side, verified[number]
             )

@@ -51,7 +51,7 @@ class IndexSize:
         num_words: of the codebook; 0 before there is one.
         postings: visual words of all pictures together, dead ones too.
         search_bytes: of descriptors, on disk.
-        verify_bytes: of points and regions, on disk.
+        verify_bytes: of keypoints and regions, on disk.
     """
 
     pictures: int
@@ -223,13 +223,13 @@ class Index:
         """Return the live segments and their dead slots, of one moment."""
         return self._catalogue.layout()
 
-    def points(self, picture: PictureRow) -> Keypoints:
+    def keypoints(self, picture: PictureRow) -> Keypoints:
         """Return what the index keeps of a picture for verification."""
         segment, slot = self._placed(picture)
-        return segment.points(slot)
+        return segment.keypoints(slot)
 
     def local(self, picture: PictureRow) -> LocalCodes:
-        """Return the binarised residuals of the features that are a picture's points, in their order."""
+        """Return the binarised residuals of the features that are a picture's keypoints, in their order."""
         codebook = self.codebook
         assert codebook is not None  # no picture comes before the words
         segment, slot = self._placed(picture)

@@ -167,7 +167,7 @@ class _Batch:
 
     def put(self, state: PictureState, entry: Entry | None) -> None:
         self._pictures.append((state, entry))
-        self._bytes += entry.points.codes.nbytes if entry is not None else 0
+        self._bytes += entry.keypoints.codes.nbytes if entry is not None else 0
 
     def commit(self, *, force: bool) -> None:
         due = self._bytes >= _BATCH_BYTES or time.monotonic() - self._since >= _BATCH_SECONDS
