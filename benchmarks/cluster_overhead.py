@@ -116,8 +116,8 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
         clock.append(time.process_time())
         words = aggregate(assign(codebook, query.features.descriptors), KERNELS["r-asmk*"])
         clock.append(time.process_time())
-        points = make_keypoints(query.features, codebook, nearest=NEAREST)
-        sent += len(pickle.dumps((words, points), protocol=pickle.HIGHEST_PROTOCOL))
+        keypoints = make_keypoints(query.features, codebook, nearest=NEAREST)
+        sent += len(pickle.dumps((words, keypoints), protocol=pickle.HIGHEST_PROTOCOL))
         for name, took in zip(seconds, np.diff(clock), strict=True):
             seconds[name] += took
         queries.append(query)

@@ -85,7 +85,7 @@ def score(benchmark: Benchmark, features: str, cache: Path, workers: int) -> Sco
         extraction.files, file, (METHOD,), None, VERIFY_FEATURES, workers=workers, progress=_quiet
     )
     book, kernel = Codebook.load(file), KERNELS[METHOD]
-    database = invert([one.descriptors[METHOD] for one in stored], kernel, book.words)
+    database = invert([one.descriptors[METHOD] for one in stored], kernel, book.num_words)
     found, times = [], []
     for query in extraction.queries:
         sought = aggregate(assign(book, query.features.descriptors), kernel)

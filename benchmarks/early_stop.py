@@ -64,7 +64,7 @@ def main() -> None:
                 for name, bound in (("words", words), ("half code", half)):
                     saved.setdefault((name, most), []).append(count[bound < least].sum() / count.sum())
         size = index.size()
-    print(f"{size.pictures:,} pictures, {size.words:,} words, {len(queries)} queries; share of postings ruled out")
+    print(f"{size.pictures:,} pictures, {size.num_words:,} words, {len(queries)} queries; share of postings ruled out")
     for (name, most), shares in saved.items():
         low, middle, high = np.percentile(shares, [5, 50, 95])
         print(f"best {most:3}, bound by {name:9}: {middle:6.1%}  [{low:.1%}, {high:.1%}]")

@@ -33,7 +33,7 @@ from d2r.features import make_extractor
 from d2r.images import read_image
 from d2r.index import Entry, Index, PictureState
 from d2r.regions import make_selector
-from synthetic import BOX, NO_CODES, NO_POINTS, SCORE
+from synthetic import BOX, NO_CODES, NO_KEYPOINTS, SCORE
 
 BATCH = 1000
 STAR = KERNELS["asmk*"]
@@ -158,7 +158,7 @@ def index_of(batch: list[Picture], codebook: Codebook, first: int) -> list[tuple
     return [
         (
             PictureState(f"/{first + number:09d}", 0, 0, None),
-            Entry(described(*one, codebook), BOX, SCORE, NO_POINTS, NO_CODES),
+            Entry(described(*one, codebook), BOX, SCORE, NO_KEYPOINTS, NO_CODES),
         )
         for number, one in enumerate(batch)
     ]

@@ -53,7 +53,7 @@ def main() -> None:
         name: _relevance(scheme, queries, _merged(labels) if "ignored" in name else scheme)
         for name, scheme in schemes.items()
     }
-    table = Table(title=f"{queries} queries, {len(paths):,} pictures, {regional.index.size().words:,} words")
+    table = Table(title=f"{queries} queries, {len(paths):,} pictures, {regional.index.size().num_words:,} words")
     table.add_column("method")
     for name in schemes:
         table.add_column(f"{name}\nmAP", justify="right")

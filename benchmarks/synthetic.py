@@ -17,7 +17,7 @@ from d2r.index import Entry, Index, PictureState
 from d2r.verify.keypoints import Keypoints
 
 BOX, SCORE = as_boxes([0, 0, 640, 480]), np.ones(1, np.float32)
-NO_POINTS = Keypoints.empty(128)
+NO_KEYPOINTS = Keypoints.empty(128)
 NO_CODES = LocalCodes.empty(128)
 
 
@@ -39,7 +39,7 @@ class Statistics:
 def measure(index: Index) -> Statistics:
     """Measure an index of real pictures."""
     assert index.codebook is not None
-    counts = np.zeros(index.codebook.words)
+    counts = np.zeros(index.codebook.num_words)
     lengths, codes = [], {}
     agreements = []
     for _, one in index.aggregated():
@@ -54,9 +54,9 @@ def measure(index: Index) -> Statistics:
     return Statistics(popularity / popularity.sum(), np.array(lengths), float(np.mean(agreements)))
 
 
-def uniform(words: int, each: int) -> Statistics:
+def uniform(num_words: int, each: int) -> Statistics:
     """Words that are all as popular, and as many in each picture; codes of independent bits."""
-    return Statistics(np.full(words, 1.0 / words), np.array([each]), 0.5)
+    return Statistics(np.full(num_words, 1.0 / num_words), np.array([each]), 0.5)
 
 
 def pictures(real: Statistics, count: int, seed: int) -> Iterator[Aggregated]:
@@ -114,7 +114,7 @@ def put(writer, start: int, descriptors: list[Aggregated]) -> None:  # type: ign
         [
             (
                 PictureState(f"/synthetic/{start + number:09d}.jpg", 1, 1, b"\0" * 16, 640, 480),
-                Entry(one, BOX, SCORE, NO_POINTS, NO_CODES),
+                Entry(one, BOX, SCORE, NO_KEYPOINTS, NO_CODES),
             )
             for number, one in enumerate(descriptors)
         ]

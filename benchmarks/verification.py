@@ -64,7 +64,7 @@ def main() -> None:
     rankings = [order[~np.isin(order, truth.junk)] for order, truth in zip(rankings, relevance, strict=True)]
 
     plain = mean_average_precision(rankings, relevance, (10,))
-    print(f"{benchmark.name}: {len(rankings)} queries, {len(stored):,} pictures, {book.words:,} words")
+    print(f"{benchmark.name}: {len(rankings)} queries, {len(stored):,} pictures, {book.num_words:,} words")
     print(f"not verified: mAP {plain.map:.1%}\n")
     print("| verification | CPU ms | ms, threads | right | wrong | points that agree | mAP | change |")
     print("|---|---:|---:|---:|---:|---:|---:|---|")
@@ -97,7 +97,7 @@ def main() -> None:
 
 def ranked(extraction: Extraction, stored: list[Stored], book: Codebook) -> list[np.ndarray]:
     kernel = KERNELS[METHOD]
-    database = invert([one.descriptors[METHOD] for one in stored], kernel, book.words)
+    database = invert([one.descriptors[METHOD] for one in stored], kernel, book.num_words)
     rankings = []
     for query in extraction.queries:
         similarity = scores(aggregate(assign(book, query.features.descriptors), kernel), database, kernel, None)
@@ -130,11 +130,11 @@ def timed(
 
 
 def by_codes(extraction: Extraction, stored: list[Stored], book: Codebook, query: int) -> Callable[[int], int]:
-    points = make_keypoints(extraction.queries[query].features, book, nearest=NEAREST)
+    keypoints = make_keypoints(extraction.queries[query].features, book, nearest=NEAREST)
 
     def check(row: int) -> int:
         threshold = threshold_for(stored[row].side, MAX_SIDE)
-        return verify(points, stored[row].points, bits=book.dim, threshold=threshold).inliers
+        return verify(keypoints, stored[row].keypoints, bits=book.dim, threshold=threshold).inliers
 
     return check
 
@@ -198,13 +198,12 @@ def ransac(query: Features, other: Features, threshold: float) -> int:
 
 
 def sizes(stored: list[Stored]) -> None:
-    count = sum(len(one.points) for one in stored)
-    width = stored[0].points.codes.shape[1]
+    count = sum(len(one.keypoints) for one in stored)
+    width = stored[0].keypoints.codes.shape[1]
     kept = 8 + 4 + 1 + 1 + 8 * width  # position, scale, angle, word, code
-    print(
-        f"\na picture has {count / len(stored):.0f} points of {kept} bytes, {kept * count / len(stored) / 1000:.0f} KB;"
-    )
-    print(f"with descriptors of 128 bytes they would take {(8 + 4 + 128) * count / len(stored) / 1000:.0f} KB")
+    each = count / len(stored)
+    print(f"\na picture has {each:.0f} keypoints of {kept} bytes, {kept * each / 1000:.0f} KB;")
+    print(f"with descriptors of 128 bytes they would take {(8 + 4 + 128) * each / 1000:.0f} KB")
 
 
 @dataclass
@@ -213,7 +212,7 @@ class Overlaps:
 
     found: list[float]
     whole: list[float]
-    points: list[float]
+    keypoints: list[float]
 
 
 def localisation(
@@ -234,7 +233,7 @@ def localisation(
             true = [one.box for one in picture.planted if one.instance == asked.instance]
             if picture.path not in asked.positives or len(true) != 1:
                 continue
-            its: Keypoints = stored[row].points
+            its: Keypoints = stored[row].keypoints
             verification = verify(own, its, bits=book.dim, threshold=threshold_for(stored[row].side, MAX_SIDE))
             if verification.transform is None:
                 continue

@@ -53,7 +53,7 @@ def main(folder: str = "", query: str = "") -> None:
             motorcycles = {thing.name: thing.photos for thing in bundled.instances}["motorcycle"]
             query = str(motorcycles[0])
             engine.add([*motorcycles, *bundled.backgrounds[:4]])
-        print(f"{engine.recipe.features}: {engine.index.size().words} visual words of {Vgg.dim} dimensions")
+        print(f"{engine.recipe.features}: {engine.index.size().num_words} visual words of {Vgg.dim} dimensions")
         for result in engine.search(query, d2r.SearchOptions(top=3)) if query else ():
             print(f"{result.score:.3f}  {result.inliers or 0:>4} inliers  {result.path}")
 

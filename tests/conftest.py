@@ -55,7 +55,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built_index(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the ten photographs; not to be changed."""
     folder = tmp_path_factory.mktemp("built") / "photos.index"
-    with Engine.create(folder, words=128) as engine:
+    with Engine.create(folder, num_words=128) as engine:
         engine.sync(photo_folder, workers=0)
     return folder
 
@@ -69,7 +69,7 @@ def collection(photo_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(collection: Path, tmp_path: Path) -> Iterator[Engine]:
     """An index of ``collection`` that a test may change."""
-    with Engine.create(tmp_path / "photos.index", words=128, regions="whole", features="rootsift") as engine:
+    with Engine.create(tmp_path / "photos.index", num_words=128, regions="whole", features="rootsift") as engine:
         engine.sync(collection, workers=0)
         yield engine
 

@@ -62,7 +62,7 @@ def test_a_picture_itself_has_the_highest_score_and_all_its_points_agree(built_i
         best = engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=1)).results[0]
     assert Path(best.path).name == "pagoda-0.jpg"
     np.testing.assert_allclose(best.transform, [[1, 0, 0], [0, 1, 0]], atol=0.02)
-    np.testing.assert_allclose(best.query_points, best.points, atol=0.5)
+    np.testing.assert_allclose(best.query_positions, best.positions, atol=0.5)
 
 
 def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, photo_folder):
@@ -71,11 +71,11 @@ def test_matched_points_and_the_map_are_in_pixels_of_both_pictures(built_index, 
     with Engine.open(built_index) as engine:
         answer = engine.search(picture, SearchOptions(top=3), box=box)
     for result in answer.results:
-        assert (result.query_points >= [60, 40]).all()
-        assert (result.query_points <= [300, 220]).all()
-        mapped = result.query_points @ result.transform[:, :2].T + result.transform[:, 2]
-        assert np.linalg.norm(mapped - result.points, axis=1).max() <= 10.5
-        assert (result.points <= [result.width, result.height]).all()
+        assert (result.query_positions >= [60, 40]).all()
+        assert (result.query_positions <= [300, 220]).all()
+        mapped = result.query_positions @ result.transform[:, :2].T + result.transform[:, 2]
+        assert np.linalg.norm(mapped - result.positions, axis=1).max() <= 10.5
+        assert (result.positions <= [result.width, result.height]).all()
 
 
 def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder):
@@ -85,8 +85,8 @@ def test_a_result_says_where_it_has_what_the_box_shows(built_index, photo_folder
     assert iou([results[0].found], [(60, 40, 300, 220)])[0, 0] > 0.9
     for result in results[:3]:
         x1, y1, x2, y2 = result.found
-        assert 0 <= x1 <= result.points[:, 0].min() < result.points[:, 0].max() <= x2 <= result.width
-        assert 0 <= y1 <= result.points[:, 1].min() < result.points[:, 1].max() <= y2 <= result.height
+        assert 0 <= x1 <= result.positions[:, 0].min() < result.positions[:, 0].max() <= x2 <= result.width
+        assert 0 <= y1 <= result.positions[:, 1].min() < result.positions[:, 1].max() <= y2 <= result.height
     assert (results[3].inliers, results[3].found) == (0, None)
 
 
@@ -323,7 +323,7 @@ def test_adding_files_by_path_reports_those_that_are_missing(engine, tmp_path, p
 
 
 def test_worker_processes_give_what_one_process_gives(engine, collection, tmp_path):
-    with Engine.create(tmp_path / "parallel.index", words=128, regions="whole", features="rootsift") as parallel:
+    with Engine.create(tmp_path / "parallel.index", num_words=128, regions="whole", features="rootsift") as parallel:
         parallel.sync(collection, workers=2)
         assert (parallel.index.codebook.centroids == engine.index.codebook.centroids).all()
         one, other = (dict(each.index.aggregated()) for each in (engine, parallel))
@@ -377,7 +377,7 @@ def test_a_folder_with_something_else_is_not_made_an_index(collection):
 
 def test_an_index_that_is_there_is_said_to_be_one_and_to_be_opened(engine):
     with pytest.raises(StoreError, match=r"it is an index already; open it \(Engine\.open\)"):
-        Engine.create(engine.index.folder, words=64, regions="whole", features="rootsift")
+        Engine.create(engine.index.folder, num_words=64, regions="whole", features="rootsift")
     assert engine.index.size().pictures == 10
 
 
@@ -417,9 +417,11 @@ def test_a_collection_of_blank_pictures_cannot_teach_words(tmp_path):
 
 
 def test_an_index_made_anew_at_the_same_place_uses_its_own_words(collection, tmp_path):
-    for words in (32, 64):
+    for num_words in (32, 64):
         shutil.rmtree(tmp_path / "again.index", ignore_errors=True)
-        with Engine.create(tmp_path / "again.index", words=words, regions="whole", features="rootsift") as engine:
+        with Engine.create(
+            tmp_path / "again.index", num_words=num_words, regions="whole", features="rootsift"
+        ) as engine:
             engine.sync(collection, workers=0)
             best = engine.search(collection / "pagoda-0.jpg", SearchOptions(top=1, verify=0)).results[0]
             assert best.score > 0.9
@@ -429,7 +431,7 @@ def test_words_of_an_index_can_be_reused(built_index, tmp_path, collection):
     with Engine.create(tmp_path / "second.index", codebook=codebook_from(built_index)) as engine:
         report = engine.sync(collection, workers=0)
         assert report.words_learned == 0
-        assert engine.index.size().words == 128
+        assert engine.index.size().num_words == 128
         assert set(names(engine.search(collection / "pagoda-0.jpg", SearchOptions(top=3)))) == {
             "pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg",
         }  # fmt: skip
@@ -452,7 +454,7 @@ def test_a_small_object_on_a_large_picture_is_described_at_its_own_resolution(tm
     canvas.save(tmp_path / "photos" / "large.png")
     counts = {}
     for regions in ("whole", "rmac:levels=3"):
-        with Engine.create(tmp_path / f"{regions}.index", regions=regions, words=32, max_side=360) as engine:
+        with Engine.create(tmp_path / f"{regions}.index", regions=regions, num_words=32, max_side=360) as engine:
             engine.sync(tmp_path / "photos", workers=0)
             counts[regions] = next(engine.index.pictures()).words
     assert counts["rmac:levels=3"] > counts["whole"]
@@ -460,7 +462,7 @@ def test_a_small_object_on_a_large_picture_is_described_at_its_own_resolution(tm
 
 def test_progress_is_told_by_stage_and_ends_at_the_total(collection, tmp_path):
     calls = []
-    with Engine.create(tmp_path / "x.index", words=64) as engine:
+    with Engine.create(tmp_path / "x.index", num_words=64) as engine:
         engine.sync(collection, workers=0, progress=lambda *call: calls.append(call))
     assert list(dict.fromkeys(stage for stage, _, _ in calls)) == ["describe", "words", "index"]
     assert ("describe", 10, 10) in calls
@@ -577,7 +579,7 @@ def test_a_query_may_have_regions_too(built_index, photo_folder):
     assert {result.id: result.inliers for result in answer.results} == {
         result.id: result.inliers for result in plain.results
     }  # what is verified is the box alone
-    assert all((result.query_points >= [60, 40]).all() for result in answer.results)
+    assert all((result.query_positions >= [60, 40]).all() for result in answer.results)
     assert [result.score for result in answer.results] != [result.score for result in plain.results]
 
 
@@ -597,7 +599,7 @@ def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engi
     for picture, hits in engine.pairs(3):
         for hit in hits:
             first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-            if engine.ranker.compare(engine.index.points(first), second).transform is not None:
+            if engine.ranker.compare(engine.index.keypoints(first), second).transform is not None:
                 expected.add((first.id, second.id))
     assert set(pairs) == expected
 
@@ -650,9 +652,9 @@ def test_a_codebook_that_does_not_say_what_made_it_is_taken_and_the_log_says_so(
 
 
 def test_words_that_the_features_are_too_few_for_are_fewer(photo_folder, tmp_path):
-    with Engine.create(tmp_path / "x.index", words=65536, regions="whole", features="rootsift:top=40") as engine:
+    with Engine.create(tmp_path / "x.index", num_words=65536, regions="whole", features="rootsift:top=40") as engine:
         report = engine.sync(photo_folder, workers=0)
-        assert report.words_learned == engine.index.codebook.words == 16  # of 400 features at most
+        assert report.words_learned == engine.index.codebook.num_words == 16  # of 400 features at most
         assert (
             engine.search(photo_folder / "pagoda-0.jpg", SearchOptions(top=1)).results[0].path.endswith("pagoda-0.jpg")
         )

@@ -10,10 +10,11 @@ from d2r.expand import diffuse, diffused_scores, inside, join, rank_key, recipro
 KERNEL = KERNELS["r-asmk*"]
 
 
-def descriptor(rng, words=12, count=20, dim=70):
-    points = rng.normal(size=(count, dim)).astype(np.float32)
+def descriptor(rng, num_words=12, count=20, dim=70):
+    projected = rng.normal(size=(count, dim)).astype(np.float32)
     return aggregate(
-        Assigned(rng.integers(0, words, count).astype(np.int32), points, None, np.zeros(count, np.int32), 1), KERNEL
+        Assigned(rng.integers(0, num_words, count).astype(np.int32), projected, None, np.zeros(count, np.int32), 1),
+        KERNEL,
     )
 
 

@@ -44,7 +44,7 @@ def test_an_index_is_opened_or_made_searched_and_its_answer_goes_through_json_an
     with pytest.raises(d2r.D2RError, match="not an index"):
         d2r.open(tmp_path / "new.index")
     query = photo_folder / "pagoda-0.jpg"
-    options = {"regions": "whole", "features": "rootsift:top=300", "words": 64}
+    options = {"regions": "whole", "features": "rootsift:top=300", "num_words": 64}
     with d2r.open(tmp_path / "new.index", create=True, **options) as engine:
         engine.sync(photo_folder, workers=0)
         answer = engine.search(query, d2r.SearchOptions(top=3), box=(60, 40, 300, 900))

@@ -42,7 +42,7 @@ def main() -> None:
     benchmark = load_benchmark(options.dataset, distractors=options.distractors, overlapping=together)
     recipe = Recipe(REGIONS, options.features, MAX_SIDE, VERIFY_FEATURES)
     rows = ablate(
-        benchmark, recipe, options.cache, words=options.words, codebook=None, workers=options.workers,
+        benchmark, recipe, options.cache, num_words=options.words, codebook=None, workers=options.workers,
         max_pixels=MAX_PIXELS, progress=lambda stage, done, total: None,
     )  # fmt: skip
     table = accuracy_table(rows, f"Beyond the paper: {benchmark.name}, {len(benchmark.queries):,} queries")
@@ -53,7 +53,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     place = options.out / f"ablation-{benchmark.name}"
     write_tables(table, place, force=options.force)
-    run = run_as_json(benchmark, Setup(recipe, ("r-asmk*",), rows[0].words, VERIFY), rows, ())
+    run = run_as_json(benchmark, Setup(recipe, ("r-asmk*",), rows[0].num_words, VERIFY), rows, ())
     write_json(place.with_suffix(".json"), run, force=options.force)
 
 

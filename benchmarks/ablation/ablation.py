@@ -163,7 +163,7 @@ class _Kept:
 
     signs: dict[Pooling, Aggregated]
     regions: int
-    points: Keypoints
+    keypoints: Keypoints
     local: LocalCodes
     side: int
 
@@ -173,7 +173,7 @@ def ablate(
     recipe: Recipe,
     cache: Path,
     *,
-    words: int,
+    num_words: int,
     codebook: Codebook | None,
     workers: int,
     max_pixels: int,
@@ -188,7 +188,7 @@ def ablate(
         benchmark: the data set.
         recipe: how pictures and queries are described.
         cache: see :func:`d2r.evaluate.run.evaluate`.
-        words: size of the codebook.
+        num_words: size of the codebook.
         codebook: visual words; None learns them from the database.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
@@ -202,7 +202,7 @@ def ablate(
     queries = describe_queries(
         benchmark, pinned, known.parent / "queries", workers=workers, max_pixels=max_pixels, progress=progress
     )
-    file = codebook_file(benchmark, extraction, Setup(recipe, (), words, VERIFY), cache, codebook, progress)
+    file = codebook_file(benchmark, extraction, Setup(recipe, (), num_words, VERIFY), cache, codebook, progress)
     poolings = tuple(dict.fromkeys(variant.pooling for variant in VARIANTS))
     keep = partial(_keep, file, poolings, recipe.verify_features)
     kept: list[_Kept] = []
@@ -236,12 +236,12 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
     description = read_description(file)
     assigned = _assigned(book, description)
     rows = verified_rows(description, verify_features)
-    points = make_keypoints(description.features.take(rows), book)
+    keypoints = make_keypoints(description.features.take(rows), book)
     return _Kept(
         {key: signs(pool(assigned, description.box_scores, key)) for key in poolings},
         len(description.boxes),
-        points,
-        local_codes(assigned, rows[points.rows]),
+        keypoints,
+        local_codes(assigned, rows[keypoints.rows]),
         max(description.width, description.height),
     )
 
@@ -267,7 +267,7 @@ class _Ablation:
         self._queries, self.kept, self._pooled = queries, kept, pooled
         self.rows = picture_rows([str(path) for path in benchmark.database], kept)
         self._assigned = [_assigned(book, query) for query in queries]
-        self._points = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
+        self._keypoints = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
         # for each query, of each picture that was verified: how it agrees, and the seconds that took
         self._verified: list[dict[int, tuple[Verified, float]]] = [{} for _ in queries]
         self._similarity: NDArray[np.float32] | None = None
@@ -278,7 +278,7 @@ class _Ablation:
         pictures = [one.signs[variant.pooling] for one in self.kept]
         if variant.augmented:
             pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
-        scorer = _Scorer(variant, invert([[one] for one in pictures], _KERNEL, self.book.words))
+        scorer = _Scorer(variant, invert([[one] for one in pictures], _KERNEL, self.book.num_words))
         look = variant.look
         local = (len(pictures), scorer.database.descriptor_bytes)
         if look is None:
@@ -299,7 +299,7 @@ class _Ablation:
         return Row(
             method=variant.name,
             regions=self._recipe.regions if regional else "whole",
-            words=self.book.words,
+            num_words=self.book.num_words,
             stage="expanded" if variant.expansion else "verified" if variant.verified else "ranked",
             scores=scores,
             regions_per_picture=float(np.mean([one.regions for one in self.kept])) if regional else 1.0,
@@ -318,7 +318,7 @@ class _Ablation:
         ranker = _VariantRanker(self, variant, number, scorer, pictures, assigned, pooled if variant.floats else None)
         found = search(
             ranker,
-            Query(description, signs(pooled), self._points[number]),
+            Query(description, signs(pooled), self._keypoints[number]),
             replace(variant.options, top=len(pictures)),
             ignored=ignored_pictures(self._benchmark, number),
         )
@@ -344,7 +344,7 @@ class _Ablation:
             one = self.kept[picture]
             started = time.perf_counter()
             found = verify_keypoints(
-                self._points[query], one.points, bits=self.book.dim, side=one.side, max_side=self._recipe.max_side
+                self._keypoints[query], one.keypoints, bits=self.book.dim, side=one.side, max_side=self._recipe.max_side
             )
             known[picture] = found, time.perf_counter() - started
         return known[picture]
@@ -423,7 +423,7 @@ class _VariantRanker:
         if variant.expansion == "join":
             kept = [self._table.kept[number] for number in numbers]
             parts = parts_inside(
-                query, [(a, b.points.positions, b.local) for a, b in zip(confirmed, kept, strict=True)]
+                query, [(a, b.keypoints.positions, b.local) for a, b in zip(confirmed, kept, strict=True)]
             )
             if variant.floats:
                 self._floats = sign_sums([own, *parts], [1.0] * (1 + len(parts)), MIN_PARTS_WITH_WORD)

@@ -54,12 +54,12 @@ def pool(assigned: Assigned, scores: NDArray[np.float32], pooling: Pooling) -> P
         scores: float32 (R,), the detector's.
         pooling: which weights and projection.
     """
-    points = assigned.residuals
-    dim = points.shape[1]
+    residuals = assigned.residuals
+    dim = residuals.shape[1]
     key = assigned.words.astype(np.int64) * assigned.region_count + assigned.regions
     order = np.argsort(key, kind="stable")
     keys, starts = np.unique(key[order], return_index=True)
-    sums = np.add.reduceat(points[order].astype(np.float64), starts) if len(keys) else np.zeros((0, dim))
+    sums = np.add.reduceat(residuals[order].astype(np.float64), starts) if len(keys) else np.zeros((0, dim))
     words, regions = keys // assigned.region_count, keys % assigned.region_count
     lengths = np.sqrt(np.square(sums).sum(axis=1))
     sums /= np.maximum(lengths, _ZERO)[:, None] ** pooling.burst
@@ -149,7 +149,7 @@ def as_regions(query: Assigned, found: Sequence[Assigned]) -> Assigned:
     parts = [query, *found]
     return Assigned(
         np.concatenate([part.words for part in parts]),
-        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.projected for part in parts]),
         query.origins,
         np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.words) for part in parts]),
         len(parts),

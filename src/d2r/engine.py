@@ -67,7 +67,7 @@ class Engine:
         regions: str | RegionSelector = REGIONS,
         features: str | FeatureExtractor = FEATURES,
         codebook: Codebook | None = None,
-        words: int | None = None,
+        num_words: int | None = None,
         bits: int | None = None,
         max_side: int = MAX_SIDE,
         verify_features: int = VERIFY_FEATURES,
@@ -81,8 +81,8 @@ class Engine:
             features: specification of the feature extractor (:mod:`d2r.features`), or an extractor of your own. Of a
                 network the index remembers the SHA-256 too, and describes no picture and no query with another.
             codebook: visual words to use; None learns them from the first pictures that are added.
-            words: how many to learn, fewer where there are not 16 features for each; None chooses from the number of
-                pictures.
+            num_words: how many to learn, fewer where there are not 16 features for each; None chooses by the number
+                of pictures.
             bits: of the code of a word when words are learned; None is one a dimension of the features. Fewer make a
                 smaller and faster index that finds less.
             max_side: pictures and region crops are scaled down to this longer side, in pixels.
@@ -102,14 +102,14 @@ class Engine:
         recipe = Recipe(regions, features, max_side, verify_features)
         if codebook is not None:
             check_codebook(codebook, recipe)
-        index = Index.create(Path(os.fsdecode(folder)), {"recipe": asdict(recipe), "words": words, "bits": bits})
+        index = Index.create(Path(os.fsdecode(folder)), {"recipe": asdict(recipe), "words": num_words, "bits": bits})
         engine = Engine(index)
         if codebook is not None:
             with index.writing() as writer:
                 writer.set_codebook(codebook)
         return engine
 
-    def choose_words(self, codebook: Codebook | None, words: int | None, bits: int | None) -> None:
+    def choose_words(self, codebook: Codebook | None, num_words: int | None, bits: int | None) -> None:
         """Say anew how an index without visual words gets them; arguments as of :meth:`create`."""
         check_bits(bits, self._extractor.dim)
         if codebook is not None:
@@ -117,7 +117,7 @@ class Engine:
         with self.index.writing() as writer:
             if codebook is not None:
                 writer.set_codebook(codebook)
-            writer.put_setting("words", words)
+            writer.put_setting("words", num_words)
             writer.put_setting("bits", bits)
 
     @staticmethod

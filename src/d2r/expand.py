@@ -70,7 +70,7 @@ def sign_sums(
 
 
 def inside(positions: NDArray[np.float32], transform: NDArray[np.float64], box: Box) -> NDArray[np.bool_]:
-    """Say which points of a verified picture lie where the query box is, by the inverse of the map, bool (N,).
+    """Say which keypoints of a verified picture lie where the query box is, by the inverse of the map, bool (N,).
 
     Args:
         positions: float32 (N, 2), in pixels of the picture.

@@ -37,15 +37,15 @@ class IndexRanker:
     def verify(
         self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
     ) -> Sequence[Verified | None]:
-        """See :class:`d2r.search.Ranker`; the points of the query must be there."""
-        points = query.points
-        assert points is not None
+        """See :class:`d2r.search.Ranker`; the keypoints of the query must be there."""
+        keypoints = query.keypoints
+        assert keypoints is not None
 
         def one(picture: PictureRow) -> Verified | None:
             if stopped():
                 raise SearchStopped
             with suppress(RemovedError):
-                return self.compare(points, picture)
+                return self.compare(keypoints, picture)
             return None
 
         return list(self._threads.map(one, pictures))
@@ -59,17 +59,17 @@ class IndexRanker:
         return similarities(self._index.aggregated_of(pictures))
 
     def compare(self, query: Keypoints, picture: PictureRow) -> Verified:
-        """Verify one picture of the index against the points of a query.
+        """Verify one picture of the index against the keypoints of a query.
 
         Raises:
             RemovedError: it is not in the index any more.
             StoreError: the index is damaged.
         """
-        points = self._index.points(picture)
+        keypoints = self._index.keypoints(picture)
         side = max(picture.width or 0, picture.height or 0)
         try:
             return verify_keypoints(
-                query, points, bits=codebook_of(self._index).dim, side=side, max_side=self._max_side
+                query, keypoints, bits=codebook_of(self._index).dim, side=side, max_side=self._max_side
             )
         except ValueError as error:
             raise StoreError(
@@ -80,7 +80,7 @@ class IndexRanker:
     def _local(self, confirmed: Sequence[Candidate]) -> Iterator[Held]:
         for one in confirmed:
             with suppress(RemovedError):
-                positions, codes = self._index.points(one.picture).positions, self._index.local(one.picture)
+                positions, codes = self._index.keypoints(one.picture).positions, self._index.local(one.picture)
                 if len(positions) == len(codes):  # else it was described again between the two
                     yield one, positions, codes
 

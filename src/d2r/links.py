@@ -50,7 +50,7 @@ def confirmed_links(
 
 def _link(index: Index, ranker: IndexRanker, picture: PictureRow, hit: Hit) -> Link | None:
     first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-    own = index.points(first)
+    own = index.keypoints(first)
     verified = ranker.compare(own, second)
     if verified.transform is None:
         return None
@@ -59,7 +59,7 @@ def _link(index: Index, ranker: IndexRanker, picture: PictureRow, hit: Hit) -> L
         second=second,
         score=hit.score,
         inliers=len(verified.rows),
-        points=(len(own), len(index.points(second))),
+        keypoint_counts=(len(own), len(index.keypoints(second))),
         transform=verified.transform,
         boxes=(bounding_box(own.positions[verified.rows]), bounding_box(verified.positions)),
     )

@@ -36,8 +36,8 @@ class Result:
         transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
         found: box of the thing that was searched for in this picture, see :func:`d2r.verify.localise.found_box`; None
             without verified points.
-        query_points: float32 (inliers, 2), in pixels of the query picture.
-        points: float32 (inliers, 2), the same points in this picture.
+        query_positions: float32 (inliers, 2), the inliers in pixels of the query picture.
+        positions: float32 (inliers, 2), the same keypoints in this picture.
     """
 
     id: int
@@ -50,8 +50,8 @@ class Result:
     box_scores: NDArray[np.float32]
     transform: NDArray[np.float64] | None
     found: PixelBox | None
-    query_points: NDArray[np.float32]
-    points: NDArray[np.float32]
+    query_positions: NDArray[np.float32]
+    positions: NDArray[np.float32]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON knows it; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
@@ -67,8 +67,8 @@ class Result:
             "region_scores": rounded_scores(self.box_scores),
             "transform": None if self.transform is None else self.transform.tolist(),
             "found": None if self.found is None else [round(float(side), 1) for side in self.found],
-            "query_points": tenths(self.query_points),
-            "points": tenths(self.points),
+            "query_points": tenths(self.query_positions),
+            "points": tenths(self.positions),
         }
 
 
@@ -81,7 +81,7 @@ class Link:
         second: the other.
         score: R-ASMK* similarity.
         inliers: matched points that agree with one affine map.
-        points: of ``first`` and of ``second``, how many there were to match.
+        keypoint_counts: of ``first`` and of ``second``, how many there were to match.
         transform: float64 (2, 3), maps pixels of ``first`` to those of ``second``.
         boxes: of the agreeing points in ``first`` and in ``second``.
     """
@@ -90,7 +90,7 @@ class Link:
     second: PictureRow
     score: float
     inliers: int
-    points: tuple[int, int]
+    keypoint_counts: tuple[int, int]
     transform: NDArray[np.float64]
     boxes: tuple[PixelBox, PixelBox]
 
@@ -186,6 +186,6 @@ def make_result(query: Description, candidate: Candidate, boxes: Boxes, box_scor
         box_scores=box_scores,
         transform=transform,
         found=found,
-        query_points=none if verified is None else query.features.positions[verified.rows],
-        points=none if verified is None else verified.positions,
+        query_positions=none if verified is None else query.features.positions[verified.rows],
+        positions=none if verified is None else verified.positions,
     )

@@ -45,12 +45,12 @@ class Query:
     Attributes:
         description: of the query picture, or of the box on it.
         descriptor: its R-ASMK* descriptor, or that of the expanded query.
-        points: that pictures are verified against; None where none is.
+        keypoints: that pictures are verified against; None where none is.
     """
 
     description: Description
     descriptor: Aggregated
-    points: Keypoints | None
+    keypoints: Keypoints | None
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def make_query(description: Description, codebook: Codebook, *, verify: bool) ->
         verify: whether pictures will be verified against it.
     """
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
-    points = make_keypoints(whole_features(description), codebook, nearest=NEAREST) if verify else None
-    return Query(description, aggregate(assigned, KERNELS["r-asmk*"]), points)
+    keypoints = make_keypoints(whole_features(description), codebook, nearest=NEAREST) if verify else None
+    return Query(description, aggregate(assigned, KERNELS["r-asmk*"]), keypoints)
 
 
 def search(
@@ -153,7 +153,7 @@ def search(
 
     Args:
         ranker: the collection.
-        query: with points where ``options.verify`` is not 0.
+        query: with keypoints where ``options.verify`` is not 0.
         options: what to do.
         ignored: numbers of pictures that are left out of everything, such as that of the query itself.
         stopped: asked now and then whether anybody still waits for the answer.
@@ -186,13 +186,13 @@ def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: i
 
     Args:
         query: of :func:`make_query`.
-        picture: its points, with the same coarse words.
+        picture: its keypoints, with the same coarse words.
         bits: of a code, as many as descriptors have dimensions.
         side: longer side of the picture, in pixels.
         max_side: that it was described at.
 
     Raises:
-        ValueError: the points do not fit each other, see :func:`d2r.verify.keypoints.check_points`.
+        ValueError: the keypoints do not fit each other, see :func:`d2r.verify.keypoints.check_keypoints`.
     """
     found = verify(query, picture, bits=bits, threshold=threshold_for(side, max_side))
     rows, its = found.matches.T
@@ -200,7 +200,7 @@ def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: i
 
 
 Held: TypeAlias = tuple[Candidate, NDArray[np.float32], LocalCodes]
-"""A confirmed picture: where its points lie, float32 (N, 2) in its pixels, and their local codes."""
+"""A confirmed picture: where its keypoints lie, float32 (N, 2) in its pixels, and their local codes."""
 
 
 def expand_by(query: Query, confirmed: Iterable[Held]) -> Query:

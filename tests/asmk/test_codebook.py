@@ -47,7 +47,7 @@ def test_training_finds_the_centres_of_clear_clusters() -> None:
     rng = np.random.default_rng(0)
     data = (np.repeat(centres, 40, axis=0) + rng.normal(0, 0.01, (240, 16))).astype(np.float32)
     found = train_codebook(data, 6, iterations=25, seed=0)
-    assert found.words == 6
+    assert found.num_words == 6
     assert found.dim == 16
     assert found.centroids.dtype == np.float32
     nearest = np.linalg.norm(found.centroids[:, None] - centres[None], axis=2)
@@ -73,10 +73,10 @@ def test_fewer_descriptors_than_words_is_a_clear_error(count: int) -> None:
         train_codebook(descriptors(count), 1024)
 
 
-@pytest.mark.parametrize("words", [0, -1])
-def test_no_words_is_a_clear_error(words: int) -> None:
+@pytest.mark.parametrize("num_words", [0, -1])
+def test_no_words_is_a_clear_error(num_words: int) -> None:
     with pytest.raises(CodebookError, match="at least one word"):
-        train_codebook(descriptors(5), words)
+        train_codebook(descriptors(5), num_words)
 
 
 def test_projection_is_orthonormal_and_medians_are_those_of_the_projected_descriptors() -> None:
@@ -392,11 +392,13 @@ def test_an_origin_of_a_newer_version_may_say_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "count", "fitting"),
+    ("num_words", "count", "fitting"),
     [(64, 1024, 64), (64, 1023, 32), (65536, 5000, 256), (50, 799, 25), (1, 0, 1), (7, 0, 1), (1, 10**9, 1)],
 )
-def test_words_are_halved_until_there_are_sixteen_descriptors_for_each(words: int, count: int, fitting: int) -> None:
-    assert fitting_words(words, count) == fitting
+def test_words_are_halved_until_there_are_sixteen_descriptors_for_each(
+    num_words: int, count: int, fitting: int
+) -> None:
+    assert fitting_words(num_words, count) == fitting
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

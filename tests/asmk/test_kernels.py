@@ -42,7 +42,7 @@ class Picture:
 
     features: list[tuple[int, int, np.ndarray]]
     regions: int
-    words: int
+    num_words: int
     dim: int
 
 
@@ -53,7 +53,7 @@ def q(x: np.ndarray, centroids: np.ndarray, count: int) -> list[int]:
 
 
 def picture(
-    points: np.ndarray,
+    descriptors: np.ndarray,
     regions: np.ndarray,
     count: int,
     centroids: np.ndarray,
@@ -64,7 +64,7 @@ def picture(
     centroids = np.asarray(centroids, np.float64)
     P = np.eye(centroids.shape[1]) if projection is None else np.asarray(projection, np.float64)
     features = []
-    for x, region in zip(np.asarray(points, np.float64), regions, strict=True):
+    for x, region in zip(np.asarray(descriptors, np.float64), regions, strict=True):
         for c in q(x, centroids, nearest):
             origin = P @ centroids[c] if medians is None else np.asarray(medians[c], np.float64)
             features.append((int(region), c, P @ x - origin))
@@ -89,12 +89,12 @@ def unit(v: np.ndarray) -> np.ndarray:
 
 
 def g_vlad(X: Picture, r: int) -> float:
-    total = sum(float(V(X, r, c) @ V(X, r, c)) for c in range(X.words))
+    total = sum(float(V(X, r, c) @ V(X, r, c)) for c in range(X.num_words))
     return 1 / math.sqrt(total) if total > 0 else 0.0
 
 
 def g_asmk(X: Picture, r: int) -> float:
-    present = sum(not is_zero(V(X, r, c)) for c in range(X.words))
+    present = sum(not is_zero(V(X, r, c)) for c in range(X.num_words))
     return 1 / math.sqrt(present) if present else 0.0
 
 
@@ -112,12 +112,12 @@ def b(v: np.ndarray) -> np.ndarray:
 
 
 def embed(X: Picture, vector: Callable[[int], np.ndarray], finish: Callable[[np.ndarray], np.ndarray]) -> Phi:
-    vectors = {c: vector(c) for c in range(X.words)}
+    vectors = {c: vector(c) for c in range(X.num_words)}
     return {c: finish(v) for c, v in vectors.items() if not is_zero(v)}
 
 
 def bow(X: Picture) -> Phi:
-    counts = [sum(region == 0 and word == c for region, word, _ in X.features) for c in range(X.words)]
+    counts = [sum(region == 0 and word == c for region, word, _ in X.features) for c in range(X.num_words)]
     return {c: np.array([float(n)]) for c, n in enumerate(counts) if n}
 
 
@@ -164,7 +164,7 @@ def selectivity_of(name: str) -> Callable[[float], float]:
 
 @dataclass
 class Photo:
-    points: np.ndarray
+    descriptors: np.ndarray
     regions: np.ndarray
     count: int
 
@@ -180,11 +180,11 @@ class Case:
 
     def assigned(self, number: int = 0, nearest: int = 1) -> Assigned:
         photo = self.photos[number]
-        return assign(self.codebook, photo.points, photo.regions, photo.count, nearest)
+        return assign(self.codebook, photo.descriptors, photo.regions, photo.count, nearest)
 
     def plain(self, number: int = 0, nearest: int = 1) -> Picture:
         photo = self.photos[number]
-        return picture(photo.points, photo.regions, photo.count, self.centroids, nearest)
+        return picture(photo.descriptors, photo.regions, photo.count, self.centroids, nearest)
 
 
 def units(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
@@ -194,15 +194,15 @@ def units(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
 
 def random_photo(rng: np.random.Generator, dim: int, most: int, count: int, coarse: bool) -> Photo:
     number = int(rng.integers(0, most + 1))
-    points = rng.integers(-4, 5, (number, dim)) / 4 if coarse else np.rint(units(rng, number, dim) * 4096) / 4096
+    descriptors = rng.integers(-4, 5, (number, dim)) / 4 if coarse else np.rint(units(rng, number, dim) * 4096) / 4096
     occupied = rng.permutation(count)[: rng.integers(1, count + 1)]  # the other regions are empty
-    return Photo(points.astype(np.float32), rng.choice(occupied, number).astype(np.int32), count)
+    return Photo(descriptors.astype(np.float32), rng.choice(occupied, number).astype(np.int32), count)
 
 
 def clear_of_ties(case: Case, nearest: int = 1) -> bool:
     """Say whether float32 distances order words as exact ones do."""
     for photo in case.photos:
-        distances = ((photo.points[:, None].astype(float) - case.centroids[None].astype(float)) ** 2).sum(axis=2)
+        distances = ((photo.descriptors[:, None].astype(float) - case.centroids[None].astype(float)) ** 2).sum(axis=2)
         gaps = np.diff(np.sort(distances, axis=1), axis=1)[:, :nearest]
         if (gaps < 1e-5).any():
             return False
@@ -222,8 +222,8 @@ def cases(draw: st.DrawFn, photos: int = 1, least_regions: int = 1, coarse: bool
     found = Case(centroids.astype(np.float32), [random_photo(rng, dim, most, count, coarse) for count in counts])
     if coarse and draw(st.booleans()):  # features on their words: residuals that are zero
         for photo in found.photos:
-            some = rng.random(len(photo.points)) < 0.7
-            photo.points[some] = found.centroids[rng.integers(0, words, some.sum())]
+            some = rng.random(len(photo.descriptors)) < 0.7
+            photo.descriptors[some] = found.centroids[rng.integers(0, words, some.sum())]
     assume(coarse or clear_of_ties(found))
     return found
 
@@ -240,7 +240,7 @@ def doubtful(name: str, X: Picture) -> bool:
     """Say whether rounding decides a sign: a sum over regions that is nearly, but not exactly, zero."""
     if name != "r-asmk*":
         return False
-    vectors = [V_R(X, c) for c in range(X.words)]
+    vectors = [V_R(X, c) for c in range(X.num_words)]
     return any((np.abs(v) < 1e-7).any() for v in vectors if not is_zero(v))
 
 
@@ -353,7 +353,7 @@ def test_multiple_assignment_puts_a_feature_into_its_nearest_words(name: str, ca
     assume(coarse or clear_of_ties(case, nearest))
     X = case.plain(0, nearest)
     assume(X.regions > 1 or name != "r-asmk")
-    assume(name != "bow" or len(X.features) == nearest * len(case.photos[0].points))
+    assume(name != "bow" or len(X.features) == nearest * len(case.photos[0].descriptors))
     expected = PHI[name](X)
     assigned = case.assigned(0, nearest)
     assert assigned.words.tolist() == [word for _, word, _ in X.features]
@@ -374,8 +374,8 @@ def test_original_asmk_star_projects_and_takes_residuals_to_the_median(seed: int
     middle = (units(rng, 4, dim) / 2).astype(np.float32) if medians else None
     photo = Photo(units(rng, 25, dim).astype(np.float32), rng.integers(0, 3, 25).astype(np.int32), 3)
     assume(clear_of_ties(Case(centroids, [photo])))
-    X = picture(photo.points, photo.regions, 3, centroids, 1, projection, middle)
-    assigned = assign(Codebook(centroids, projection, middle), photo.points, photo.regions, 3)
+    X = picture(photo.descriptors, photo.regions, 3, centroids, 1, projection, middle)
+    assigned = assign(Codebook(centroids, projection, middle), photo.descriptors, photo.regions, 3)
     for name in ("asmk*", "r-asmk*"):
         found = aggregate(assigned, KERNELS[name])
         assert found.words.tolist() == sorted(PHI[name](X))
@@ -406,7 +406,7 @@ def test_float32_descriptors_of_unit_length_give_the_similarity_of_the_equation(
 @moderate(25)
 @given(case=cases(photos=2))
 def test_with_one_region_the_regional_kernel_is_the_plain_one(regional: str, name: str, case: Case) -> None:
-    photos = [Photo(photo.points, np.zeros_like(photo.regions), 1) for photo in case.photos]
+    photos = [Photo(photo.descriptors, np.zeros_like(photo.regions), 1) for photo in case.photos]
     case = Case(case.centroids, photos)
     x, y = (aggregate(case.assigned(number), KERNELS[regional]) for number in range(2))
     expected = [aggregate(case.assigned(number), KERNELS[name]) for number in range(2)]
@@ -420,7 +420,7 @@ def test_with_one_region_the_regional_kernel_is_the_plain_one(regional: str, nam
 def test_plain_kernels_see_the_whole_picture_only(case: Case) -> None:
     photo = case.photos[0]
     whole = photo.regions == 0
-    only = assign(case.codebook, photo.points[whole])
+    only = assign(case.codebook, photo.descriptors[whole])
     for name in ("bow", "vlad", "asmk", "asmk*"):
         first, second = aggregate(case.assigned(), KERNELS[name]), aggregate(only, KERNELS[name])
         np.testing.assert_array_equal(first.words, second.words)
@@ -444,7 +444,7 @@ def test_regional_search_takes_the_largest_or_the_mean_of_the_regions(name: str,
     X, Y = case.plain(0), case.plain(1)
     each = []
     for r in range(Y.regions):
-        region = Picture([(0, c, v) for owner, c, v in Y.features if owner == r], 1, Y.words, Y.dim)
+        region = Picture([(0, c, v) for owner, c, v in Y.features if owner == r], 1, Y.num_words, Y.dim)
         each.append(K(PHI[name](X), PHI[name](region), selectivity_of(name)))
     kernel = KERNELS[name]
     x, stored = aggregate(case.assigned(0), kernel), aggregate_regions(case.assigned(1), kernel)
@@ -471,15 +471,15 @@ def test_symmetric_kernel_takes_regions_on_both_sides(name: str) -> None:
 
 def test_a_region_without_features_counts_in_the_number_of_regions() -> None:
     codebook = Codebook(np.zeros((1, 2), np.float32))
-    points, regions = np.array([[3, 4], [0, 1]], np.float32), np.array([0, 1], np.int32)
+    descriptors, regions = np.array([[3, 4], [0, 1]], np.float32), np.array([0, 1], np.int32)
     for name in ("r-vlad", "naive-r-asmk"):
-        two = aggregate(assign(codebook, points, regions, 2), KERNELS[name])
-        four = aggregate(assign(codebook, points, regions, 4), KERNELS[name])
+        two = aggregate(assign(codebook, descriptors, regions, 2), KERNELS[name])
+        four = aggregate(assign(codebook, descriptors, regions, 4), KERNELS[name])
         np.testing.assert_allclose(two.vectors, [[0.3, 0.9]], atol=1e-7)
         np.testing.assert_allclose(four.vectors, [[0.15, 0.45]], atol=1e-7)
     vlad = KERNELS["vlad"]
-    stored = aggregate_regions(assign(codebook, points, regions, 4), vlad)
-    query = aggregate(assign(codebook, points[1:]), vlad)
+    stored = aggregate_regions(assign(codebook, descriptors, regions, 4), vlad)
+    query = aggregate(assign(codebook, descriptors[1:]), vlad)
     assert regional_similarity(query, stored, vlad, "avg") == pytest.approx((0.8 + 1 + 0 + 0) / 4)
     assert regional_similarity(query, stored, vlad, "max") == pytest.approx(1.0)
 
@@ -512,7 +512,7 @@ BOTH = np.concatenate([WHOLE, np.array([[0, 2]], np.float32)])
 
 
 def dense(x: Aggregated) -> list[list[float]]:
-    table = np.zeros((WORKED.words, x.dim))
+    table = np.zeros((WORKED.num_words, x.dim))
     table[x.words] = x.vectors
     return table.tolist()
 
@@ -568,13 +568,13 @@ def test_equally_near_words_go_to_the_lower_numbered(count: int, dim: int) -> No
     rng = np.random.default_rng(dim * 100 + count)
     centroids = (rng.integers(-2, 3, (12, dim)) / 2).astype(np.float32)
     centroids[[5, 9, 11]] = centroids[[2, 2, 0]]  # duplicates
-    points = (rng.integers(-2, 3, (count, dim)) / 2).astype(np.float32)
-    points[0] = (centroids[3] + centroids[6]) / 2  # midway
-    points[-1] = centroids[2]
+    descriptors = (rng.integers(-2, 3, (count, dim)) / 2).astype(np.float32)
+    descriptors[0] = (centroids[3] + centroids[6]) / 2  # midway
+    descriptors[-1] = centroids[2]
     for nearest in (1, 3, 12):
-        expected = [q(x, centroids, nearest) for x in points]
-        assert Codebook(centroids).assign(points, nearest).tolist() == expected
-        assert assign(Codebook(centroids), points, nearest=nearest).words.tolist() == np.ravel(expected).tolist()
+        expected = [q(x, centroids, nearest) for x in descriptors]
+        assert Codebook(centroids).assign(descriptors, nearest).tolist() == expected
+        assert assign(Codebook(centroids), descriptors, nearest=nearest).words.tolist() == np.ravel(expected).tolist()
 
 
 @pytest.mark.parametrize("count", [3, 19, 20, 200])
@@ -591,19 +591,19 @@ def test_a_word_with_zero_residual_is_absent(name: str) -> None:
     codebook = Codebook(np.array([[0, 0], [4, 0], [0, 4]], np.float32))
     on_the_word = [[4, 0], [4, 0]]
     cancelling = [[0.5, 0.25], [-0.5, -0.25]]
-    points = np.array([*on_the_word, *cancelling, [0, 5]], np.float32)
-    found = aggregate(assign(codebook, points), KERNELS[name])
+    descriptors = np.array([*on_the_word, *cancelling, [0, 5]], np.float32)
+    found = aggregate(assign(codebook, descriptors), KERNELS[name])
     assert found.words.tolist() == [2]
     if name in REGIONAL:  # also where the sums of the regions cancel
-        points = np.array([[1, 0], [0, 5], [-1, 0], [0, 5]], np.float32)
-        found = aggregate(assign(codebook, points, np.array([0, 0, 1, 1], np.int32), 2), KERNELS[name])
+        descriptors = np.array([[1, 0], [0, 5], [-1, 0], [0, 5]], np.float32)
+        found = aggregate(assign(codebook, descriptors, np.array([0, 0, 1, 1], np.int32), 2), KERNELS[name])
         assert found.words.tolist() == [2]
 
 
 def test_a_word_with_zero_residual_does_not_count_in_the_norm_of_naive_r_asmk() -> None:
     codebook = Codebook(np.array([[0, 0], [4, 0]], np.float32))
-    points = np.array([[4, 0], [0, 1]], np.float32)
-    found = aggregate(assign(codebook, points, np.zeros(2, np.int32), 2), KERNELS["naive-r-asmk"])
+    descriptors = np.array([[4, 0], [0, 1]], np.float32)
+    found = aggregate(assign(codebook, descriptors, np.zeros(2, np.int32), 2), KERNELS["naive-r-asmk"])
     assert found.words.tolist() == [0]
     np.testing.assert_allclose(found.vectors, [[0, 0.5]])
 
@@ -612,9 +612,9 @@ def test_a_word_with_zero_residual_does_not_count_in_the_norm_of_naive_r_asmk() 
 @pytest.mark.parametrize("small", [2.0**-10, 2.0**-20, 2.0**-30])
 def test_a_word_with_a_small_residual_is_present(name: str, small: float) -> None:
     codebook = Codebook(np.array([[0, 0], [4, 0]], np.float32))
-    points = np.array([[small, -small], [5, 3]], np.float32)
+    descriptors = np.array([[small, -small], [5, 3]], np.float32)
     for regions in ([0, 0], [0, 1]) if name in REGIONAL else ([0, 0],):
-        found = aggregate(assign(codebook, points, np.array(regions, np.int32), max(regions) + 1), KERNELS[name])
+        found = aggregate(assign(codebook, descriptors, np.array(regions, np.int32), max(regions) + 1), KERNELS[name])
         assert found.words.tolist() == [0, 1]
         vectors = unpack_signs(found.vectors, 2) if name.endswith("*") else found.vectors
         np.testing.assert_array_equal(np.sign(vectors), [[1, -1], [1, 1]])
@@ -674,8 +674,8 @@ def test_codes_of_words_with_one_feature_each_pool_to_the_starred_descriptor() -
 
 
 def test_codes_of_one_word_pool_to_what_most_of_them_have() -> None:
-    points = np.array([[1, 1, -9], [2, -1, -9], [-3, 1, 9]], np.float32)
-    assigned = Assigned(np.full(3, 4, np.int32), points, None, np.zeros(3, np.int32), 1)
+    descriptors = np.array([[1, 1, -9], [2, -1, -9], [-3, 1, 9]], np.float32)
+    assigned = Assigned(np.full(3, 4, np.int32), descriptors, None, np.zeros(3, np.int32), 1)
     local = local_codes(assigned, np.array([0, 1, 2]))
     np.testing.assert_array_equal(unpack_signs(pool_codes(local).vectors, 3), [[1, 1, -1]])
     np.testing.assert_array_equal(unpack_signs(pool_codes(local.take(np.array([1]))).vectors, 3), [[1, -1, -1]])
@@ -689,32 +689,32 @@ def test_descriptors_of_another_dimension_are_refused() -> None:
 
 # ---- Input that compiled loops would take on trust ----
 
-POINTS = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+PROJECTED = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
 BOOK = Codebook(np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32))
 
 
 def test_the_number_of_regions_is_asked_for_where_there_are_regions() -> None:
     with pytest.raises(ValueError, match="region_count"):
-        assign(BOOK, POINTS, np.array([0, 1, 1]))
-    assert assign(BOOK, POINTS).region_count == 1
-    assert assign(BOOK, POINTS, region_count=4).region_count == 4
+        assign(BOOK, PROJECTED, np.array([0, 1, 1]))
+    assert assign(BOOK, PROJECTED).region_count == 1
+    assert assign(BOOK, PROJECTED, region_count=4).region_count == 4
 
 
 @pytest.mark.parametrize("regions", [[0, 1, 2], [-1, 0, 1], [0, 0, 2**31 - 1], [0, 0, 2**32], [-(2**40), 0, 0]])
 def test_a_region_that_there_is_not_is_refused(regions: list[int]) -> None:
     with pytest.raises(ValueError, match="regions must be from 0 to 1"):
-        assign(BOOK, POINTS, np.array(regions), 2)
+        assign(BOOK, PROJECTED, np.array(regions), 2)
 
 
 @pytest.mark.parametrize("regions", [np.zeros(2, np.int32), np.zeros((3, 1), np.int32), np.zeros(3), np.zeros(3, "U1")])
 def test_regions_of_another_shape_or_type_are_refused(regions: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"regions must be int32 \(3,\)"):
-        assign(BOOK, POINTS, regions, 2)
+        assign(BOOK, PROJECTED, regions, 2)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.uint32, np.int32])
 def test_regions_may_be_any_whole_numbers(dtype: type) -> None:
-    found = assign(BOOK, POINTS, np.array([0, 1, 1], dtype), 2)
+    found = assign(BOOK, PROJECTED, np.array([0, 1, 1], dtype), 2)
     assert found.regions.dtype == np.int32
     assert found.regions.tolist() == [0, 1, 1]
 
@@ -722,7 +722,7 @@ def test_regions_may_be_any_whole_numbers(dtype: type) -> None:
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_picture_has_a_region(count: int) -> None:
     with pytest.raises(ValueError, match="region_count must be 1 or more"):
-        assign(BOOK, POINTS[:0], np.zeros(0, np.int32), count)
+        assign(BOOK, PROJECTED[:0], np.zeros(0, np.int32), count)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.complex64, "O"])
@@ -732,7 +732,7 @@ def test_descriptors_that_are_no_floating_point_numbers_are_refused(dtype: str) 
 
 
 def assigned_with(**other: object) -> Assigned:
-    good = {"words": np.array([0, 4, 4], np.int32), "points": POINTS, "origins": BOOK.centroids,
+    good = {"words": np.array([0, 4, 4], np.int32), "projected": PROJECTED, "origins": BOOK.centroids,
             "regions": np.array([0, 0, 1], np.int32), "region_count": 2}  # fmt: skip
     return Assigned(**good | other)  # type: ignore[arg-type]
 
@@ -748,9 +748,9 @@ def assigned_with(**other: object) -> Assigned:
         ({"regions": np.array([0, 0, 2], np.int32)}, "regions must be from 0 to 1"),
         ({"regions": np.array([0, 0, 1.0])}, "regions must be int32"),
         ({"region_count": 0}, "region_count must be 1 or more"),
-        ({"points": POINTS[:2]}, "points must be numbers of"),
-        ({"points": POINTS[0]}, "points must be numbers of"),
-        ({"points": POINTS.astype(np.int32)}, "points must be numbers of"),
+        ({"projected": PROJECTED[:2]}, "projected descriptors must be numbers of"),
+        ({"projected": PROJECTED[0]}, "projected descriptors must be numbers of"),
+        ({"projected": PROJECTED.astype(np.int32)}, "projected descriptors must be numbers of"),
         ({"origins": BOOK.centroids[:, :15].copy()}, "origins must be"),
     ],
 )

@@ -29,7 +29,7 @@ def benchmark(photo_folder, tmp_path_factory):
 
 
 def test_there_is_a_row_for_each_variant_and_the_first_is_what_evaluate_measures(benchmark, tmp_path):
-    rows = ablate(benchmark, RECIPE, tmp_path, words=64, codebook=None, **IN_PROCESS)
+    rows = ablate(benchmark, RECIPE, tmp_path, num_words=64, codebook=None, **IN_PROCESS)
     assert [row.method for row in rows] == [variant.name for variant in VARIANTS]
     plain, verified = evaluate(benchmark, Setup(RECIPE, ("r-asmk*",), 64, 100), tmp_path, codebook=None, **IN_PROCESS)[
         0
@@ -47,7 +47,7 @@ def test_features_with_a_map_have_rows_of_global_descriptors_too(benchmark, tmp_
     monkeypatch.setattr("benchmarks.ablation.ablation.VARIANTS", VARIANTS[:2])
     model = write_features(tmp_path / "toy.onnx", backbone=24)
     recipe = replace(RECIPE, features=f"delf:model={model},top=200")
-    rows = ablate(benchmark, recipe, tmp_path, words=64, codebook=None, **IN_PROCESS)
+    rows = ablate(benchmark, recipe, tmp_path, num_words=64, codebook=None, **IN_PROCESS)
     assert [row.method for row in rows] == [variant.name for variant in (*VARIANTS[:2], *GLOBAL_VARIANTS)]
     by_name = {row.method: row for row in rows}
     for name in ("GeM", "GeM, not verified", "R-MAC"):  # nine other pictures and the query itself

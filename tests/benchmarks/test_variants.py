@@ -67,14 +67,14 @@ def test_regions_of_score_zero_do_not_count(rng):
     assigned = picture(rng, regions=2)
     weighed = pool(assigned, np.array([1, 0], np.float32), Pooling(by_score=True))
     first = assigned.regions == 0
-    alone = Assigned(assigned.words[first], assigned.points[first], None, assigned.regions[first], 1)
+    alone = Assigned(assigned.words[first], assigned.projected[first], None, assigned.regions[first], 1)
     np.testing.assert_array_equal(signs(weighed).vectors, signs(plain(alone)).vectors)
 
 
 def test_with_the_power_one_a_word_counts_the_same_however_often_it_is_there(rng):
     once = picture(rng, count=30, regions=1)
     often = np.concatenate([np.arange(30), *[np.flatnonzero(once.words == once.words[0])] * 4])
-    burst = Assigned(once.words[often], once.points[often], None, np.zeros(len(often), np.int32), 1)
+    burst = Assigned(once.words[often], once.projected[often], None, np.zeros(len(often), np.int32), 1)
     np.testing.assert_allclose(plain(once, Pooling(burst=1.0))[1], plain(burst, Pooling(burst=1.0))[1], atol=1e-6)
     assert not np.allclose(plain(once)[1], plain(burst)[1], atol=1e-2)
 
@@ -145,7 +145,7 @@ def test_verified_features_are_one_more_region_each(rng):
     every = as_regions(query, [one, two])
     assert every.region_count == 3
     assert np.bincount(every.regions).tolist() == [40, 5, 7]
-    np.testing.assert_array_equal(every.points[-7:], two.points)
+    np.testing.assert_array_equal(every.projected[-7:], two.projected)
 
 
 def test_hamming_expansion_keeps_the_query_and_adds_words_that_two_have():

@@ -269,7 +269,7 @@ def test_an_index_whose_first_run_failed_takes_other_words_the_next_time(d2r, ph
     status, _, _ = d2r("index", photo_folder, *options, "--words", "64", "--bits", "96")
     assert status == 0
     with Engine.open(index) as engine:
-        assert (engine.index.codebook.words, engine.index.codebook.bits) == (64, 96)
+        assert (engine.index.codebook.num_words, engine.index.codebook.bits) == (64, 96)
     status, _, err = d2r("index", photo_folder, *options, "--codebook", index)
     assert status == 0
 
@@ -359,7 +359,7 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(collection, tmp_path):
 
 def test_a_disk_that_fills_while_indexing_is_said_and_the_next_run_goes_on(collection, tmp_path):
     index = tmp_path / "x.index"
-    with Engine.create(index, words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(index, num_words=64, regions="whole", features="rootsift") as engine:
         engine.add([collection / "pagoda-0.jpg"], workers=0)
 
     def limit_files():
@@ -439,7 +439,7 @@ def test_a_learned_codebook_serves_another_index(d2r, views, tmp_path):
     assert status == 0, err
     assert "learned" not in out
     with Engine.open(index) as engine:
-        assert engine.index.size().words == 50
+        assert engine.index.size().num_words == 50
         assert engine.index.codebook.origin == Codebook.load(book).origin
     assert "learned from 3 pictures of at most 1024 pixels, hardnet:" in " ".join(d2r("info", index)[1].split())
     assert d2r("index", views, "--out", index, *options)[0] == 0
@@ -470,7 +470,7 @@ def test_more_words_than_the_features_are_enough_for_are_capped_and_the_same_com
     status, out, err = d2r("codebook", collection, "--out", tmp_path / "words.safetensors", *options)
     assert status == 0, err
     with Engine.open(tmp_path / "x.index") as engine:
-        words = engine.index.codebook.words
-    assert words in (16, 32)
-    assert f"{words} words in" in out
+        num_words = engine.index.codebook.num_words
+    assert num_words in (16, 32)
+    assert f"{num_words} words in" in out
     assert "; 65,536 would take 1,048,576 features, 16 for each, and there are fewer" in out

@@ -41,12 +41,12 @@ def test_pictures_are_indexed_and_found_by_worker_processes(d2r, collection, tmp
         assert result.inliers > 50
         np.testing.assert_allclose(result.transform, [[1, 0, right], [0, 1, down]], atol=0.5)
         row = engine.index.picture(result.path)
-        assert engine.index.points(row).codes.shape == (400, -(-dim // 64))
+        assert engine.index.keypoints(row).codes.shape == (400, -(-dim // 64))
         assert engine.check() == []
 
 
 def test_fewer_bits_and_a_codebook_must_fit_the_dimensions(collection, model, tmp_path):
-    with Engine.create(tmp_path / "a", features=f"delf:model={model}", words=32, bits=16) as engine:
+    with Engine.create(tmp_path / "a", features=f"delf:model={model}", num_words=32, bits=16) as engine:
         engine.sync(collection, workers=0)
         assert engine.index.codebook.bits == 16
         codebook = engine.index.codebook

@@ -37,7 +37,7 @@ def test_a_build_that_is_interrupted_and_loses_a_worker_equals_the_local_one(col
 
     (collection / "deep" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     made, local = tmp_path / "made.index", tmp_path / "local.index"
-    with Engine.create(local, words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(local, num_words=64, regions="whole", features="rootsift") as engine:
         expected = engine.sync(collection, workers=0)
 
     def stop(stage, done, total):
@@ -51,7 +51,7 @@ def test_a_build_that_is_interrupted_and_loses_a_worker_equals_the_local_one(col
             killed.extend(named("MapWorker(MapBatches(_Worker))"))
             kill(killed[0])
 
-    with Engine.create(made, words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(made, num_words=64, regions="whole", features="rootsift") as engine:
         with pytest.raises(KeyboardInterrupt):
             engine.sync(collection, workers=ClusterWorkers(), progress=stop)
         before = engine.index.size().pictures
@@ -79,7 +79,7 @@ def test_gpus_look_for_landmarks_between_decoding_and_describing(collection, tmp
 
     (collection / "deep" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     detector = f"detector:model={write_detector(tmp_path / 'toy.onnx')}"
-    with Engine.create(tmp_path / "local.index", words=64, regions=detector) as engine:
+    with Engine.create(tmp_path / "local.index", num_words=64, regions=detector) as engine:
         engine.sync(collection, workers=0)
     pools = []
     make = describe._pool
@@ -132,7 +132,7 @@ def test_what_is_not_a_fault_of_a_picture_ends_the_build(collection, tmp_path):
     from d2r.cluster.describe import ClusterWorkers
 
     model = write_detector(tmp_path / "toy.onnx")
-    with Engine.create(tmp_path / "made.index", words=64, regions=f"detector:model={model}") as engine:
+    with Engine.create(tmp_path / "made.index", num_words=64, regions=f"detector:model={model}") as engine:
         model.unlink()
         with pytest.raises(DetectorError, match=r"toy\.onnx"):
             engine.sync(collection, workers=ClusterWorkers(detectors=0))

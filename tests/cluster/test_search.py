@@ -43,7 +43,7 @@ def served(pictures, tmp_path_factory):
 
     paths = sorted(pictures.iterdir())
     with Engine.create(
-        tmp_path_factory.mktemp("served") / "x.index", words=128, regions="whole", features="rootsift"
+        tmp_path_factory.mktemp("served") / "x.index", num_words=128, regions="whole", features="rootsift"
     ) as engine:
         for start in range(0, len(paths), 4):
             engine.add(paths[start : start + 4], workers=0)
@@ -72,14 +72,14 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
     engine, _ = served
     codebook = engine.index.codebook
     made = make_query(queries[0], codebook, verify=True)
-    asked = made.descriptor, (made.points, codebook.dim)
+    asked = made.descriptor, (made.keypoints, codebook.dim)
     folder, layout = engine.index.folder, engine.index.layout()
 
     @ray.remote(num_cpus=0)
-    def compiled(query, points, version, numbers):
+    def compiled(query, keypoints, version, numbers):
         import asyncio
 
-        from d2r.cluster.shard import Place, QueryPoints, Shard, ShardState
+        from d2r.cluster.shard import Place, QueryKeypoints, Shard, ShardState
         from d2r.index import scoring as kernels
         from d2r.index.ranking import place_of
         from d2r.verify import geometry as matching
@@ -98,7 +98,7 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
             await shard.hold(state)
             ready = signatures()
             shard._rank_all([(await shard._snapshot(state), query, 5)])  # as rank does, but for the batch of Ray Serve
-            await shard.verify(state, (ray.put(QueryPoints(*points)),), [Place(place_of(numbers[0], 0), 400)])
+            await shard.verify(state, (ray.put(QueryKeypoints(*keypoints)),), [Place(place_of(numbers[0], 0), 400)])
             return ready, signatures()
 
         return asyncio.run(ask())
@@ -288,7 +288,7 @@ def made_up(pictures, tmp_path):
     from d2r.cluster.search import ClusterEngine, Shards
 
     paths = sorted(pictures.iterdir())
-    with Engine.create(tmp_path / "x.index", words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(tmp_path / "x.index", num_words=64, regions="whole", features="rootsift") as engine:
         engine.add(paths[::2], workers=0)
         engine.add(paths[1::2], workers=0)
         handles = [MadeUp(engine), MadeUp(engine)]

@@ -116,7 +116,7 @@ def test_fewer_regions_of_a_description_are_those_that_a_smaller_selector_choose
     """A sweep that describes once with the largest selector gives what describing with each would."""
     setup = Setup(RECIPE, ("r-asmk*",), 64, verify=0)
     experiment = EXPERIMENTS["table1"]
-    swept = reproduce(benchmark, experiment, RECIPE, cache, words=(64,), codebook=None, **IN_PROCESS)
+    swept = reproduce(benchmark, experiment, RECIPE, cache, num_words=(64,), codebook=None, **IN_PROCESS)
     swept_row = next(row for row in swept if row.method == "r-asmk*")
     book = Codebook.load(next((cache / "codebooks").glob("*-64-0.safetensors")))
     small = Setup(Recipe("rmac:levels=2", RECIPE.features, 1024, 200), setup.methods, 64, verify=0)
@@ -127,7 +127,7 @@ def test_fewer_regions_of_a_description_are_those_that_a_smaller_selector_choose
 
 
 def test_a_sweep_gives_the_baseline_once_and_a_row_for_each_selector(benchmark, cache):
-    rows = reproduce(benchmark, EXPERIMENTS["fig4b"], RECIPE, cache, words=(64,), codebook=None, **IN_PROCESS)
+    rows = reproduce(benchmark, EXPERIMENTS["fig4b"], RECIPE, cache, num_words=(64,), codebook=None, **IN_PROCESS)
     assert [(row.method, row.regions) for row in rows] == [
         ("asmk*", "whole"),
         *(("r-asmk*", f"rmac:levels={levels}") for levels in (1, 2, 3)),

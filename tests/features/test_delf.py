@@ -210,8 +210,8 @@ def test_a_shifted_part_of_a_photograph_is_verified(delf, photo):
     cut = np.ascontiguousarray(photo[32:, 64:])
     (other,) = delf.extract([cut])
     words = single_word(other.descriptors)
-    points, its = make_keypoints(part.features, words), make_keypoints(other, words)
-    verification = verify(points, its, bits=words.bits)
+    own, its = make_keypoints(part.features, words), make_keypoints(other, words)
+    verification = verify(own, its, bits=words.bits)
     assert verification.inliers > 200
     np.testing.assert_allclose(verification.transform, [[1, 0, -64], [0, 1, -32]], atol=0.05)
 

@@ -54,7 +54,7 @@ def test_a_picture_without_texture_has_no_features(model):
 def test_an_index_remembers_the_network_and_refuses_another(photo_folder, model, tmp_path):
     spec = pinned_features(f"hardnet:model={model}")
     assert len(make_extractor(spec).sha256) == 64
-    with Engine.create(tmp_path / "index", features=f"hardnet:model={model}", regions="whole", words=64) as engine:
+    with Engine.create(tmp_path / "index", features=f"hardnet:model={model}", regions="whole", num_words=64) as engine:
         engine.sync(photo_folder, workers=0)
         assert engine.recipe.features == spec
         picture = photo_folder / "pagoda-0.jpg"

@@ -29,17 +29,17 @@ from programs import LIMIT_S, join, run, running
 WORDS, DIM = 50, 128
 
 
-def entry(seed, words=20):
+def entry(seed, num_words=20):
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(WORDS, words, replace=False)).astype(np.int32)
-    codes = pack_signs(rng.normal(size=(words, DIM)))
-    points = Keypoints(
+    chosen = np.sort(rng.choice(WORDS, num_words, replace=False)).astype(np.int32)
+    codes = pack_signs(rng.normal(size=(num_words, DIM)))
+    keypoints = Keypoints(
         np.full((3, 2), seed, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32),
         chosen[:3].astype(np.uint8), codes[:3], np.arange(3, dtype=np.int32),
     )  # fmt: skip
     local = LocalCodes(chosen[:3], codes[:3], DIM)
     box, score = np.array([[0, 0, 9, 9]], np.float32), np.ones(1, np.float32)
-    return Entry(Aggregated(chosen, codes, DIM), box, score, points, local)
+    return Entry(Aggregated(chosen, codes, DIM), box, score, keypoints, local)
 
 
 def state(name):
@@ -87,7 +87,7 @@ def test_search_equals_brute_force_over_several_segments_and_removals(index):
         writer.put([(state(5), entry(500))])
     kernel = KERNELS["r-asmk*"]
     stored = {str(seed): entry(500 if seed == 5 else seed) for seed in range(30) if seed not in (3, 12, 29)}
-    query = entry(7, words=30).aggregated
+    query = entry(7, num_words=30).aggregated
     expected = {name: similarity(query, one.aggregated, kernel) for name, one in stored.items()}
     hits = index.search(query, top=100)
     scores = {Path(hit.picture.path).stem: hit.score for hit in hits}
@@ -100,9 +100,9 @@ def test_search_equals_brute_force_over_several_segments_and_removals(index):
 def test_points_and_regions_come_back(index):
     put(index, range(5))
     row = index.picture("/photos/3.jpg")
-    points = index.points(row)
-    np.testing.assert_array_equal(points.positions, entry(3).points.positions)
-    np.testing.assert_array_equal(points.codes, entry(3).points.codes)
+    keypoints = index.keypoints(row)
+    np.testing.assert_array_equal(keypoints.positions, entry(3).keypoints.positions)
+    np.testing.assert_array_equal(keypoints.codes, entry(3).keypoints.codes)
     boxes, scores = index.regions(row)
     assert boxes.tolist() == [[0, 0, 9, 9]]
     assert scores.tolist() == [1]
@@ -138,7 +138,7 @@ def test_an_empty_descriptor_is_kept_and_never_found(index):
     assert found(index) == {"blank", "1"}
     assert [Path(hit.picture.path).stem for hit in index.search(entry(1).aggregated, 10)] == ["1"]
     assert index.search(empty.aggregated, 10) == []
-    assert len(index.points(index.picture("/photos/blank.jpg"))) == 0
+    assert len(index.keypoints(index.picture("/photos/blank.jpg"))) == 0
 
 
 def test_a_picture_keeps_its_number_when_it_is_described_again(index):
@@ -235,7 +235,7 @@ def test_an_index_larger_than_the_memory_gives_the_same_answers(index, monkeypat
     for start in (0, 10):
         put(index, range(start, start + 10))
     put(index, [])
-    queries = [entry(7, words=30).aggregated, entry(500, words=3).aggregated, entry(1, words=0).aggregated]
+    queries = [entry(7, num_words=30).aggregated, entry(500, num_words=3).aggregated, entry(1, num_words=0).aggregated]
     expected = index.search_all(queries, 20)
     asked = []
     fetch = Segment.fetch
@@ -343,7 +343,7 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
                 assert len(numbers ^ expected) <= 1
                 for row in reader.pictures():
                     part = int(Path(row.path).stem.split("-")[1])
-                    assert row.slot is None or reader.points(row).positions[0, 0] == part
+                    assert row.slot is None or reader.keypoints(row).positions[0, 0] == part
                 assert len(reader.search(entry(1).aggregated, 10_000)) >= len(numbers)
                 expected, start = numbers, max(numbers, default=start) + 1
         writers.stdin.close()
@@ -355,7 +355,7 @@ def ranking(index, query, top=1000):
 
 
 def test_merging_as_pictures_come_keeps_segments_few_and_changes_no_answer(index):
-    query = entry(3, words=30).aggregated
+    query = entry(3, num_words=30).aggregated
     with Index.create(index.folder.parent / "at-once.index", {}) as at_once:
         with at_once.writing() as writer:
             writer.set_codebook(index.codebook)
@@ -374,7 +374,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
         put(index, range(start, start + 20))
     with index.writing() as writer:
         writer.remove([index.picture(f"/photos/{seed}.jpg") for seed in range(0, 60, 7)])
-    query = entry(3, words=30).aggregated
+    query = entry(3, num_words=30).aggregated
     before, rows = ranking(index, query), list(index.pictures())
     steps = []
     with index.writing() as writer:
@@ -387,7 +387,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
     assert index.check() == []
     for old, new in zip(rows, index.pictures(), strict=True):
         assert (old.id, old.path, old.words) == (new.id, new.path, new.words)
-        assert index.points(new).positions[0, 0] == int(Path(new.path).stem)
+        assert index.keypoints(new).positions[0, 0] == int(Path(new.path).stem)
     with index.writing() as writer:
         writer.compact()
     assert [path.name for path in (index.folder / "segments").iterdir()] == ["000004"]  # nothing left to do
@@ -396,7 +396,7 @@ def test_compacting_leaves_one_segment_without_dead_slots_and_the_same_answers(i
 def test_several_queries_at_once_have_the_answers_of_each_alone_on_any_number_of_threads(index):
     for start in range(0, 60, 20):
         put(index, range(start, start + 20))
-    queries = [entry(seed, words=seed % 20).aggregated for seed in range(25)]
+    queries = [entry(seed, num_words=seed % 20).aggregated for seed in range(25)]
     expected = [index.search(query, 9) for query in queries]
     assert any(expected)
     for threads in (1, 2, 5):
@@ -522,11 +522,11 @@ def test_features_are_found_where_a_merge_moved_them(index):
     hit = index.search(entry(1).aggregated, 1)[0]
     with index.writing() as writer:
         writer.compact()
-        assert index.points(hit.picture).positions[0, 0] == 1
+        assert index.keypoints(hit.picture).positions[0, 0] == 1
         assert len(index.regions(hit.picture)[0]) == 1
         writer.remove([hit.picture])
     with pytest.raises(RemovedError, match="removed from the index meanwhile"):
-        index.points(hit.picture)
+        index.keypoints(hit.picture)
 
 
 def test_every_picture_is_read_once_though_segments_merge_meanwhile(index):
@@ -689,7 +689,7 @@ def test_searches_during_changes_always_see_one_whole_state(index):
                 if sorted(names) != sorted(reachable):
                     errors.append(names)
 
-    query = entry(3, words=WORDS).aggregated
+    query = entry(3, num_words=WORDS).aggregated
     reachable = [Path(hit.picture.path).stem for hit in index.search(query, 100)]
     assert len(reachable) == 10
     threads = [threading.Thread(target=read, daemon=True) for _ in range(3)]
@@ -797,7 +797,7 @@ def narrow(one):
         ),
         (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "which has 50"),
         (lambda one: replace(one, local=LocalCodes(one.local.words, one.local.codes[:, :1].copy(), 64)), "bits"),
-        (lambda one: replace(one, points=replace(one.points, codes=one.points.codes[:, :1].copy())), "bits"),
+        (lambda one: replace(one, keypoints=replace(one.keypoints, codes=one.keypoints.codes[:, :1].copy())), "bits"),
     ],
 )
 def test_an_entry_that_is_not_of_the_words_of_the_index_is_refused_and_the_index_stays_as_it_is(index, wrong, reason):

@@ -12,9 +12,9 @@ from d2r.index.scoring import keep_best, score_postings
 STAR = KERNELS["r-asmk*"]
 
 
-def random_picture(rng: np.random.Generator, words: int, dim: int) -> Aggregated:
+def random_picture(rng: np.random.Generator, num_words: int, dim: int) -> Aggregated:
     """A few words with random signs, near a common pattern so that many codes agree in most bits."""
-    chosen = np.sort(rng.permutation(words)[: rng.integers(0, words + 1)]).astype(np.int32)
+    chosen = np.sort(rng.permutation(num_words)[: rng.integers(0, num_words + 1)]).astype(np.int32)
     pattern = np.where(np.arange(dim) % 3, 1.0, -1.0)
     flips = rng.random((len(chosen), dim)) < rng.choice([0.0, 0.1, 0.3, 0.5, 1.0], (len(chosen), 1))
     return Aggregated(chosen, pack_signs(np.where(flips, -pattern, pattern)), dim)
@@ -43,13 +43,13 @@ def score(query: Aggregated, pictures: list[Aggregated], kernel: Kernel) -> np.n
 
 
 @pytest.mark.parametrize("dim", [64, 100, 128, 256])
-@pytest.mark.parametrize(("count", "words"), [(30, 20), (400, 5)])  # lists shorter, and longer than a block
-def test_scores_equal_brute_force(dim: int, count: int, words: int) -> None:
+@pytest.mark.parametrize(("count", "num_words"), [(30, 20), (400, 5)])  # lists shorter, and longer than a block
+def test_scores_equal_brute_force(dim: int, count: int, num_words: int) -> None:
     rng = np.random.default_rng(dim)
-    pictures = [random_picture(rng, words, dim) for _ in range(count)]
+    pictures = [random_picture(rng, num_words, dim) for _ in range(count)]
     pictures[7] = Aggregated(pictures[7].words[:0], pictures[7].vectors[:0], dim)  # one without features
     seen = []
-    for query in [random_picture(rng, words, dim) for _ in range(8)]:
+    for query in [random_picture(rng, num_words, dim) for _ in range(8)]:
         found = score(query, pictures, STAR)
         g = np.array([normalisation(one, STAR) for one in pictures])
         expected = [similarity(query, one, STAR) for one in pictures]

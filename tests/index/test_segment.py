@@ -25,7 +25,7 @@ WORDS = 30
 def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = None) -> Entry:
     words = np.sort(rng.permutation(WORDS)[: rng.integers(1, WORDS)]).astype(np.int32)
     number = int(rng.integers(1, 40)) if count is None else count
-    points = Keypoints(
+    keypoints = Keypoints(
         (rng.random((number, 2)) * 1000).astype(np.float32),
         (rng.random(number) * 50).astype(np.float32),
         ((rng.random(number) * 4 - 2) * np.pi).astype(np.float32),
@@ -39,7 +39,7 @@ def random_entry(rng: np.random.Generator, dim: int = 128, count: int | None = N
     local = LocalCodes(
         rng.integers(0, WORDS, number).astype(np.int32), pack_signs(rng.standard_normal((number, dim))), dim
     )
-    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), points, local)
+    return Entry(aggregated, boxes, rng.random(regions).astype(np.float32), keypoints, local)
 
 
 def empty_entry(dim: int = 128) -> Entry:
@@ -75,10 +75,10 @@ def test_what_was_written_comes_back(tmp_path: Path, dim: int) -> None:
         boxes, scores = found.regions(slot)
         np.testing.assert_array_equal(boxes, entry.boxes)
         np.testing.assert_array_equal(scores, entry.box_scores)
-        points = found.points(slot)
+        keypoints = found.keypoints(slot)
         for name in ("positions", "scales", "words", "codes", "rows"):
-            np.testing.assert_array_equal(getattr(points, name), getattr(entry.points, name))
-            assert getattr(points, name).dtype == getattr(entry.points, name).dtype
+            np.testing.assert_array_equal(getattr(keypoints, name), getattr(entry.keypoints, name))
+            assert getattr(keypoints, name).dtype == getattr(entry.keypoints, name).dtype
         local = found.local(slot, dim)
         np.testing.assert_array_equal(local.words, entry.local.words)
         np.testing.assert_array_equal(local.codes, entry.local.codes)
@@ -132,7 +132,7 @@ def test_pictures_without_anything_can_be_alone_in_a_segment(tmp_path: Path) -> 
     found = Segment.load(tmp_path / "1")
     assert found.g.tolist() == [0, 0]
     assert [len(one) for one in found.aggregated(128)] == [0, 0]
-    assert [found.points(slot).codes.shape for slot in range(2)] == [(0, 2), (0, 2)]
+    assert [found.keypoints(slot).codes.shape for slot in range(2)] == [(0, 2), (0, 2)]
     assert found.regions(1)[0].tolist() == [[0, 0, 9, 9]]
 
 
@@ -142,11 +142,11 @@ def test_an_angle_is_kept_to_half_a_step_of_256_whatever_turn_it_was_in(tmp_path
     found = Segment.load(tmp_path / "1")
     turns = 0
     for slot, entry in enumerate(entries):
-        kept = found.points(slot).angles
+        kept = found.keypoints(slot).angles
         assert kept.dtype == np.float32
-        difference = np.angle(np.exp(1j * (kept.astype(float) - entry.points.angles)))
+        difference = np.angle(np.exp(1j * (kept.astype(float) - entry.keypoints.angles)))
         assert np.abs(difference).max(initial=0) <= np.pi / 256 + 1e-5
-        turns += int((np.abs(entry.points.angles) > np.pi).sum())
+        turns += int((np.abs(entry.keypoints.angles) > np.pi).sum())
     assert turns > 20
 
 
@@ -321,8 +321,8 @@ GOOD = random_entry(np.random.default_rng(3), count=9)
         replace(GOOD, local=GOOD.local.take(np.arange(8))),
         replace(GOOD, box_scores=GOOD.box_scores[1:]),
         replace(GOOD, boxes=GOOD.boxes[:0], box_scores=GOOD.box_scores[:0]),
-        replace(GOOD, points=replace(GOOD.points, words=GOOD.points.words[::-1].copy())),
-        replace(GOOD, points=replace(GOOD.points, codes=GOOD.points.codes[1:])),
+        replace(GOOD, keypoints=replace(GOOD.keypoints, words=GOOD.keypoints.words[::-1].copy())),
+        replace(GOOD, keypoints=replace(GOOD.keypoints, codes=GOOD.keypoints.codes[1:])),
     ],
 )
 def test_an_entry_whose_arrays_do_not_fit_is_refused_and_leaves_nothing(tmp_path: Path, wrong: Entry) -> None:

@@ -54,10 +54,10 @@ def test_workers_that_cannot_be_prepared_end_the_run_with_their_message_and_chan
 
 
 @pytest.mark.parametrize(
-    ("pictures", "words"), [(1, 128), (60, 1024), (1_000, 4096), (1_103, 4096), (10_000, 16384), (10**6, MAX_WORDS)]
+    ("pictures", "num_words"), [(1, 128), (60, 1024), (1_000, 4096), (1_103, 4096), (10_000, 16384), (10**6, MAX_WORDS)]
 )
-def test_words_grow_with_the_square_root_of_the_collection(pictures, words):
-    assert choose_words(pictures) == words
+def test_words_grow_with_the_square_root_of_the_collection(pictures, num_words):
+    assert choose_words(pictures) == num_words
 
 
 def test_words_are_a_power_of_two_and_never_fall_with_more_pictures():

@@ -124,7 +124,7 @@ def copied(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     picture = read_image(photo_folder / "pagoda-0.jpg")
     Image.fromarray(shrink(picture, 280)).save(photos / "copy.jpg", quality=70)
     Image.fromarray(picture[:, : picture.shape[1] * 2 // 3]).save(photos / "cut.png")
-    with Engine.create(folder / "index", words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(folder / "index", num_words=64, regions="whole", features="rootsift") as engine:
         engine.sync(photos, workers=0)
     return folder
 

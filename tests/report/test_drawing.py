@@ -74,22 +74,22 @@ def test_nothing_found_is_drawn_too_and_a_small_picture_has_a_whole_legend():
 
 def test_matched_points_are_joined_in_colours_and_others_in_grey_between_the_pictures():
     query, other = plain(360, MATCH_SIDE), plain(2 * MATCH_SIDE, MATCH_SIDE)
-    points = np.array([(100, 50), (300, 200)], np.float32)
-    doubled = 2 * points
-    drawn = draw_match(query, other, points, doubled, box=(10, 20, 500, 300))
+    positions = np.array([(100, 50), (300, 200)], np.float32)
+    doubled = 2 * positions
+    drawn = draw_match(query, other, positions, doubled, box=(10, 20, 500, 300))
     assert drawn.shape == (MATCH_SIDE, MATCH_SIDE + 16 + MATCH_SIDE // 2, 3)
     top = (MATCH_SIDE - 360) // 2
-    for (x, y), (u, v) in zip(points.astype(int), (doubled / 2).astype(int), strict=True):
+    for (x, y), (u, v) in zip(positions.astype(int), (doubled / 2).astype(int), strict=True):
         for row, column in ((top + y, x), (v, MATCH_SIDE + 16 + u)):
             assert np.ptp(drawn[row, column].astype(int)) > 60
     assert drawn[top + 20, 200].tolist() == [255, 176, 46]
-    grey = draw_match(query, other, points[:0], points[:0], unconfirmed=(points, doubled))
+    grey = draw_match(query, other, positions[:0], positions[:0], unconfirmed=(positions, doubled))
     assert len(coloured(grey)) == 0
     assert grey[top + 50, 100].tolist() == [150, 150, 150]
 
 
 def test_no_more_lines_are_drawn_than_can_be_seen():
-    points = np.column_stack([np.full(600, 10), np.arange(600) + 60]).astype(np.float32)
-    drawn = draw_match(plain(720, 720), plain(720, 720), points, points)
+    positions = np.column_stack([np.full(600, 10), np.arange(600) + 60]).astype(np.float32)
+    drawn = draw_match(plain(720, 720), plain(720, 720), positions, positions)
     middle = drawn[:, 728].astype(int)
     assert 100 < (np.ptp(middle, axis=1) > 40).sum() <= 460  # 150 lines, smoothed over neighbouring rows

@@ -41,7 +41,7 @@ def saved(path: Path, seed: int = 1, width: int = 320, height: int = 240) -> str
 def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int = 240) -> Result:
     """A result; with inliers, its points lie where TURN maps those of the query."""
     rng = np.random.default_rng(0)
-    query_points = rng.uniform((40, 30), (200, 150), (inliers or 0, 2)).astype(np.float32)
+    query_positions = rng.uniform((40, 30), (200, 150), (inliers or 0, 2)).astype(np.float32)
     return Result(
         id=1,
         path=path,
@@ -53,8 +53,8 @@ def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int 
         box_scores=np.ones(2, np.float32),
         transform=TURN if inliers else None,
         found=(60.0, 40.0, 210.0, 160.5) if inliers else None,
-        query_points=query_points,
-        points=(query_points @ TURN[:, :2].T + TURN[:, 2]).astype(np.float32),
+        query_positions=query_positions,
+        positions=(query_positions @ TURN[:, :2].T + TURN[:, 2]).astype(np.float32),
     )
 
 
@@ -221,8 +221,8 @@ def test_lines_join_the_matched_points_of_the_two_pictures_as_they_are_placed(
         (qx, qy, qw, qh), (rx, ry, rw, rh) = places
         scale = max(rw, rh) / max(size)
         np.testing.assert_allclose([qw / qh, rw / scale, rh / scale], [320 / 240, *size], rtol=0.01)
-        starts = result.query_points * (qw / 320) + [qx, qy]
-        ends = result.points * scale + [rx, ry]
+        starts = result.query_positions * (qw / 320) + [qx, qy]
+        ends = result.positions * scale + [rx, ry]
         drawn = np.array([numbers(path["d"]).ravel() for path in read.all("path")])
         expected = np.concatenate([starts, ends], axis=1)
         assert len(drawn) == 10

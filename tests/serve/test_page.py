@@ -40,7 +40,7 @@ def scenes(shared_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(scenes, tmp_path_factory):
     folder, _ = scenes
-    with Engine.create(folder / "scenes.index", words=256, regions="rmac:levels=1") as engine:
+    with Engine.create(folder / "scenes.index", num_words=256, regions="rmac:levels=1") as engine:
         engine.sync(folder / "photos", workers=0)
     with serving(folder / "scenes.index", tmp_path_factory.mktemp("uploads")) as client:
         yield str(client.base_url)
@@ -211,7 +211,9 @@ def detected_url(scenes, tmp_path_factory):
     folder, _ = scenes
     boxes = ((0.1, 0.1, 0.8, 0.8), (0.2, 0.0, 0.6, 0.5), (0.5, 0.5, 1.0, 1.0))
     model = write_detector(folder / "toy.onnx", boxes, (0.8, 0.5, 0.2))
-    with Engine.create(folder / "detected.index", words=256, regions=f"detector:model={model},threshold=0.3") as engine:
+    with Engine.create(
+        folder / "detected.index", num_words=256, regions=f"detector:model={model},threshold=0.3"
+    ) as engine:
         engine.sync(folder / "photos", workers=0)
     with serving(folder / "detected.index", tmp_path_factory.mktemp("uploads")) as client:
         yield str(client.base_url)

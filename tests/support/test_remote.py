@@ -48,7 +48,7 @@ def fsspec_path(url):
 
 
 def test_an_index_follows_a_storage(bucket, tmp_path):
-    with Engine.create(tmp_path / "x.index", words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(tmp_path / "x.index", num_words=64, regions="whole", features="rootsift") as engine:
         assert engine.sync("memory://photos", workers=0).added == 10
         assert engine.sync("memory://photos/", workers=0).unchanged == 10
         best = engine.search("memory://photos/c%23d/8%25%3F.jpg", SearchOptions(top=1)).results[0]
@@ -65,10 +65,10 @@ def test_an_index_follows_a_storage(bucket, tmp_path):
 
 
 def test_a_storage_gives_the_index_that_a_folder_gives(photo_folder, tmp_path):
-    with Engine.create(tmp_path / "url.index", words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(tmp_path / "url.index", num_words=64, regions="whole", features="rootsift") as engine:
         engine.sync(photo_folder.as_uri(), workers=0)
         urls = [(row.path, row.digest, row.words, row.slot) for row in engine.index.pictures()]
-    with Engine.create(tmp_path / "folder.index", words=64, regions="whole", features="rootsift") as engine:
+    with Engine.create(tmp_path / "folder.index", num_words=64, regions="whole", features="rootsift") as engine:
         engine.sync(photo_folder, workers=0)
         files = [(Path(row.path).as_uri(), row.digest, row.words, row.slot) for row in engine.index.pictures()]
     assert urls == files

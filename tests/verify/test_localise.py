@@ -23,8 +23,8 @@ def test_the_smallest_box_around_points() -> None:
 
 
 def test_the_box_reaches_beyond_the_points_but_not_beyond_the_query_box() -> None:
-    points = grid((0, 0, 400, 200))
-    mapped = points @ TURN[:, :2].T + TURN[:, 2]
+    positions = grid((0, 0, 400, 200))
+    mapped = positions @ TURN[:, :2].T + TURN[:, 2]
     found = found_box((0, 0, 400, 200), True, TURN, mapped, (1000, 1000))
     inner = bounding_box(mapped)
     corners = np.array([[0, 0], [400, 0], [0, 200], [400, 200]]) @ TURN[:, :2].T + TURN[:, 2]
@@ -34,12 +34,12 @@ def test_the_box_reaches_beyond_the_points_but_not_beyond_the_query_box() -> Non
 
 
 def test_a_box_that_was_drawn_is_where_the_map_puts_it_inside_the_picture() -> None:
-    points = grid((30, 40, 60, 70)) @ TURN[:, :2].T + TURN[:, 2]
+    positions = grid((30, 40, 60, 70)) @ TURN[:, :2].T + TURN[:, 2]
     corners = np.array([[20, 30], [120, 30], [20, 110], [120, 110]]) @ TURN[:, :2].T + TURN[:, 2]
-    found = found_box((20, 30, 120, 110), False, TURN, points, SIZE)
+    found = found_box((20, 30, 120, 110), False, TURN, positions, SIZE)
     np.testing.assert_allclose(found, bounding_box(corners))
     x2 = bounding_box(corners)[2] - 9
-    assert found_box((20, 30, 120, 110), False, TURN, points, (int(x2), 240))[2] == int(x2)
+    assert found_box((20, 30, 120, 110), False, TURN, positions, (int(x2), 240))[2] == int(x2)
 
 
 def test_random_points_of_a_part_of_the_query_give_that_part() -> None:
@@ -48,17 +48,17 @@ def test_random_points_of_a_part_of_the_query_give_that_part() -> None:
     identity = np.array([[1.0, 0, 0], [0, 1, 0]])
     found, around = [], []
     for _ in range(200):
-        points = rng.uniform(part[:2], part[2:], (15, 2))
-        found.append(iou([found_box((0, 0, 320, 240), True, identity, points, SIZE)], [part])[0, 0])
-        around.append(iou([bounding_box(points)], [part])[0, 0])
+        positions = rng.uniform(part[:2], part[2:], (15, 2))
+        found.append(iou([found_box((0, 0, 320, 240), True, identity, positions, SIZE)], [part])[0, 0])
+        around.append(iou([bounding_box(positions)], [part])[0, 0])
     assert np.mean(around) < 0.8 < np.mean(found)
 
 
 def test_the_box_stays_inside_the_picture_and_holds_every_point() -> None:
     shift = np.array([[1.0, 0, -50], [0, 1, 100]])
-    points = np.array([[0.0, 100.0], [150.0, 239.0], [80.0, 180.0]])
-    found = found_box((0, 0, 250, 240), True, shift, points, SIZE)
+    positions = np.array([[0.0, 100.0], [150.0, 239.0], [80.0, 180.0]])
+    found = found_box((0, 0, 250, 240), True, shift, positions, SIZE)
     assert found == (0.0, 100.0, 200.0, 240.0)
-    outside = points - np.array([0, 60])  # further from the map than an affine one can be
+    outside = positions - np.array([0, 60])  # further from the map than an affine one can be
     found = found_box((0, 0, 250, 240), True, shift, outside, SIZE)
     assert (found[0], found[1]) == (0.0, 40.0)

@@ -37,7 +37,7 @@ def flipped(rng: np.random.Generator, codes: np.ndarray, share: float) -> np.nda
     return np.packbits(bits.astype(np.uint8), axis=1).view(np.uint64)
 
 
-def points(
+def keypoints(
     positions: np.ndarray, words: np.ndarray, codes: np.ndarray, scales: np.ndarray, angles: np.ndarray
 ) -> Keypoints:
     """Keypoints in order of word; their rows say where they were before."""
@@ -47,8 +47,8 @@ def points(
     return Keypoints(*arrays, words[order].astype(np.uint8), codes[order], order.astype(np.int32))
 
 
-def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ transform[:, :2].T + transform[:, 2]
+def apply(transform: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    return positions @ transform[:, :2].T + transform[:, 2]
 
 
 def shapes(transform: np.ndarray, scales: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +79,8 @@ def scene(
     its_scales[right:], its_angles[right:] = rng.uniform(3, 30, wrong), rng.uniform(-np.pi, np.pi, wrong)
     order = rng.permutation(count)
     its_codes = flipped(rng, codes, 0.1)
-    query = points(positions, words, codes, scales, angles)
-    return query, points(target[order], words[order], its_codes[order], its_scales[order], its_angles[order])
+    query = keypoints(positions, words, codes, scales, angles)
+    return query, keypoints(target[order], words[order], its_codes[order], its_scales[order], its_angles[order])
 
 
 def check(query: Keypoints, other: Keypoints, **options: float) -> Verification:
@@ -199,7 +199,7 @@ def test_points_that_coincide_or_lie_on_a_line_fix_no_map(first: str, second: st
     }
     words, codes = rng.integers(0, WORDS, 40), random_codes(rng, 40)
     sizes, zeros = np.full(40, 5.0), np.zeros(40)
-    one, other = (points(places[name], words, codes, sizes, zeros) for name in (first, second))
+    one, other = (keypoints(places[name], words, codes, sizes, zeros) for name in (first, second))
     assert same(check(one, other), NOT_FOUND)
 
 
@@ -254,11 +254,13 @@ def test_matches_equal_a_plain_search_for_mutual_nearest_codes_of_one_word(neare
     zeros = np.zeros(count * nearest)
     rows = np.repeat(np.arange(count), nearest)
     several = flipped(rng, codes[rows], 0.05)
-    query = points(np.zeros((len(rows), 2)), words.reshape(-1), several, zeros, zeros)
+    query = keypoints(np.zeros((len(rows), 2)), words.reshape(-1), several, zeros, zeros)
     query = Keypoints(*(getattr(query, name) for name in ("positions", "scales", "angles", "words", "codes")),
                    rows[query.rows].astype(np.int32))  # fmt: skip
     order = rng.permutation(count)
-    other = points(np.zeros((count, 2)), words[order, 0], flipped(rng, codes, 0.2)[order], zeros[:count], zeros[:count])
+    other = keypoints(
+        np.zeros((count, 2)), words[order, 0], flipped(rng, codes, 0.2)[order], zeros[:count], zeros[:count]
+    )
     found = match_keypoints(query, other, BITS)
     assert found.dtype == np.int32
     assert found.tolist() == brute_force(query, other, int(0.36 * BITS))
@@ -269,9 +271,9 @@ def test_points_of_different_words_never_match() -> None:
     rng = np.random.default_rng(0)
     codes, zeros = random_codes(rng, 50), np.zeros(50)
     places = np.zeros((50, 2))
-    one = points(places, np.arange(50), codes, zeros, zeros)
+    one = keypoints(places, np.arange(50), codes, zeros, zeros)
     assert len(match_keypoints(one, one, BITS)) == 50
-    assert len(match_keypoints(one, points(places, np.arange(50) + 50, codes, zeros, zeros), BITS)) == 0
+    assert len(match_keypoints(one, keypoints(places, np.arange(50) + 50, codes, zeros, zeros), BITS)) == 0
 
 
 # ---- A real photograph ----

@@ -73,7 +73,7 @@ class Codebook:
     origin: Origin | None = None
 
     @property
-    def words(self) -> int:
+    def num_words(self) -> int:
         """Number of words C."""
         return len(self.centroids)
 
@@ -89,7 +89,7 @@ class Codebook:
 
     @cached_property
     def _search(self) -> Any:
-        index = _nearest(self.words, self.dim)
+        index = _nearest(self.num_words, self.dim)
         index.train(self.centroids)
         index.add(self.centroids)
         return index
@@ -101,7 +101,7 @@ class Codebook:
         With many words two features of one thing have too often different ones. k-means leaves words in no order, so
         that every so many-th is as good as any.
         """
-        rows = np.arange(min(COARSE_WORDS, self.words)) * self.words // min(COARSE_WORDS, self.words)
+        rows = np.arange(min(COARSE_WORDS, self.num_words)) * self.num_words // min(COARSE_WORDS, self.num_words)
         return Codebook(np.ascontiguousarray(self.centroids[rows]))
 
     def same_as(self, other: Codebook) -> bool:
@@ -139,8 +139,8 @@ class Codebook:
             )
         if descriptors.dtype.kind != "f":
             raise CodebookError(f"descriptors must be floating-point numbers, not {descriptors.dtype}")
-        if not 1 <= nearest <= self.words:
-            raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.words}")
+        if not 1 <= nearest <= self.num_words:
+            raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.num_words}")
         if len(descriptors) == 0:
             return np.zeros((0, nearest), np.int32)
         _, words = self._search.search(np.ascontiguousarray(descriptors, np.float32), nearest)
@@ -154,8 +154,8 @@ class Codebook:
         ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
 
         Returns:
-            points, float32 (N, E), and origins, float32 (C, E): a residual is ``points[i] - origins[words[i]]``. The
-            origins are None when the points are the residuals.
+            projected, float32 (N, E), and origins, float32 (C, E): a residual is ``projected[i] -
+            origins[words[i]]``. The origins are None when these are the residuals.
         """
         if self.medians is not None:
             return self.project(descriptors), self.medians
@@ -166,8 +166,8 @@ class Codebook:
 
     def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
         """Return ``P x - o(c)`` of each descriptor x and its word c, float32 (N, E); see :meth:`centre`."""
-        points, origins = self.centre(descriptors, words)
-        return points if origins is None else points - origins[words]
+        projected, origins = self.centre(descriptors, words)
+        return projected if origins is None else projected - origins[words]
 
     def save(self, path: Path) -> None:
         """Write the codebook, with its origin, as one safetensors file; an old file is replaced all at once."""
@@ -201,11 +201,11 @@ class Codebook:
         centroids = tensors["centroids"]
         if centroids.ndim != 2 or 0 in centroids.shape or not np.issubdtype(centroids.dtype, np.floating):
             raise CodebookError(f"{path}: centroids must be a float array (words, dimensions), not {centroids.shape}")
-        words, dim = centroids.shape
+        num_words, dim = centroids.shape
         bits = len(tensors["projection"]) if "projection" in tensors and tensors["projection"].ndim else dim
         if not 1 <= bits <= dim:
             raise CodebookError(f"{path}: projection must have from 1 to {dim} rows, not {bits}")
-        shapes = {"projection": (bits, dim), "medians": (words, bits)}
+        shapes = {"projection": (bits, dim), "medians": (num_words, bits)}
         for name, shape in shapes.items():
             if name in tensors and tensors[name].shape != shape:
                 raise CodebookError(f"{path}: {name} must have the shape {shape}, not {tensors[name].shape}")
@@ -236,7 +236,7 @@ def _load_version(path: Path, inode: int, mtime_ns: int) -> Codebook:
 
 def train_codebook(
     descriptors: Array,
-    words: int,
+    num_words: int,
     *,
     iterations: int = 10,
     seed: int = 0,
@@ -247,8 +247,8 @@ def train_codebook(
     """Learn a codebook by k-means.
 
     Args:
-        descriptors: float32 (N, D), N at least ``words``; of more than 64 a word a random part is used.
-        words: number of words C.
+        descriptors: float32 (N, D), N at least ``num_words``; of more than 64 a word a random part is used.
+        num_words: number of words C.
         iterations: of Lloyd's algorithm.
         seed: of the random start; the same input and seed give the same codebook on the same machine.
         bits: project to so many dimensions by a random rotation, as the original ASMK* does; D at most. None takes
@@ -265,36 +265,36 @@ def train_codebook(
         what = f"{descriptors.dtype} {descriptors.shape}"
         raise CodebookError(f"descriptors must be floating-point numbers of (descriptors, dimensions), not {what}")
     check_bits(bits, descriptors.shape[1])
-    if words < 1:
+    if num_words < 1:
         raise CodebookError("a codebook needs at least one word")
-    if len(descriptors) < words:
+    if len(descriptors) < num_words:
         raise CodebookError(
-            f"{len(descriptors):,} descriptors are too few to learn {words:,} words; ask for fewer words"
+            f"{len(descriptors):,} descriptors are too few to learn {num_words:,} words; ask for fewer words"
         )
     dim = descriptors.shape[1]
-    clustering = faiss.Clustering(dim, words)
+    clustering = faiss.Clustering(dim, num_words)
     clustering.niter = iterations
     clustering.seed = seed + 1
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = MAX_SAMPLES_PER_WORD
     clustering.update_index = True  # the partition follows the words
     try:
-        clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(words, dim))
+        clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(num_words, dim))
     except RuntimeError as error:
         if "NaN" in str(error):  # faiss looks at every one of them
             raise CodebookError("descriptors must be finite") from error
         raise
-    centroids = faiss.vector_to_array(clustering.centroids).reshape(words, dim)
+    centroids = faiss.vector_to_array(clustering.centroids).reshape(num_words, dim)
     projection = None if bits is None else random_rotation(dim, seed)[:bits]
     plain = Codebook(centroids, projection, origin=origin)
     return replace(plain, medians=_medians(plain, descriptors)) if medians else plain
 
 
-def fitting_words(words: int, descriptors: int) -> int:
+def fitting_words(num_words: int, descriptors: int) -> int:
     """Return how many words to learn from so many descriptors: halved until there are 16 descriptors a word."""
-    while words > 1 and words * FEATURES_PER_WORD > descriptors:
-        words //= 2
-    return words
+    while num_words > 1 and num_words * FEATURES_PER_WORD > descriptors:
+        num_words //= 2
+    return num_words
 
 
 def single_word(descriptors: Array, seed: int = 0) -> Codebook:
@@ -312,12 +312,12 @@ def check_bits(bits: int | None, dim: int) -> None:
         raise CodebookError(f"codes can have from 1 to {dim} bits, not {bits}; at most one a dimension of the features")
 
 
-def _nearest(words: int, dim: int) -> Any:
+def _nearest(num_words: int, dim: int) -> Any:
     """Return an empty faiss index of words: exact, or of many words with a coarse partition."""
     flat = faiss.IndexFlatL2(dim)
-    if words <= _EXACT_WORDS:
+    if num_words <= _EXACT_WORDS:
         return flat
-    cells = 1 << round(math.log2(4.0 * math.sqrt(words)))
+    cells = 1 << round(math.log2(4.0 * math.sqrt(num_words)))
     index = faiss.IndexIVFFlat(flat, dim, cells)
     index.cp.niter = 3  # it need not be good, only quick: every process that opens the codebook makes it anew
     index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 16
@@ -360,9 +360,9 @@ def _medians(codebook: Codebook, descriptors: Array) -> Array:
     words = codebook.assign(descriptors)[:, 0]
     medians = codebook.project(codebook.centroids).copy()
     order = np.argsort(words, kind="stable")
-    starts = np.searchsorted(words[order], np.arange(codebook.words + 1))
+    starts = np.searchsorted(words[order], np.arange(codebook.num_words + 1))
     projected = codebook.project(descriptors)
-    for word in range(codebook.words):
+    for word in range(codebook.num_words):
         rows = order[starts[word] : starts[word + 1]]
         if len(rows):
             medians[word] = np.median(projected[rows], axis=0)

@@ -38,15 +38,15 @@ class Assigned:
 
     Attributes:
         words: int32 (N,).
-        points: float32 (N, D), descriptors in the space where residuals are taken.
+        projected: float32 (N, D), descriptors in the space where residuals are taken.
         origins: float32 (C, D), what is subtracted for each word: the residual of row i is
-            ``points[i] - origins[words[i]]``. None when the points are the residuals.
+            ``projected[i] - origins[words[i]]``. None when these are the residuals.
         regions: int32 (N,), the region (0 to R - 1) a descriptor was taken in; region 0 is the whole picture.
         region_count: R, counting regions that have no descriptor.
     """
 
     words: NDArray[np.int32]
-    points: NDArray[np.float32]
+    projected: NDArray[np.float32]
     origins: NDArray[np.float32] | None
     regions: NDArray[np.int32]
     region_count: int
@@ -54,23 +54,23 @@ class Assigned:
     def __post_init__(self) -> None:
         if self.region_count < 1:
             raise ValueError(f"region_count must be 1 or more, not {self.region_count}")
-        words = _MOST if self.origins is None else len(self.origins)
-        check_numbers("words", self.words, len(self.words), words)
+        num_words = _MOST if self.origins is None else len(self.origins)
+        check_numbers("words", self.words, len(self.words), num_words)
         check_numbers("regions", self.regions, len(self.words), self.region_count)
-        if self.points.dtype.kind != "f" or self.points.ndim != 2 or len(self.points) != len(self.words):
-            what = f"{self.points.dtype} {self.points.shape}"
-            raise ValueError(f"points must be numbers of ({len(self.words)}, dimensions), not {what}")
+        if self.projected.dtype.kind != "f" or self.projected.ndim != 2 or len(self.projected) != len(self.words):
+            what = f"{self.projected.dtype} {self.projected.shape}"
+            raise ValueError(f"projected descriptors must be numbers of ({len(self.words)}, dimensions), not {what}")
         if self.origins is not None:
-            check_array("origins", self.origins, self.origins.dtype, (words, self.points.shape[1]))
+            check_array("origins", self.origins, self.origins.dtype, (num_words, self.projected.shape[1]))
 
     @property
     def residuals(self) -> NDArray[np.float32]:
         """The residual of each row, float32 (N, D)."""
-        return self.points if self.origins is None else self.points - self.origins[self.words]
+        return self.projected if self.origins is None else self.projected - self.origins[self.words]
 
     def take(self, rows: NDArray[Any]) -> Assigned:
         """Return some of the descriptors, by row or by a bool (N,), of the same regions."""
-        return Assigned(self.words[rows], self.points[rows], self.origins, self.regions[rows], self.region_count)
+        return Assigned(self.words[rows], self.projected[rows], self.origins, self.regions[rows], self.region_count)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     if kernel.embedding == "count":
         words, counts = np.unique(assigned.words, return_counts=True)
         return Aggregated(words.astype(np.int32), counts[:, None].astype(np.float32), 1)
-    count, dim = assigned.points.shape
+    count, dim = assigned.projected.shape
     signs = kernel.embedding == "sign"
     out_words = np.empty(count, np.int32)
     codes = np.zeros((count if signs else 0, -(-dim // 64)), np.uint64)
@@ -180,7 +180,7 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     key.sort()
     order = key % max(count, 1)
     found = pool_residuals(
-        order, assigned.words, assigned.regions, assigned.region_count, assigned.points, assigned.origins,
+        order, assigned.words, assigned.regions, assigned.region_count, assigned.projected, assigned.origins,
         kernel.embedding == "mean-unit", kernel.embedding == "unit", out_words, codes, vectors,
     )  # fmt: skip
     return Aggregated(out_words[:found], codes[:found] if signs else vectors[:found], dim)
@@ -194,7 +194,7 @@ def first_regions(assigned: Assigned, count: int) -> Assigned:
 def local_codes(assigned: Assigned, rows: NDArray[Any]) -> LocalCodes:
     """Return the binarised residuals of some of a picture's descriptors, by row, in that order, or by a bool (N,)."""
     some = assigned.take(rows)
-    return LocalCodes(some.words, pack_signs(some.residuals), some.points.shape[1])
+    return LocalCodes(some.words, pack_signs(some.residuals), some.projected.shape[1])
 
 
 def pool_codes(local: LocalCodes) -> Aggregated:
@@ -266,12 +266,12 @@ def regional_similarity(
     return max(values) if pool == "max" else sum(values) / len(values)
 
 
-def inverse_document_frequency(pictures: Sequence[Aggregated], words: int) -> Weights:
+def inverse_document_frequency(pictures: Sequence[Aggregated], num_words: int) -> Weights:
     """Return w_c = log(M / M_c), M pictures of which M_c have word c, float32 (C,); 0 for a word that none has."""
-    counts = np.zeros(words, np.int64)
+    counts = np.zeros(num_words, np.int64)
     for picture in pictures:
         counts[picture.words] += 1
-    ratio = np.divide(len(pictures), counts, out=np.ones(words), where=counts > 0)
+    ratio = np.divide(len(pictures), counts, out=np.ones(num_words), where=counts > 0)
     return np.log(ratio).astype(np.float32)
 
 
@@ -279,5 +279,5 @@ def _region(assigned: Assigned, region: int) -> Assigned:
     if assigned.region_count == 1:
         return assigned
     rows = assigned.regions == region
-    words, points = assigned.words[rows], assigned.points[rows]
-    return Assigned(words, points, assigned.origins, np.zeros(len(words), np.int32), 1)
+    words, projected = assigned.words[rows], assigned.projected[rows]
+    return Assigned(words, projected, assigned.origins, np.zeros(len(words), np.int32), 1)

@@ -30,7 +30,7 @@ def pool_residuals(
     words: NDArray[np.int32],
     regions: NDArray[np.int32],
     region_count: int,
-    points: NDArray[np.float32],
+    projected: NDArray[np.float32],
     origins: NDArray[np.float32] | None,
     unit_sums: bool,
     unit: bool,
@@ -45,7 +45,7 @@ def pool_residuals(
         words: int32 (N,).
         regions: int32 (N,).
         region_count: R.
-        points: float32 (N, D).
+        projected: float32 (N, D).
         origins: float32 (C, D) or None, see :class:`Assigned`.
         unit_sums: normalise the sum of a word's residuals in a region before it is pooled with others.
         unit: normalise the result.
@@ -53,7 +53,7 @@ def pool_residuals(
         codes: uint64 (N, ceil(D / 64)), written: the packed signs; unless it has no rows.
         vectors: float32 (N, D), written; unless it has no rows.
     """
-    count, dim = points.shape
+    count, dim = projected.shape
     total, pooled = np.empty(dim), np.empty(dim)
     shares = np.ones(region_count)  # g of each region / R; one region has no need of it
     if region_count > 1:
@@ -61,7 +61,7 @@ def pool_residuals(
         first = np.int64(0)  # for a literal 0 _sum_residuals would be compiled once more
         while first < count:
             region = regions[order[first]]
-            first, square = _sum_residuals(first, order, words, regions, points, origins, unit_sums, total)
+            first, square = _sum_residuals(first, order, words, regions, projected, origins, unit_sums, total)
             squares[region] += square
         for region in range(region_count):
             shares[region] = 1.0 / (np.sqrt(max(squares[region], _ZERO * _ZERO)) * region_count)
@@ -75,7 +75,7 @@ def pool_residuals(
         pooled[:] = 0.0
         while first < count and words[order[first]] == word:
             share = shares[regions[order[first]]]
-            first, _ = _sum_residuals(first, order, words, regions, points, origins, unit_sums, total)
+            first, _ = _sum_residuals(first, order, words, regions, projected, origins, unit_sums, total)
             for column in range(dim):
                 pooled[column] += total[column] * share
         square = 0.0
@@ -104,7 +104,7 @@ def _sum_residuals(
     order: NDArray[np.int64],
     words: NDArray[np.int32],
     regions: NDArray[np.int32],
-    points: NDArray[np.float32],
+    projected: NDArray[np.float32],
     origins: NDArray[np.float32] | None,
     unit: bool,
     total: NDArray[np.float64],
@@ -114,24 +114,24 @@ def _sum_residuals(
     With ``unit`` the sum is brought to length 1, unless it is zero. Returns where the next word or region starts, and
     the squared length of what is written to ``total``.
     """
-    count, dim = points.shape
+    count, dim = projected.shape
     word, region = words[order[first]], regions[order[first]]
     total[:] = 0.0
     while first < count and words[order[first]] == word and regions[order[first]] == region:
-        point = points[order[first]]
+        row = projected[order[first]]
         if first + _AHEAD < count:
             ahead = order[first + _AHEAD]
             for column in range(0, dim, _LINE):
-                prefetch(points, ahead * dim + column)
+                prefetch(projected, ahead * dim + column)
                 if origins is not None:
                     prefetch(origins, np.int64(words[ahead]) * dim + column)
         if origins is None:
             for column in range(dim):
-                total[column] += point[column]
+                total[column] += row[column]
         else:
             origin = origins[word]
             for column in range(dim):
-                total[column] += point[column] - origin[column]
+                total[column] += row[column] - origin[column]
         first += 1
     square = 0.0
     for column in range(dim):

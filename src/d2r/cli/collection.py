@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from d2r.cli.json_output import AsJson, print_json
+from d2r.cli.json_output import AsJson, print_json, size_record
 from d2r.cli.printing import add_sizes, print_report, print_vanished, too_many
 from d2r.cli.terminal import Force, IndexArgument, MaxPixels, Ray, RayAddress, Workers, out, progress_bars, say
 from d2r.defaults import (
@@ -70,9 +70,10 @@ def index_photos(
             help="Visual words to use when the index is made: a codebook (.safetensors, .npy) or another index.",
         ),
     ] = None,
-    words: Annotated[
+    num_words: Annotated[
         int | None,
         typer.Option(
+            "--words",
             min=1,
             help="Visual words to learn when the index is made; fewer where there are not 16 features for each.",
             show_default="by the number of pictures",
@@ -115,7 +116,7 @@ def index_photos(
     ray = ray or ray_address is not None
     if workers is not None and ray:
         raise typer.BadParameter("--workers: with --ray there are as many as the cluster has processors")
-    for option, value in (("--words", words), ("--bits", bits)):
+    for option, value in (("--words", num_words), ("--bits", bits)):
         if codebook is not None and value is not None:
             raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
     with ExitStack() as stack:
@@ -126,13 +127,13 @@ def index_photos(
                 "regions": pinned_regions(regions) if regions is not None else None,
                 "features": pinned_features(features) if features is not None else None,
             }
-            _check_fixed(engine, words=words, bits=bits, codebook=codebook, **wanted)
+            _check_fixed(engine, num_words=num_words, bits=bits, codebook=codebook, **wanted)
         else:
             engine = Engine.create(
                 index,
                 regions=regions or REGIONS,
                 features=features or FEATURES,
-                words=words,
+                num_words=num_words,
                 bits=bits,
                 codebook=codebook_from(codebook) if codebook is not None else None,
             )
@@ -145,7 +146,11 @@ def index_photos(
             report = engine.add(paths, prune=prune, workers=describers, max_pixels=max_pixels, progress=progress)
     with Engine.open(index) as engine:
         if as_json:
-            record = {"index": os.path.abspath(index), "size": asdict(engine.index.size()), **_report_record(report)}
+            record = {
+                "index": os.path.abspath(index),
+                "size": size_record(engine.index.size()),
+                **_report_record(report),
+            }
             print_json("index", record)
             return
         print_report(engine, report)
@@ -189,7 +194,7 @@ def _cluster_workers(address: str | None) -> Iterator[Describers]:
 
 
 def _check_fixed(
-    engine: Engine, *, codebook: Path | None, words: int | None, bits: int | None, **recipe: str | None
+    engine: Engine, *, codebook: Path | None, num_words: int | None, bits: int | None, **recipe: str | None
 ) -> None:
     """Refuse options that contradict what an index was made with."""
     from d2r.indexing.codebook import codebook_from
@@ -200,11 +205,11 @@ def _check_fixed(
             raise typer.BadParameter(f"--{option}: this index was made with {given}; make another index for {wanted}")
     book = engine.index.codebook
     if book is None:  # the run that made the index ended before it had words
-        if (codebook, words, bits) != (None, None, None):
-            engine.choose_words(codebook_from(codebook) if codebook is not None else None, words, bits)
+        if (codebook, num_words, bits) != (None, None, None):
+            engine.choose_words(codebook_from(codebook) if codebook is not None else None, num_words, bits)
         return
-    if words is not None and words not in (book.words, engine.index.settings.get("words")):
-        raise typer.BadParameter(f"--words: this index has {book.words} words; make another index for {words}")
+    if num_words is not None and num_words not in (book.num_words, engine.index.settings.get("words")):
+        raise typer.BadParameter(f"--words: this index has {book.num_words} words; make another index for {num_words}")
     if bits is not None and bits != book.bits:
         raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; make another index for {bits}")
     if codebook is not None and not codebook_from(codebook).same_as(book):
@@ -230,13 +235,18 @@ def info(index: IndexArgument, as_json: AsJson = False) -> None:
             None
             if book is None
             else {
-                "words": book.words,
+                "words": book.num_words,
                 "dimensions": book.dim,
                 "bits": book.bits,
                 "origin": None if origin is None else asdict(origin),
             }
         )
-        record = {"index": os.path.abspath(index), "size": asdict(size), "recipe": asdict(recipe), "codebook": words}
+        record = {
+            "index": os.path.abspath(index),
+            "size": size_record(size),
+            "recipe": asdict(recipe),
+            "codebook": words,
+        }
         print_json("info", {**record, "vanished": missing, "skipped": [(row.path, row.problem) for row in skipped]})
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -244,8 +254,8 @@ def info(index: IndexArgument, as_json: AsJson = False) -> None:
     if size.missing:
         table.add_row("missing", f"{size.missing:,}, kept and not searched until their files are there again")
     table.add_row("skipped", f"{size.skipped:,}")
-    table.add_row("visual words", f"{size.words:,}" if size.words else "none yet")
-    if size.words:
+    table.add_row("visual words", f"{size.num_words:,}" if size.num_words else "none yet")
+    if size.num_words:
         table.add_row("learned from", _told(origin, recipe))
     table.add_row("regions", recipe.regions)
     table.add_row("features", recipe.features)
@@ -285,7 +295,9 @@ def compact_index(index: IndexArgument, as_json: AsJson = False) -> None:
             engine.compact(progress)
         after = engine.index.size()
     if as_json:
-        print_json("compact", {"index": os.path.abspath(index), "before": asdict(before), "after": asdict(after)})
+        print_json(
+            "compact", {"index": os.path.abspath(index), "before": size_record(before), "after": size_record(after)}
+        )
         return
     saved = before.search_bytes + before.verify_bytes - after.search_bytes - after.verify_bytes
     out.print(
@@ -330,8 +342,11 @@ def remove(
 def codebook(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures to learn from.")],
     file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Codebook to write (.safetensors).")],
-    words: Annotated[
-        int, typer.Option(min=1, help="How many visual words to learn; fewer where there are not 16 features for each.")
+    num_words: Annotated[
+        int,
+        typer.Option(
+            "--words", min=1, help="How many visual words to learn; fewer where there are not 16 features for each."
+        ),
     ] = MAX_WORDS,
     bits: Annotated[
         int | None,
@@ -355,7 +370,7 @@ def codebook(
     with progress_bars() as progress:
         book = learn_codebook(
             photos,
-            words,
+            num_words,
             bits=bits,
             regions=regions,
             features=features,
@@ -366,7 +381,7 @@ def codebook(
     with writing(file, is_our_safetensors, force=force) as part:
         book.save(part)
     if as_json:
-        sizes = {"words": book.words, "asked": words, "dimensions": book.dim, "bits": book.bits}
+        sizes = {"words": book.num_words, "asked": num_words, "dimensions": book.dim, "bits": book.bits}
         print_json("codebook", {"file": os.path.abspath(file), **sizes})
         return
-    say(f"{book.words:,} words in {display_path(file)}{too_many(book.words, words)}")
+    say(f"{book.num_words:,} words in {display_path(file)}{too_many(book.num_words, num_words)}")

@@ -156,9 +156,10 @@ def evaluate_methods(
     ] = None,
     regions: Annotated[str, typer.Option(help="Where to look beside the whole picture.")] = REGIONS,
     features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
-    words: Annotated[
+    num_words: Annotated[
         int | None,
         typer.Option(
+            "--words",
             min=1,
             help="Visual words, learned from the database; fewer where it has not 16 features for each.",
             show_default="by the number of pictures, as `d2r index`",
@@ -212,7 +213,7 @@ def evaluate_methods(
         check_output(file, is_our_json, force=force, inputs=[codebook])
     check_no_index(cache)
     benchmark = load_benchmark(folder, distractors=distractors, overlapping=_groups(overlapping))
-    asked = choose_words(len(benchmark.database)) if words is None else words
+    asked = choose_words(len(benchmark.database)) if num_words is None else num_words
     setup = run.Setup(Recipe(regions, features, MAX_SIDE, VERIFY_FEATURES), methods, asked, verify, expand)
     with progress_bars() as progress:
         rows, extraction = run.evaluate(
@@ -231,8 +232,8 @@ def evaluate_methods(
         queries = len(benchmark.queries)
         out.print(f"{benchmark.name}: {queries:,} queries, {len(benchmark.database):,} pictures", highlight=False)
         out.print(as_text(accuracy_table(rows)), highlight=False, soft_wrap=True)
-        if words is not None and codebook is None and rows[0].words < words:
-            say(f"{rows[0].words:,} visual words{too_many(rows[0].words, words)}")
+        if num_words is not None and codebook is None and rows[0].num_words < num_words:
+            say(f"{rows[0].num_words:,} visual words{too_many(rows[0].num_words, num_words)}")
         for path, reason in extraction.skipped:
             say(f"skipped {path}: {reason}")
     if file is not None:
@@ -253,8 +254,9 @@ def reproduce_experiment(
     file: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Where to write the table, the figure and the run.")
     ] = Path("results"),
-    words: Annotated[
-        list[int] | None, typer.Option(min=1, help="Sizes of the codebook.", show_default="those of the paper")
+    num_words: Annotated[
+        list[int] | None,
+        typer.Option("--words", min=1, help="Sizes of the codebook.", show_default="those of the paper"),
     ] = None,
     codebook: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
@@ -305,13 +307,13 @@ def reproduce_experiment(
             chosen,
             recipe,
             cache,
-            words=tuple(words) if words else None,
+            num_words=tuple(num_words) if num_words else None,
             codebook=codebook_from(codebook) if codebook is not None else None,
             workers=default_workers() if workers is None else workers,
             max_pixels=max_pixels,
             progress=progress,
         )
-    setup = run.Setup(recipe, chosen.methods, rows[0].words, chosen.verify)
+    setup = run.Setup(recipe, chosen.methods, rows[0].num_words, chosen.verify)
     measured = run.run_as_json(benchmark, setup, rows, ())
     counts = f"{len(benchmark.queries):,} queries, {len(benchmark.database):,} pictures"
     table = accuracy_table(rows, f"{chosen.title} ({benchmark.kind} set {benchmark.name}: {counts})")
@@ -322,8 +324,8 @@ def reproduce_experiment(
         if benchmark.kind == "revisited" and benchmark.name in paper.PUBLISHED:
             published = published_table(paper.PUBLISHED[benchmark.name])
             out.print(escape("\n" + as_text(published)), highlight=False, soft_wrap=True)
-        learned = {row.words for row in rows}
-        for size in words or chosen.words if codebook is None else ():
+        learned = {row.num_words for row in rows}
+        for size in num_words or chosen.num_words if codebook is None else ():
             if size not in learned:
                 say(f"{max(count for count in learned if count < size):,} visual words{too_many(0, size)}")
     written = write_tables(table, file / name, force=force)

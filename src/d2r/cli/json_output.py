@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from d2r.index import IndexSize
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, as docs/json.md has it.")]
 
@@ -24,3 +28,8 @@ def print_json(kind: str, record: Mapping[str, Any]) -> None:
     from d2r.support.version import package_version
 
     print(json.dumps({"d2r": package_version(), "kind": kind, **record}, indent=2, default=os.fspath))
+
+
+def size_record(size: IndexSize) -> dict[str, int]:
+    """Return the size of an index as JSON has it."""
+    return {"words" if name == "num_words" else name: value for name, value in asdict(size).items()}

@@ -41,8 +41,8 @@ def print_report(engine: Engine, report: Report) -> None:
     table.add_row("pictures", f"{size.pictures:,}  ({', '.join(changes)})")
     learned = f"  (learned now, chosen for {size.pictures:,} pictures)" if report.words_learned else ""
     if report.words_learned and (asked := engine.index.settings.get("words")):
-        learned = f"  (learned now{too_many(size.words, asked)})"
-    table.add_row("visual words", f"{size.words:,}{learned}")
+        learned = f"  (learned now{too_many(size.num_words, asked)})"
+    table.add_row("visual words", f"{size.num_words:,}{learned}")
     add_sizes(table, size)
     table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
     out.print(table)
@@ -71,9 +71,9 @@ def print_vanished(folders: Counter[str]) -> None:
         say(f"  {rest:,} from {len(folders) - _FOLDERS:,} other folders")
 
 
-def too_many(words: int, asked: int) -> str:
+def too_many(num_words: int, asked: int) -> str:
     """Say why there are fewer visual words than were asked for; nothing where there are not."""
-    if words >= asked:
+    if num_words >= asked:
         return ""
     needed = f"{FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} for each"
     return f"; {asked:,} would take {needed}, and there are fewer"

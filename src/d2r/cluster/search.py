@@ -21,7 +21,7 @@ import numpy as np
 
 from d2r.asmk.kernels import Aggregated
 from d2r.cluster.connect import ClusterError, processors
-from d2r.cluster.shard import MOST_AT_ONCE, Place, QueryPoints, Shard, ShardState
+from d2r.cluster.shard import MOST_AT_ONCE, Place, QueryKeypoints, Shard, ShardState
 from d2r.engine import Engine
 from d2r.index import Hit, Index, PictureRow
 from d2r.index.ranking import Best, merge_best, place_of
@@ -127,7 +127,7 @@ class Shards:
             self._index.check_changed(placement.version)
         raise ClusterError("the index changes faster than it can be searched; try again")
 
-    def verify(self, query: QueryPoints, pictures: Sequence[PictureRow]) -> list[Verified]:
+    def verify(self, query: QueryKeypoints, pictures: Sequence[PictureRow]) -> list[Verified]:
         """Return how each of the pictures agrees with a query.
 
         Raises:
@@ -249,8 +249,8 @@ class ShardRanker(IndexRanker):
         self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
     ) -> Sequence[Verified | None]:
         """See :class:`d2r.search.Ranker`."""
-        assert query.points is not None
-        return self._shards.verify(QueryPoints(query.points, codebook_of(self._index).dim), pictures)
+        assert query.keypoints is not None
+        return self._shards.verify(QueryKeypoints(query.keypoints, codebook_of(self._index).dim), pictures)
 
 
 class ClusterEngine(Engine):

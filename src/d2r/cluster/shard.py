@@ -55,10 +55,10 @@ class Place(NamedTuple):
     side: int
 
 
-class QueryPoints(NamedTuple):
-    """What pictures are verified against: the points of a query, and the bits of their codes."""
+class QueryKeypoints(NamedTuple):
+    """What pictures are verified against: the keypoints of a query, and the bits of their codes."""
 
-    points: Keypoints
+    keypoints: Keypoints
     bits: int
 
 
@@ -119,26 +119,28 @@ class Shard:
 
         Args:
             state: see :meth:`rank`.
-            query: reference to its :class:`QueryPoints`.
+            query: reference to its :class:`QueryKeypoints`.
             places: of pictures of the state.
 
         Raises:
             FileNotFoundError: see :meth:`rank`.
         """
         snapshot = await self._snapshot(state)
-        points: QueryPoints = await query[0]
+        keypoints: QueryKeypoints = await query[0]
         turns = [places[first :: self._threads] for first in range(self._threads)]
         parts = await asyncio.gather(
-            *(asyncio.to_thread(self._verify, snapshot.segments, points, turn) for turn in turns)
+            *(asyncio.to_thread(self._verify, snapshot.segments, keypoints, turn) for turn in turns)
         )
         return [parts[row % self._threads][row // self._threads] for row in range(len(places))]
 
-    def _verify(self, segments: Mapping[int, Segment], query: QueryPoints, places: Sequence[Place]) -> list[Verified]:
+    def _verify(
+        self, segments: Mapping[int, Segment], query: QueryKeypoints, places: Sequence[Place]
+    ) -> list[Verified]:
         found = []
         for place, side in places:
             number, slot = segment_and_slot(place)
-            other = segments[number].points(slot)
-            found.append(verify_keypoints(query.points, other, bits=query.bits, side=side, max_side=self._max_side))
+            other = segments[number].keypoints(slot)
+            found.append(verify_keypoints(query.keypoints, other, bits=query.bits, side=side, max_side=self._max_side))
         return found
 
     async def _snapshot(self, state: tuple[int, Any]) -> Snapshot:

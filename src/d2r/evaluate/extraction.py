@@ -146,14 +146,14 @@ class Stored:
     Attributes:
         descriptors: of each method by name.
         regions: how many regions were used.
-        points: what verification compares.
+        keypoints: what verification compares.
         local: the codes of the same points, which join an expanded query.
         side: longer side of the picture, in pixels.
     """
 
     descriptors: dict[str, list[Aggregated]]
     regions: int
-    points: Keypoints
+    keypoints: Keypoints
     local: LocalCodes
     side: int
 
@@ -258,6 +258,6 @@ def _aggregate(
     assigned = assign(book, description.features.descriptors[used], number[description.regions[used]], len(rows))
     descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
     kept = verified_rows(description, verify_features)  # of the whole picture, which is region 0 of any selection
-    points = make_keypoints(description.features.take(kept), book)
-    local = local_codes(assigned, np.searchsorted(np.flatnonzero(used), kept[points.rows]))
-    return Stored(descriptors, len(rows), points, local, max(description.width, description.height))
+    keypoints = make_keypoints(description.features.take(kept), book)
+    local = local_codes(assigned, np.searchsorted(np.flatnonzero(used), kept[keypoints.rows]))
+    return Stored(descriptors, len(rows), keypoints, local, max(description.width, description.height))

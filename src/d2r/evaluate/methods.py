@@ -93,8 +93,8 @@ def describe_picture(assigned: Assigned, method: Method) -> list[Aggregated]:
     return [aggregate(assigned, kernel)] if method.pool is None else aggregate_regions(assigned, kernel)
 
 
-def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, words: int) -> Inverted:
-    """Sort the descriptors of pictures (each one or several) by visual word, of ``words`` in all.
+def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, num_words: int) -> Inverted:
+    """Sort the descriptors of pictures (each one or several) by visual word, of ``num_words`` in all.
 
     Raises:
         ValueError: a word is none of these.
@@ -102,12 +102,12 @@ def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, words: int)
     flat = [one for picture in pictures for one in picture]
     counts = [len(one) for one in flat]
     every = np.concatenate([one.words for one in flat])
-    check_numbers("words", every, len(every), words)
+    check_numbers("words", every, len(every), num_words)
     order = np.argsort(every, kind="stable")
     vectors = np.concatenate([one.vectors for one in flat])[order]
     entries = np.repeat(np.arange(len(flat), dtype=np.uint32), counts)[order]
     return Inverted(
-        starts=np.searchsorted(every[order], np.arange(words + 1)).astype(np.int64),
+        starts=np.searchsorted(every[order], np.arange(num_words + 1)).astype(np.int64),
         entries=entries,
         vectors=vectors,
         g=_normalisations(vectors, entries, len(flat), kernel),

@@ -56,12 +56,12 @@ class MemoryRanker:
         self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
     ) -> Sequence[Verified | None]:
         """See :class:`d2r.search.Ranker`."""
-        assert query.points is not None
+        assert query.keypoints is not None
         for picture in pictures:
             if picture.id not in self.verified:
                 one = self.stored[picture.id]
                 self.verified[picture.id] = verify_keypoints(
-                    query.points, one.points, bits=self.bits, side=one.side, max_side=self.max_side
+                    query.keypoints, one.keypoints, bits=self.bits, side=one.side, max_side=self.max_side
                 )
         return [self.verified[picture.id] for picture in pictures]
 
@@ -69,7 +69,7 @@ class MemoryRanker:
         """See :class:`d2r.search.Ranker`."""
         own = [self.stored[one.picture.id] for one in confirmed]
         return expand_by(
-            query, ((one, its.points.positions, its.local) for one, its in zip(confirmed, own, strict=True))
+            query, ((one, its.keypoints.positions, its.local) for one, its in zip(confirmed, own, strict=True))
         )
 
     def similarities(self, pictures: Sequence[PictureRow]) -> NDArray[np.float32]:

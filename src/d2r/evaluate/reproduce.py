@@ -43,7 +43,7 @@ class Experiment:
         title: what it shows.
         methods: what is compared; the first is the baseline.
         sweeps: the regions that are tried.
-        words: sizes of the codebook.
+        num_words: sizes of the codebook.
         verify: so many of each ranking are verified as well; 0 leaves it out.
         curve: plot accuracy over the number of regions.
     """
@@ -51,7 +51,7 @@ class Experiment:
     title: str
     methods: tuple[str, ...]
     sweeps: tuple[Sweep, ...]
-    words: tuple[int, ...] = (1024,)
+    num_words: tuple[int, ...] = (1024,)
     verify: int = 0
     curve: bool = False
 
@@ -66,7 +66,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "The headline configuration, with and without verification",
         ("asmk*", "r-asmk*"),
         (_ONE,),
-        words=(1024, 65536),
+        num_words=(1024, 65536),
         verify=100,
     ),
     "fig4a": Experiment(
@@ -108,7 +108,7 @@ def reproduce(
     recipe: Recipe,
     cache: Path,
     *,
-    words: tuple[int, ...] | None,
+    num_words: tuple[int, ...] | None,
     codebook: Codebook | None,
     workers: int,
     max_pixels: int,
@@ -121,7 +121,7 @@ def reproduce(
         experiment: one of :data:`EXPERIMENTS`.
         recipe: how pictures are described; its regions are replaced by the sweeps'.
         cache: see :func:`d2r.evaluate.run.evaluate`.
-        words: sizes of the codebook; None takes the experiment's.
+        num_words: sizes of the codebook; None takes the experiment's.
         codebook: visual words to use; None learns them from the database.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
@@ -134,7 +134,7 @@ def reproduce(
     if codebook is not None:
         check_codebook(codebook, recipe)
     rows: list[Row] = []
-    sizes = words or experiment.words if codebook is None else (codebook.words,)
+    sizes = num_words or experiment.num_words if codebook is None else (codebook.num_words,)
     verified: dict[int, list[dict[int, Verified]]] = {size: [{} for _ in benchmark.queries] for size in sizes}
     books: dict[int, Path] = {}
     for sweep in experiment.sweeps:
@@ -161,5 +161,5 @@ def reproduce(
 def _without_repeats(rows: list[Row]) -> list[Row]:
     first: dict[tuple[str, str, int, str], Row] = {}
     for row in rows:
-        first.setdefault((row.method, row.regions, row.words, row.stage), row)
+        first.setdefault((row.method, row.regions, row.num_words, row.stage), row)
     return list(first.values())

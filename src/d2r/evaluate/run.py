@@ -41,7 +41,7 @@ class Setup:
     Attributes:
         recipe: how pictures are described.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        words: size of the codebook, if there are features for so many (:func:`d2r.asmk.codebook.fitting_words`).
+        num_words: size of the codebook, if there are features for so many (:func:`d2r.asmk.codebook.fitting_words`).
         verify: so many of each ranking are verified and put first; 0 leaves it out.
         expand: see :class:`d2r.options.SearchOptions`; 0 leaves it out, and so does ``verify`` of 0.
         seed: of the codebook.
@@ -49,7 +49,7 @@ class Setup:
 
     recipe: Recipe
     methods: tuple[str, ...]
-    words: int
+    num_words: int
     verify: int
     expand: int = 0
     seed: int = 0
@@ -62,7 +62,7 @@ class Row:
     Attributes:
         method: its name.
         regions: specification of the regions that were used.
-        words: size of the codebook.
+        num_words: size of the codebook.
         stage: how far the search went.
         scores: for each protocol.
         regions_per_picture: mean number of regions, the whole picture included.
@@ -73,7 +73,7 @@ class Row:
 
     method: str
     regions: str
-    words: int
+    num_words: int
     stage: Stage
     scores: dict[str, RetrievalScores]
     regions_per_picture: float
@@ -139,13 +139,13 @@ def codebook_file(
         return file
     # Descriptions are named by the content of their pictures and lie in the folder of their recipe.
     described = sorted(f"{file.parent.name}/{file.name}".encode() for file in extraction.files if file is not None)
-    file = folder / f"{benchmark.name}-{_digest(*described)}-{setup.words}-{setup.seed}.safetensors"
+    file = folder / f"{benchmark.name}-{_digest(*described)}-{setup.num_words}-{setup.seed}.safetensors"
     if not file.exists():
-        progress("words", 0, setup.words)
-        sample, pictures = sample_descriptors(extraction.files, setup.words * _SAMPLES_PER_WORD, seed=setup.seed)
-        words, origin = fitting_words(setup.words, len(sample)), origin_of(setup.recipe, pictures)
-        train_codebook(sample, words, seed=setup.seed, origin=origin).save(file)
-        progress("words", setup.words, setup.words)
+        progress("words", 0, setup.num_words)
+        sample, pictures = sample_descriptors(extraction.files, setup.num_words * _SAMPLES_PER_WORD, seed=setup.seed)
+        num_words, origin = fitting_words(setup.num_words, len(sample)), origin_of(setup.recipe, pictures)
+        train_codebook(sample, num_words, seed=setup.seed, origin=origin).save(file)
+        progress("words", setup.num_words, setup.num_words)
     return file
 
 
@@ -190,11 +190,11 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in setup.methods}
     for number, description in enumerate(extraction.queries):
         ignored = ignored_pictures(benchmark, number)
-        points = make_query(description, book, verify=setup.verify > 0).points
+        keypoints = make_query(description, book, verify=setup.verify > 0).keypoints
         for name in setup.methods:
             method = METHODS[name]
             assigned = assign(book, description.features.descriptors, description.regions, len(description.boxes))
-            query = Query(description, aggregate(assigned, KERNELS[method.kernel]), points)
+            query = Query(description, aggregate(assigned, KERNELS[method.kernel]), keypoints)
             ranker = MemoryRanker(
                 name, method, databases[name], pictures, stored, book.dim, setup.recipe.max_side, verified[number]
             )
@@ -213,7 +213,7 @@ def compare(
             Row(
                 method=name,
                 regions=used if regional else "whole",
-                words=book.words,
+                num_words=book.num_words,
                 stage=stage,
                 scores={
                     protocol: mean_average_precision(ranked, truth, KS)
@@ -239,7 +239,7 @@ def _stages(setup: Setup, pictures: int) -> dict[Stage, SearchOptions]:
 
 
 def _database(stored: Sequence[Stored], name: str, book: Codebook) -> Inverted:
-    return invert([one.descriptors[name] for one in stored], KERNELS[METHODS[name].kernel], book.words)
+    return invert([one.descriptors[name] for one in stored], KERNELS[METHODS[name].kernel], book.num_words)
 
 
 def ignored_pictures(benchmark: Benchmark, query: int) -> frozenset[int]:
@@ -262,13 +262,13 @@ def run_as_json(
             "queries": len(benchmark.queries),
             "near_duplicate_pairs_ignored": benchmark.junk_pairs,
         },
-        "setup": asdict(setup),
+        "setup": _as_json(asdict(setup)),
         "versions": {name: version(name) for name in ("numpy", "opencv-contrib-python-headless", "faiss-cpu", "numba")}
         | {"python": platform.python_version()},
         "skipped": [list(one) for one in skipped],
         "rows": [
             {
-                **{key: value for key, value in vars(row).items() if key != "scores"},
+                **_as_json({name: value for name, value in vars(row).items() if name != "scores"}),
                 "scores": {
                     protocol: {
                         "map": one.map,
@@ -282,6 +282,11 @@ def run_as_json(
             for row in rows
         ],
     }
+
+
+def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a setup or a row by their names in a file."""
+    return {"words" if name == "num_words" else name: value for name, value in fields.items()}
 
 
 def write_json(path: Path, run: dict[str, Any], *, force: bool = False) -> None:

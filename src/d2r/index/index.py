@@ -48,10 +48,10 @@ class IndexSize:
         missing: pictures whose files are missing: kept, and not searched.
         dead: descriptors on disk of pictures that were removed or replaced.
         segments: number of segments.
-        words: of the codebook; 0 before there is one.
+        num_words: of the codebook; 0 before there is one.
         postings: visual words of all pictures together, dead ones too.
         search_bytes: of descriptors, on disk.
-        verify_bytes: of points and regions, on disk.
+        verify_bytes: of keypoints and regions, on disk.
     """
 
     pictures: int
@@ -59,7 +59,7 @@ class IndexSize:
     missing: int
     dead: int
     segments: int
-    words: int
+    num_words: int
     postings: int
     search_bytes: int
     verify_bytes: int
@@ -155,7 +155,7 @@ class Index:
             missing=missing,
             dead=sum(len(slots) for slots in layout.dead.values()),
             segments=len(layout.segments),
-            words=self.codebook.words if self.codebook else 0,
+            num_words=self.codebook.num_words if self.codebook else 0,
             postings=sum(segment.postings for segment in layout.segments),
             search_bytes=sum(segment.search_bytes for segment in layout.segments),
             verify_bytes=sum(segment.verify_bytes for segment in layout.segments),
@@ -223,13 +223,13 @@ class Index:
         """Return the live segments and their dead slots, of one moment."""
         return self._catalogue.layout()
 
-    def points(self, picture: PictureRow) -> Keypoints:
+    def keypoints(self, picture: PictureRow) -> Keypoints:
         """Return what the index keeps of a picture for verification."""
         segment, slot = self._placed(picture)
-        return segment.points(slot)
+        return segment.keypoints(slot)
 
     def local(self, picture: PictureRow) -> LocalCodes:
-        """Return the binarised residuals of the features that are a picture's points, in their order."""
+        """Return the binarised residuals of the features that are a picture's keypoints, in their order."""
         codebook = self.codebook
         assert codebook is not None  # no picture comes before the words
         segment, slot = self._placed(picture)

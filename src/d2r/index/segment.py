@@ -1,7 +1,7 @@
 """A segment: the descriptors of some pictures as plain ``.npy`` arrays, written once, then only memory-mapped.
 
 A picture has a slot, 0 to S - 1. For search the aggregated descriptors are kept by visual word (postings); for
-verification and display the points and the regions are kept by picture. A segment holds at most
+verification and display the keypoints and the regions are kept by picture. A segment holds at most
 :data:`MAX_SLOTS` pictures, so that a slot takes two bytes, and the scores of all its pictures stay in a core's cache
 while the postings stream past.
 """
@@ -28,7 +28,7 @@ from d2r.verify.keypoints import Keypoints
 
 @dataclass(frozen=True)
 class Segment:
-    """The arrays of one segment, memory-mapped; S pictures, U words that occur, P postings, F points, R regions.
+    """The arrays of one segment, memory-mapped; S pictures, U words that occur, P postings, F keypoints, R regions.
 
     Attributes:
         words: int32 (U,), ascending.
@@ -42,7 +42,7 @@ class Segment:
         angles: uint8 (F,), 256 steps in a turn.
         point_words: uint8 (F,), ascending within a picture.
         point_codes: uint64 (F, B).
-        local_words: int32 (F,), the visual words of the points' features, and not the coarse ones.
+        local_words: int32 (F,), the visual words of the keypoints' features, and not the coarse ones.
         local_codes: uint64 (F, B).
         region_starts: int64 (S + 1,).
         boxes: float32 (R, 4).
@@ -94,17 +94,17 @@ class Segment:
             "posting_slots": (np.uint16, (postings,)),
             "posting_codes": (np.uint64, (postings, blocks[0])),
         }
-        points, regions = len(self.point_words), len(self.box_scores)
-        check_starts("point_starts", self.point_starts, len(self), points)
+        keypoints, regions = len(self.point_words), len(self.box_scores)
+        check_starts("point_starts", self.point_starts, len(self), keypoints)
         check_starts("region_starts", self.region_starts, len(self), regions)
         shapes |= {
-            "positions": (np.float32, (points, 2)),
-            "scales": (np.float32, (points,)),
-            "angles": (np.uint8, (points,)),
-            "point_words": (np.uint8, (points,)),
-            "point_codes": (np.uint64, (points, blocks[1])),
-            "local_words": (np.int32, (points,)),
-            "local_codes": (np.uint64, (points, blocks[0])),
+            "positions": (np.float32, (keypoints, 2)),
+            "scales": (np.float32, (keypoints,)),
+            "angles": (np.uint8, (keypoints,)),
+            "point_words": (np.uint8, (keypoints,)),
+            "point_codes": (np.uint64, (keypoints, blocks[1])),
+            "local_words": (np.int32, (keypoints,)),
+            "local_codes": (np.uint64, (keypoints, blocks[0])),
             "boxes": (np.float32, (regions, 4)),
             "box_scores": (np.float32, (regions,)),
         }
@@ -141,8 +141,8 @@ class Segment:
             for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True):
                 mapping.madvise(mmap.MADV_WILLNEED, first, length)
 
-    def points(self, slot: int) -> Keypoints:
-        """Return the points of a picture; its arrays are views of the files where they can be."""
+    def keypoints(self, slot: int) -> Keypoints:
+        """Return the keypoints of a picture; its arrays are views of the files where they can be."""
         start, stop = self.point_starts[slot], self.point_starts[slot + 1]
         rows = slice(start, stop)
         return Keypoints(
@@ -155,7 +155,7 @@ class Segment:
         )
 
     def local(self, slot: int, bits: int) -> LocalCodes:
-        """Return the binarised residuals of a picture's points, views of the files; ``bits`` is of a code."""
+        """Return the binarised residuals of a picture's keypoints, views of the files; ``bits`` is of a code."""
         rows = slice(self.point_starts[slot], self.point_starts[slot + 1])
         return LocalCodes(self.local_words[rows], self.local_codes[rows], bits)
 

@@ -26,14 +26,14 @@ class Entry:
         aggregated: its R-ASMK* descriptor: packed signs.
         boxes: float32 (R, 4), its regions; row 0 is the whole picture.
         box_scores: float32 (R,).
-        points: what verification matches.
-        local: of the features that are the points, in their order: what of them can join a query.
+        keypoints: what verification matches.
+        local: of the features that are the keypoints, in their order: what of them can join a query.
     """
 
     aggregated: Aggregated
     boxes: Boxes
     box_scores: NDArray[np.float32]
-    points: Keypoints
+    keypoints: Keypoints
     local: LocalCodes
 
 
@@ -66,9 +66,10 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
     words = np.flatnonzero(occurrences)
     posting_slots, posting_codes = np.empty(len(flat), np.uint16), np.empty(codes.shape, np.uint64)
     sort_postings(flat, codes, starts_of(counts), starts_of(occurrences), posting_slots, posting_codes)
-    points = [entry.points for entry in entries]
-    point_starts, point_words = starts_of([len(one) for one in points]), np.concatenate([one.words for one in points])
-    _check_ascending("words of points", point_words, point_starts, strictly=False)
+    keypoints = [entry.keypoints for entry in entries]
+    point_starts = starts_of([len(one) for one in keypoints])
+    point_words = np.concatenate([one.words for one in keypoints])
+    _check_ascending("words of keypoints", point_words, point_starts, strictly=False)
     return {
         "words": words.astype(np.int32),
         "word_starts": starts_of(occurrences[words]),
@@ -76,11 +77,11 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
         "posting_codes": posting_codes,
         "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
         "point_starts": point_starts,
-        "positions": np.concatenate([one.positions for one in points]),
-        "scales": np.concatenate([one.scales for one in points]),
-        "angles": np.concatenate([(np.rint(one.angles * ANGLE_STEPS) % 256).astype(np.uint8) for one in points]),
+        "positions": np.concatenate([one.positions for one in keypoints]),
+        "scales": np.concatenate([one.scales for one in keypoints]),
+        "angles": np.concatenate([(np.rint(one.angles * ANGLE_STEPS) % 256).astype(np.uint8) for one in keypoints]),
         "point_words": point_words,
-        "point_codes": np.concatenate([one.codes for one in points]),
+        "point_codes": np.concatenate([one.codes for one in keypoints]),
         "local_words": np.concatenate([entry.local.words for entry in entries]),
         "local_codes": np.concatenate([entry.local.codes for entry in entries]),
         "region_starts": starts_of([len(entry.boxes) for entry in entries]),
@@ -95,17 +96,17 @@ def _check_entries(entries: Sequence[Entry]) -> None:
         raise ValueError(f"a segment holds 1 to {MAX_SLOTS:,} pictures, not {len(entries):,}")
     blocks = entries[0].aggregated.vectors.shape[1]
     for entry in entries:
-        words, codes, points, local = entry.aggregated.words, entry.aggregated.vectors, entry.points, entry.local
+        words, codes, own, local = entry.aggregated.words, entry.aggregated.vectors, entry.keypoints, entry.local
         if codes.dtype != np.uint64 or not codes.shape[1] == local.codes.shape[1] == blocks:
             raise ValueError("vectors of entries must be packed signs, uint64, all of as many bits")
-        count = len(points.words)
+        count = len(own.words)
         if not (
             len(words) == len(codes)
             and len(entry.boxes) == len(entry.box_scores) > 0
-            and count == len(points.positions) == len(points.scales) == len(points.angles) == len(points.codes)
+            and count == len(own.positions) == len(own.scales) == len(own.angles) == len(own.codes)
             and count == len(local.words) == len(local.codes)
         ):
-            raise ValueError("an entry has a vector for each word, a score for each box, and everything for each point")
+            raise ValueError("an entry has a vector for each word, a score for each box, everything for each keypoint")
 
 
 def _check_ascending(name: str, every: NDArray[Any], starts: NDArray[np.int64], *, strictly: bool) -> None:

@@ -280,10 +280,11 @@ def _check_fits(entries: Sequence[Entry], codebook: Codebook) -> None:
     """Raise ``ValueError`` unless entries are of these visual words: one that is not would spoil every search."""
     for entry in entries:
         aggregated, local = entry.aggregated, entry.local
-        if not aggregated.dim == local.bits == codebook.bits or entry.points.codes.shape[1] != -(-codebook.dim // 64):
+        blocks = entry.keypoints.codes.shape[1]
+        if not aggregated.dim == local.bits == codebook.bits or blocks != -(-codebook.dim // 64):
             raise ValueError(f"an entry has codes of {aggregated.dim} bits, and the index of {codebook.bits}")
-        if any(len(words) and words.max() >= codebook.words for words in (aggregated.words, local.words)):
-            raise ValueError(f"an entry has words that are not of the index, which has {codebook.words:,}")
+        if any(len(words) and words.max() >= codebook.num_words for words in (aggregated.words, local.words)):
+            raise ValueError(f"an entry has words that are not of the index, which has {codebook.num_words:,}")
 
 
 def _segment_row(number: int, written: Written) -> SegmentRow:

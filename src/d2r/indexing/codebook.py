@@ -36,9 +36,9 @@ def choose_words(pictures: int) -> int:
     return min(MAX_WORDS, 1 << round(math.log2(wanted)))
 
 
-def sample_size(words: int) -> int:
+def sample_size(num_words: int) -> int:
     """Return from how many pictures to learn so many visual words."""
-    return max(_SAMPLE_PICTURES, words * _SAMPLES_PER_WORD // 500)
+    return max(_SAMPLE_PICTURES, num_words * _SAMPLES_PER_WORD // 500)
 
 
 def died(job: PictureFile, how: WorkerDied) -> PictureState:
@@ -49,7 +49,7 @@ def died(job: PictureFile, how: WorkerDied) -> PictureState:
 def learn_words(
     recipe: Recipe,
     sample: Sequence[PictureFile],
-    words: int,
+    num_words: int,
     *,
     bits: int | None,
     staging: Path | None,
@@ -62,7 +62,7 @@ def learn_words(
     Args:
         recipe: how to describe.
         sample: the pictures, chosen at random, :func:`sample_size` of them.
-        words: how many to learn; fewer when that is too many for the features that are found, see
+        num_words: how many to learn; fewer when that is too many for the features that are found, see
             :func:`d2r.asmk.codebook.fitting_words`.
         bits: of the codes; None is one a dimension of the features.
         staging: folder to keep the descriptions in, for :func:`d2r.indexing.entry.enter_file`; None keeps none.
@@ -73,7 +73,7 @@ def learn_words(
     Raises:
         StoreError: no picture can be used.
     """
-    quota = max(200, math.ceil(words * _SAMPLES_PER_WORD / len(sample)))
+    quota = max(200, math.ceil(num_words * _SAMPLES_PER_WORD / len(sample)))
     if staging is not None:
         staging.mkdir(exist_ok=True)
     parts = []
@@ -90,18 +90,18 @@ def learn_words(
     if total == 0:
         shown = "; ".join(reasons[:3])
         raise StoreError(f"visual words cannot be learned: none of {len(sample):,} pictures can be used ({shown})")
-    words = fitting_words(words, total)
-    progress("words", 0, words)
+    num_words = fitting_words(num_words, total)
+    progress("words", 0, num_words)
     every = np.concatenate(parts)
-    descriptors = every[np.random.default_rng(0).permutation(total)[: words * _SAMPLES_PER_WORD]]
-    codebook = train_codebook(descriptors, words, bits=bits, origin=origin_of(recipe, len(parts)))
-    progress("words", words, words)
+    descriptors = every[np.random.default_rng(0).permutation(total)[: num_words * _SAMPLES_PER_WORD]]
+    codebook = train_codebook(descriptors, num_words, bits=bits, origin=origin_of(recipe, len(parts)))
+    progress("words", num_words, num_words)
     return codebook
 
 
 def learn_codebook(
     folder: PathLike,
-    words: int,
+    num_words: int,
     *,
     bits: int | None = None,
     regions: str = REGIONS,
@@ -113,8 +113,8 @@ def learn_codebook(
 ) -> Codebook:
     """Learn visual words from a folder of photos, to use for other collections.
 
-    The arguments are those of :meth:`d2r.engine.Engine.create`. There are fewer than ``words`` where the pictures have
-    not 16 features for each.
+    The arguments are those of :meth:`d2r.engine.Engine.create`. There are fewer than ``num_words`` where the pictures
+    have not 16 features for each.
 
     Raises:
         StoreError: the folder holds no pictures that can be used.
@@ -123,11 +123,11 @@ def learn_codebook(
     jobs = list(find_objects(root) if is_url(root) else find_pictures(Path(root)))
     if not jobs:
         raise StoreError(f"{display_path(folder)}: no pictures there")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: sample_size(words)])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(jobs))[: sample_size(num_words)])
     return learn_words(
         Recipe(pinned_regions(regions), pinned_features(features), max_side, VERIFY_FEATURES),
         [jobs[row] for row in chosen],
-        words,
+        num_words,
         bits=bits,
         staging=None,
         workers=describers(workers),

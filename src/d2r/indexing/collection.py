@@ -126,7 +126,7 @@ def _fill(
         writer,
         recipe_of(index),
         listing,
-        words=index.settings.get("words"),
+        num_words=index.settings.get("words"),
         bits=index.settings.get("bits"),
         workers=workers,
         max_pixels=max_pixels,

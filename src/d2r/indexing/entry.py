@@ -191,13 +191,13 @@ def enter_file(
 
 
 def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
-    """Aggregate a description with R-ASMK*, and make the points that verification will match."""
+    """Aggregate a description with R-ASMK*, and make the keypoints that verification will match."""
     assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
     kept = verified_rows(description, verify_features)
-    points = make_keypoints(description.features.take(kept), codebook)
-    local = local_codes(assigned, kept[points.rows])
-    return Entry(aggregated, description.boxes, description.box_scores, points, local)
+    keypoints = make_keypoints(description.features.take(kept), codebook)
+    local = local_codes(assigned, kept[keypoints.rows])
+    return Entry(aggregated, description.boxes, description.box_scores, keypoints, local)
 
 
 def verified_rows(description: Description, most: int) -> NDArray[np.intp]:

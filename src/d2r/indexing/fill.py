@@ -65,7 +65,7 @@ def fill(
     recipe: Recipe,
     listing: Listing,
     *,
-    words: int | None,
+    num_words: int | None,
     bits: int | None,
     workers: Describers,
     max_pixels: int,
@@ -79,8 +79,8 @@ def fill(
         writer: its writer.
         recipe: how to describe pictures.
         listing: every file that should be in the index.
-        words: visual words to learn when there are none, fewer where the features are too few for so many; None chooses
-            by the number of files.
+        num_words: visual words to learn when there are none, fewer where the features are too few for so many; None
+            chooses by the number of files.
         bits: of the codes, when visual words are learned; None is one a dimension of the features.
         workers: what describes the pictures.
         max_pixels: larger pictures are skipped.
@@ -95,14 +95,14 @@ def fill(
     if listing.pending:
         meanwhile()
     if listing.pending and index.codebook is None:
-        wanted = choose_words(listing.pending) if words is None else words
-        sample = listing.sample(sample_size(wanted), seed=0)
+        num_words = choose_words(listing.pending) if num_words is None else num_words
+        sample = listing.sample(sample_size(num_words), seed=0)
         codebook = learn_words(
-            recipe, sample, wanted,
+            recipe, sample, num_words,
             bits=bits, staging=staging, workers=workers, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip
         writer.set_codebook(codebook)
-        report.words_learned = codebook.words
+        report.words_learned = codebook.num_words
     batch = _Batch(writer, report)
     if listing.pending:
         progress("index", 0, listing.pending)
@@ -167,7 +167,7 @@ class _Batch:
 
     def put(self, state: PictureState, entry: Entry | None) -> None:
         self._pictures.append((state, entry))
-        self._bytes += entry.points.codes.nbytes if entry is not None else 0
+        self._bytes += entry.keypoints.codes.nbytes if entry is not None else 0
 
     def commit(self, *, force: bool) -> None:
         due = self._bytes >= _BATCH_BYTES or time.monotonic() - self._since >= _BATCH_SECONDS

@@ -129,11 +129,11 @@ def _as_groups(links: Sequence[Link], pictures: dict[int, PictureRow], group_of:
             own[group_of[link.first.id]].append(link)
     groups = []
     for inside in own.values():
-        points: defaultdict[int, int] = defaultdict(int)
+        inliers: defaultdict[int, int] = defaultdict(int)
         for link in inside:
-            points[link.first.id] += link.inliers
-            points[link.second.id] += link.inliers
-        order = sorted(points, key=lambda number: (-points[number], number))
+            inliers[link.first.id] += link.inliers
+            inliers[link.second.id] += link.inliers
+        order = sorted(inliers, key=lambda number: (-inliers[number], number))
         groups.append(Group(tuple(pictures[number] for number in order), tuple(inside)))
     return sorted(groups, key=lambda group: (-len(group.pictures), group.pictures[0].path))
 
@@ -144,7 +144,7 @@ def _same_frame(link: Link) -> bool:
     if first.digest is not None and first.digest == second.digest:
         return True
     sizes = np.array([[one.width or 0, one.height or 0] for one in (first, second)], np.float64)
-    if sizes.min() <= 0 or link.inliers < INLIER_SHARE * min(link.points):
+    if sizes.min() <= 0 or link.inliers < INLIER_SHARE * min(link.keypoint_counts):
         return False
     if (area(link.boxes) < COVER * sizes.prod(axis=1)).any():
         return False

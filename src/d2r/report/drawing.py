@@ -126,8 +126,8 @@ def draw_features(image: Picture, features: Features, *, title: str, box: Box | 
 def draw_match(
     query: Picture,
     other: Picture,
-    query_points: NDArray[np.float32],
-    points: NDArray[np.float32],
+    query_positions: NDArray[np.float32],
+    positions: NDArray[np.float32],
     *,
     box: Box | None = None,
     unconfirmed: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
@@ -137,10 +137,10 @@ def draw_match(
     Args:
         query: uint8 (H, W, 3), the picture on the left.
         other: the picture on the right.
-        query_points: float32 (N, 2), in pixels of the query.
-        points: float32 (N, 2), the same in pixels of the other.
+        query_positions: float32 (N, 2), in pixels of the query.
+        positions: float32 (N, 2), the same in pixels of the other.
         box: drawn on the query.
-        unconfirmed: points of matches that the geometry does not confirm, drawn grey and below.
+        unconfirmed: positions of matches that the geometry does not confirm, drawn grey and below.
     """
     pictures = (query, other)
     small = [shrink(picture, MATCH_SIDE) for picture in pictures]
@@ -168,7 +168,7 @@ def draw_match(
 
     if unconfirmed is not None:
         join(*unconfirmed, (_UNCONFIRMED,))
-    join(query_points, points, _COLOURS)
+    join(query_positions, positions, _COLOURS)
     return canvas
 
 

@@ -180,8 +180,8 @@ def _card(
     if not known_size:
         size = _UNKNOWN_SIZE
     folder, name = os.path.split(result.path)
-    chosen = _evenly_chosen(result.query_points, MOST_LINES)
-    query_points, points = result.query_points[chosen], result.points[chosen]
+    chosen = _evenly_chosen(result.query_positions, MOST_LINES)
+    query_positions, positions = result.query_positions[chosen], result.positions[chosen]
     return _Card(
         rank=rank,
         folder=printable_path(os.path.join(folder, "")) if folder else "",
@@ -195,11 +195,11 @@ def _card(
         problem=problem,
         regions=[_Place(*rounded([x1, y1, x2 - x1, y2 - y1])) for x1, y1, x2, y2 in result.boxes[1:].tolist()],
         found=_outline(result, region, boxed),
-        points=_dots(result.points),
+        points=_dots(result.positions),
         drawn=len(chosen),
         views={
-            "beside": _match_view(query_size, size, query_points, points, axis=0),
-            "below": _match_view(query_size, size, query_points, points, axis=1),
+            "beside": _match_view(query_size, size, query_positions, positions, axis=0),
+            "below": _match_view(query_size, size, query_positions, positions, axis=1),
         },
     )
 
@@ -214,8 +214,8 @@ def _outline(result: Result, region: NDArray[np.float64], boxed: bool) -> str | 
 def _match_view(
     query_size: tuple[int, int],
     result_size: tuple[int, int],
-    query_points: NDArray[np.float32],
-    points: NDArray[np.float32],
+    query_positions: NDArray[np.float32],
+    positions: NDArray[np.float32],
     *,
     axis: int,
 ) -> _MatchView:
@@ -226,8 +226,8 @@ def _match_view(
     total[axis] = sizes[:, axis].sum() + _VIEW_GAP
     origins = (total - sizes) / 2  # centred across the axis
     origins[:, axis] = [0.0, sizes[0, axis] + _VIEW_GAP]
-    starts = query_points * scales[0] + origins[0]
-    ends = points * scales[1] + origins[1]
+    starts = query_positions * scales[0] + origins[0]
+    ends = positions * scales[1] + origins[1]
     # Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
     order = np.argsort(starts[:, 1 - axis], kind="stable")
     bands = np.array_split(order, COLOURS)
@@ -243,25 +243,25 @@ def _match_view(
     )
 
 
-def _evenly_chosen(points: NDArray[np.float32], most: int) -> NDArray[np.intp]:
-    """Return the rows of at most ``most`` points, spread evenly from the top of the picture to its bottom."""
-    order = np.argsort(points[:, 1], kind="stable")
+def _evenly_chosen(positions: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+    """Return the rows of at most ``most`` positions, spread evenly from the top of the picture to its bottom."""
+    order = np.argsort(positions[:, 1], kind="stable")
     if len(order) <= most:
         return order
     return order[np.linspace(0, len(order) - 1, most).round().astype(np.intp)]
 
 
-def _mapped(points: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
-    return points @ transform[:, :2].T + transform[:, 2]
+def _mapped(positions: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    return positions @ transform[:, :2].T + transform[:, 2]
 
 
 def _line(start: NDArray[np.floating], end: NDArray[np.floating]) -> str:
     return "M{} {}L{} {}".format(*rounded(start), *rounded(end))
 
 
-def _dots(points: NDArray[np.floating]) -> str:
+def _dots(positions: NDArray[np.floating]) -> str:
     """Return SVG path data that a round line cap draws as one dot a point, far shorter than as many circles."""
-    return "".join("M{} {}h.1".format(*rounded(point)) for point in points)
+    return "".join("M{} {}h.1".format(*rounded(place)) for place in positions)
 
 
 _TEMPLATE = template("page.html.j2")

@@ -49,7 +49,7 @@ def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
 
 
 def _cells(row: Row, protocols: Sequence[str], first: Row) -> tuple[str, ...]:
-    cells = [row.method + _STAGES[row.stage], row.regions, f"{row.words:,}"]
+    cells = [row.method + _STAGES[row.stage], row.regions, f"{row.num_words:,}"]
     for protocol in protocols:
         scores = row.scores[protocol]
         precision = scores.mean_precision[scores.ks.index(10)]

@@ -75,8 +75,8 @@ def match_picture(
     query: PictureSource,
     other: PictureSource,
     box: Sequence[float] | None,
-    query_points: NDArray[np.float32],
-    points: NDArray[np.float32],
+    query_positions: NDArray[np.float32],
+    positions: NDArray[np.float32],
 ) -> bytes:
     """Return a JPEG of two pictures beside each other, with lines between the points that match.
 
@@ -85,12 +85,12 @@ def match_picture(
         query: the picture on the left.
         other: the picture on the right.
         box: drawn on the query.
-        query_points: float32 (N, 2) in its pixels.
-        points: float32 (N, 2), the same in pixels of the other.
+        query_positions: float32 (N, 2) in its pixels.
+        positions: float32 (N, 2), the same in pixels of the other.
     """
     (left, across), (right, along) = (_small(source, max_pixels, MATCH_SIDE) for source in (query, other))
     small_box = None if box is None else np.multiply(box, across)
-    return encode_jpeg(draw_match(left, right, query_points * across, points * along, box=small_box), 85)
+    return encode_jpeg(draw_match(left, right, query_positions * across, positions * along, box=small_box), 85)
 
 
 def _small(source: PictureSource, max_pixels: int, side: int) -> tuple[Picture, np.float32]:

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from d2r.boxes import Box, PixelBox
 
 
-def bounding_box(points: NDArray[np.floating]) -> PixelBox:
-    """Return the smallest box around points (N, 2), at least one."""
-    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+def bounding_box(positions: NDArray[np.floating]) -> PixelBox:
+    """Return the smallest box around positions (N, 2), at least one."""
+    (x1, y1), (x2, y2) = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
     return x1, y1, x2, y2
 
 
 def found_box(
-    box: Box, whole: bool, transform: NDArray[np.float64], points: NDArray[np.floating], size: tuple[int, int]
+    box: Box, whole: bool, transform: NDArray[np.float64], positions: NDArray[np.floating], size: tuple[int, int]
 ) -> PixelBox:
     """Return the box of what was searched for, in pixels of the picture, inside of it.
 
@@ -28,14 +28,14 @@ def found_box(
         box: the query box, or the box of the whole query.
         whole: whether it is the latter.
         transform: (2, 3), from pixels of the query to those of the picture.
-        points: (N, 2), agreeing points on the picture, at least two.
+        positions: (N, 2), of the agreeing keypoints in the picture, at least two.
         size: width and height of the picture.
     """
     x1, y1, x2, y2 = box
     corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64)
     mapped = corners @ transform[:, :2].T + transform[:, 2]
-    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
-    margin = (high - low) / (len(points) - 1) if whole else np.inf
+    low, high = positions.min(axis=0).astype(np.float64), positions.max(axis=0).astype(np.float64)
+    margin = (high - low) / (len(positions) - 1) if whole else np.inf
     outer = np.maximum(mapped.min(axis=0), 0.0), np.minimum(mapped.max(axis=0), size)
     # The map is affine and the change of view may not be: the points themselves are always inside.
     low = np.minimum(low, np.maximum(low - margin, outer[0]))

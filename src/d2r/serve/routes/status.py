@@ -57,7 +57,7 @@ def status_routes(service: Service, access: Access) -> APIRouter:
             version=package_version(),
             index=printable_path(index.folder.name),
             pictures=size.pictures,
-            words=size.words,
+            words=size.num_words,
             regions="detector" if detector is not None else recipe.regions,
             features=recipe.features.partition(":")[0],  # a network's path is nobody's business
             detector=detector is not None,
