@@ -25,7 +25,7 @@ class Features:
         attention: float32 (N,), how much the extractor believes in each feature; larger is better.
         angles: float32 (N,), the direction that the patch was turned to before it was described, in radians from the
             x axis towards the y axis; None where patches are described upright.
-        kinds: uint8 (N,), which kind of features each is, ascending; None where they are of one kind.
+        kinds: uint8 (N,), which kind of features each is; None where they are all of one kind.
     """
 
     positions: NDArray[np.float32]

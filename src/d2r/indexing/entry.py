@@ -270,8 +270,9 @@ def write_description(description: Description, path: Path) -> None:
             "attention": features.attention,
             "regions": description.regions,
         }
-        if features.angles is not None:
-            tensors["angles"] = features.angles
+        for name, array in (("angles", features.angles), ("kinds", features.kinds)):
+            if array is not None:
+                tensors[name] = array
         part.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
@@ -286,7 +287,7 @@ def read_description(path: Path) -> Description:
     """Read a description that :func:`describe_file` kept; ``OSError`` or ``SafetensorError`` when there is none."""
     tensors = load_file(path)
     arrays = (tensors[name] for name in ("positions", "scales", "descriptors", "attention"))
-    features = replace(Features(*arrays), angles=tensors.get("angles"))
+    features = replace(Features(*arrays), angles=tensors.get("angles"), kinds=tensors.get("kinds"))
     width, height = (int(value) for value in tensors["size"])
     return Description(width, height, tensors["boxes"], tensors["box_scores"], features, tensors["regions"])
 
