@@ -42,7 +42,7 @@ from d2r.asmk.codebook import Codebook, load_codebook
 from d2r.asmk.codes import LocalCodes
 from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, assign, first_regions, local_codes
 from d2r.defaults import EXPAND, VERIFY
-from d2r.describe import Description, describe_query
+from d2r.describe import Description, assign_words, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.extraction import Extraction, extract, map_pictures
 from d2r.evaluate.methods import Inverted, invert, sums_by_distance
@@ -247,7 +247,7 @@ def _keep(codebook: Path, poolings: Sequence[Pooling], verify_features: int, fil
 
 
 def _assigned(book: Codebook, description: Description) -> Assigned:
-    return assign(book, description.features.descriptors, description.regions, len(description.boxes))
+    return assign_words(book, description)
 
 
 class _Ablation:

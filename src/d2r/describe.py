@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.kernels import Assigned, assign
 from d2r.boxes import Box, Boxes, as_boxes, check_box, pixel_slices
 from d2r.features.base import FeatureExtractor, Features, concatenate, has_views
 from d2r.images import Picture, shrink
@@ -39,6 +41,16 @@ class Description:
     box_scores: NDArray[np.float32]
     features: Features
     regions: NDArray[np.int32]
+
+
+def assign_words(codebook: Codebook, description: Description) -> Assigned:
+    """Return the visual words of a description's features, region by region and kind by kind.
+
+    Raises:
+        d2r.asmk.codebook.CodebookError: see :func:`d2r.asmk.kernels.assign`.
+    """
+    features = description.features
+    return assign(codebook, features.descriptors, description.regions, len(description.boxes), kinds=features.kinds)
 
 
 def describe(image: Picture, selector: RegionSelector, extractor: FeatureExtractor, *, max_side: int) -> Description:

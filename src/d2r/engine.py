@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from d2r.asmk.codebook import Codebook, check_bits
-from d2r.asmk.kernels import KERNELS, aggregate, assign, first_regions, similarity
+from d2r.asmk.kernels import KERNELS, aggregate, first_regions, similarity
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
-from d2r.describe import Description, describe_query
+from d2r.describe import Description, assign_words, describe_query
 from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, pinned_features
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
@@ -330,7 +330,7 @@ class Engine:
         """
         codebook, kernel = codebook_of(self.index), KERNELS["r-asmk*"]
         sought = make_query(query, codebook, verify=False).descriptor
-        assigned = assign(codebook, picture.features.descriptors, picture.regions, len(picture.boxes))
+        assigned = assign_words(codebook, picture)
         scores = []
         for count in range(1, len(picture.boxes) + 1):
             if stopped():

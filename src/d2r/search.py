@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import Codebook
 from d2r.asmk.codes import LocalCodes
-from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, assign, pool_codes
-from d2r.describe import Description
+from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, pool_codes
+from d2r.describe import Description, assign_words
 from d2r.errors import D2RError
 from d2r.expand import DIFFUSED_RESULTS, MIN_INLIERS_TO_EXPAND, diffused_scores, inside, join, rank_key
 from d2r.features.base import Features
@@ -136,7 +136,7 @@ def make_query(description: Description, codebook: Codebook, *, verify: bool) ->
         codebook: of the collection.
         verify: whether pictures will be verified against it.
     """
-    assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
+    assigned = assign_words(codebook, description)
     keypoints = make_keypoints(whole_features(description), codebook, nearest=NEAREST) if verify else None
     return Query(description, aggregate(assigned, KERNELS["r-asmk*"]), keypoints)
 

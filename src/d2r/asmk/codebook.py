@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +24,9 @@ Array = NDArray[np.float32]
 
 MAX_SAMPLES_PER_WORD = 64
 """Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
+
+SAMPLES_PER_WORD = 40
+"""Descriptors a word that k-means is given, where there are so many."""
 
 COARSE_WORDS = 256
 """Words of :attr:`Codebook.coarse` at most: as many as a byte tells apart."""
@@ -65,12 +69,15 @@ class Codebook:
         medians: float32 (C, E), what residuals are taken to in the projected space; None is the projected
             centroids. Part of the original ASMK*.
         origin: what they were learned from; None where it is not known, as of a plain array.
+        starts: the first word of each kind of features, ascending from 0: a feature belongs to the nearest word of its
+            own kind.
     """
 
     centroids: Array
     projection: Array | None = None
     medians: Array | None = None
     origin: Origin | None = None
+    starts: tuple[int, ...] = (0,)
 
     @property
     def num_words(self) -> int:
@@ -87,6 +94,17 @@ class Codebook:
         """Number of dimensions E of residuals, and so of the bits of a word's code."""
         return self.dim if self.projection is None else len(self.projection)
 
+    @property
+    def kinds(self) -> int:
+        """Number of kinds of features."""
+        return len(self.starts)
+
+    @cached_property
+    def _parts(self) -> tuple[Codebook, ...]:
+        """The words of each kind as a codebook of their own, without medians."""
+        ends = (*self.starts[1:], self.num_words)
+        return tuple(Codebook(self.centroids[start:end]) for start, end in zip(self.starts, ends, strict=True))
+
     @cached_property
     def _search(self) -> Any:
         index = _nearest(self.num_words, self.dim)
@@ -96,20 +114,25 @@ class Codebook:
 
     @cached_property
     def coarse(self) -> Codebook:
-        """At most 256 of the words, always the same ones, and residuals as they are: what verification compares by.
+        """At most 256 of the words, as many of each kind: what verification compares by, with residuals as they are.
 
         With many words two features of one thing have too often different ones. k-means leaves words in no order, so
         that every so many-th is as good as any.
         """
-        rows = np.arange(min(COARSE_WORDS, self.num_words)) * self.num_words // min(COARSE_WORDS, self.num_words)
-        return Codebook(np.ascontiguousarray(self.centroids[rows]))
+        most = COARSE_WORDS // self.kinds
+        chosen = [
+            start + np.arange(min(most, part.num_words)) * part.num_words // min(most, part.num_words)
+            for start, part in zip(self.starts, self._parts, strict=True)
+        ]
+        starts = np.cumsum([0, *(len(rows) for rows in chosen[:-1])]).tolist()
+        return Codebook(np.ascontiguousarray(self.centroids[np.concatenate(chosen)]), starts=tuple(starts))
 
     def same_as(self, other: Codebook) -> bool:
         """Say whether another codebook gives the same words and residuals, whatever it was learned from."""
         pairs = (
             (self.centroids, other.centroids), (self.projection, other.projection), (self.medians, other.medians)
         )  # fmt: skip
-        return all(
+        return self.starts == other.starts and all(
             (one is None) == (two is None) and (one is None or two is None or np.array_equal(one, two))
             for one, two in pairs
         )
@@ -123,8 +146,10 @@ class Codebook:
         """Return descriptors in the space where residuals are taken, float32 (N, E)."""
         return descriptors if self.projection is None else descriptors @ self.projection.T
 
-    def assign(self, descriptors: Array, nearest: int = 1) -> NDArray[np.int32]:
+    def assign(self, descriptors: Array, nearest: int = 1, kinds: NDArray[np.uint8] | None = None) -> NDArray[np.int32]:
         """Return the ``nearest`` closest words of each descriptor, closest first, int32 (N, nearest).
+
+        ``kinds``, uint8 (N,), says which kind of features each is of; None is the first.
 
         Of words at equal distance the lower-numbered comes first. Of more than 16,384 words only those in the nearest
         cells of a coarse partition are looked at: twenty times quicker, and a few descriptors in a hundred get one
@@ -139,14 +164,25 @@ class Codebook:
             )
         if descriptors.dtype.kind != "f":
             raise CodebookError(f"descriptors must be floating-point numbers, not {descriptors.dtype}")
-        if not 1 <= nearest <= self.num_words:
-            raise CodebookError(f"cannot assign {nearest} words from a codebook of {self.num_words}")
+        fewest = min(part.num_words for part in self._parts) if self.kinds > 1 else self.num_words
+        if not 1 <= nearest <= fewest:
+            raise CodebookError(f"cannot assign {nearest} words from a codebook of {fewest}")
         if len(descriptors) == 0:
             return np.zeros((0, nearest), np.int32)
+        if self.kinds > 1:
+            return self._assign_by_kind(descriptors, nearest, kinds)
         _, words = self._search.search(np.ascontiguousarray(descriptors, np.float32), nearest)
         if words.min() < 0:  # what faiss answers where no distance is finite
             raise CodebookError("descriptors must be finite, and of squares that float32 holds")
         return np.asarray(words, np.int32)
+
+    def _assign_by_kind(self, descriptors: Array, nearest: int, kinds: NDArray[np.uint8] | None) -> NDArray[np.int32]:
+        if kinds is None or len(kinds) != len(descriptors) or kinds.max(initial=0) >= self.kinds:
+            raise CodebookError(f"each descriptor must be of one of the {self.kinds} kinds of the codebook's features")
+        words = np.empty((len(descriptors), nearest), np.int32)
+        for kind, (start, part) in enumerate(zip(self.starts, self._parts, strict=True)):
+            words[kinds == kind] = start + part.assign(descriptors[kinds == kind], nearest)
+        return words
 
     def centre(self, descriptors: Array, words: NDArray[np.int32]) -> tuple[Array, Array | None]:
         """Return the parts of the residuals ``P x - o(c)`` of descriptors x and their words c.
@@ -174,6 +210,8 @@ class Codebook:
         named = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
         # safetensors writes the memory as it lies, whatever the order of the axes.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
+        if self.kinds > 1:
+            tensors["starts"] = np.array(self.starts, np.int64)
         metadata = {"generator": GENERATOR}
         if self.origin is not None:
             metadata[_ORIGIN] = json.dumps(asdict(self.origin))
@@ -196,6 +234,7 @@ class Codebook:
                 raise CodebookError(
                     f"{path}: cannot be read as a codebook ({name} is of the type {tensor.dtype}, which numpy lacks)"
                 )
+        starts = _read_starts(path, tensors.pop("starts", np.zeros(1, np.int64)))
         if "centroids" not in tensors or set(tensors) - {"centroids", "projection", "medians"}:
             raise CodebookError(f"{path}: not a codebook; it holds the tensors {sorted(tensors)}")
         centroids = tensors["centroids"]
@@ -213,7 +252,9 @@ class Codebook:
             arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CodebookError(f"{path}: it holds values that are not finite")
-        return Codebook(**arrays, origin=_read_origin(path, origin))
+        if starts[-1] >= num_words:
+            raise CodebookError(f"{path}: starts must be numbers of words, below {num_words}, not {starts}")
+        return Codebook(**arrays, origin=_read_origin(path, origin), starts=starts)
 
 
 def load_codebook(path: Path) -> Codebook:
@@ -290,6 +331,44 @@ def train_codebook(
     return replace(plain, medians=_medians(plain, descriptors)) if medians else plain
 
 
+def train_kinds(
+    samples: Sequence[Array], num_words: int, *, bits: int | None = None, seed: int = 0, origin: Origin | None = None
+) -> Codebook:
+    """Learn the visual words of each kind of features, see :func:`train_codebook`.
+
+    Args:
+        samples: of each kind float32 (N, D).
+        num_words: of each kind; fewer where its descriptors are too few, see :func:`fitting_words`.
+        bits: see :func:`train_codebook`.
+        seed: the same.
+        origin: the same.
+    """
+    parts = []
+    for sample in samples:
+        own = fitting_words(num_words, len(sample))
+        some = sample[np.random.default_rng(seed).permutation(len(sample))[: own * SAMPLES_PER_WORD]]
+        parts.append(train_codebook(some, own, bits=bits, seed=seed))
+    return join_codebooks(parts, origin)
+
+
+def join_codebooks(parts: Sequence[Codebook], origin: Origin | None = None) -> Codebook:
+    """Return the visual words of several kinds of features as one codebook; of one kind it is the same.
+
+    Args:
+        parts: of each kind, with as many dimensions, without projection or all with the same one.
+        origin: of all of them.
+    """
+    starts = np.cumsum([0, *(part.num_words for part in parts[:-1])]).tolist()
+    medians = [part.medians for part in parts if part.medians is not None]
+    return Codebook(
+        np.concatenate([part.centroids for part in parts]),
+        parts[0].projection,
+        np.concatenate(medians) if medians else None,
+        origin,
+        tuple(starts),
+    )
+
+
 def fitting_words(num_words: int, descriptors: int) -> int:
     """Return how many words to learn from so many descriptors: halved until there are 16 descriptors a word."""
     while num_words > 1 and num_words * FEATURES_PER_WORD > descriptors:
@@ -334,6 +413,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
     """Return the tensors of a file, and what its metadata says of their origin."""
     with safe_open(path, framework="np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_ORIGIN)  # noqa: SIM118
+
+
+def _read_starts(path: Path, starts: NDArray[Any]) -> tuple[int, ...]:
+    numbers = starts.tolist() if starts.dtype.kind in "iu" and starts.ndim == 1 else []
+    if not numbers or numbers[0] != 0 or sorted(set(numbers)) != numbers:
+        raise CodebookError(f"{path}: starts must be whole numbers that ascend from 0, not {starts}")
+    return tuple(numbers)
 
 
 def _read_origin(path: Path, text: str | None) -> Origin | None:

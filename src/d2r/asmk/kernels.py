@@ -11,8 +11,9 @@ names the choices. Regions may be on either side: with several on both it is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +44,7 @@ class Assigned:
             ``projected[i] - origins[words[i]]``. None when these are the residuals.
         regions: int32 (N,), the region (0 to R - 1) a descriptor was taken in; region 0 is the whole picture.
         region_count: R, counting regions that have no descriptor.
+        starts: first word of each kind of features, see :class:`d2r.asmk.codebook.Codebook`.
     """
 
     words: NDArray[np.int32]
@@ -50,6 +52,7 @@ class Assigned:
     origins: NDArray[np.float32] | None
     regions: NDArray[np.int32]
     region_count: int
+    starts: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if self.region_count < 1:
@@ -70,7 +73,12 @@ class Assigned:
 
     def take(self, rows: NDArray[Any]) -> Assigned:
         """Return some of the descriptors, by row or by a bool (N,), of the same regions."""
-        return Assigned(self.words[rows], self.projected[rows], self.origins, self.regions[rows], self.region_count)
+        return replace(self, words=self.words[rows], projected=self.projected[rows], regions=self.regions[rows])
+
+    def by_kind(self) -> Iterator[Assigned]:
+        """Yield the descriptors of each kind of features."""
+        for start, end in zip(self.starts, (*self.starts[1:], _MOST), strict=True):
+            yield replace(self.take((self.words >= start) & (self.words < end)), starts=(0,))
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,16 @@ class Aggregated:
         """Raise ``ValueError`` unless the vectors are packed signs, and the words as they are said to be."""
         check_words(self.words)
         check_array("vectors of packed signs", self.vectors, np.uint64, (len(self.words), -(-self.dim // 64)))
+
+
+def by_kind(aggregated: Aggregated, starts: Sequence[int]) -> list[Aggregated]:
+    """Return the part of a descriptor that each kind of features has, by the first word of each kind."""
+    edges = np.searchsorted(aggregated.words, [*starts[1:]])
+    bounds = [0, *edges.tolist(), len(aggregated)]
+    return [
+        Aggregated(aggregated.words[first:last], aggregated.vectors[first:last], aggregated.dim)
+        for first, last in pairwise(bounds)
+    ]
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,7 @@ def assign(
     regions: NDArray[np.int32] | None = None,
     region_count: int | None = None,
     nearest: int = 1,
+    kinds: NDArray[np.uint8] | None = None,
 ) -> Assigned:
     """Assign local descriptors to visual words.
 
@@ -143,12 +162,13 @@ def assign(
         regions: int32 (N,), the region of each; None puts all in region 0.
         region_count: R, which must be given with ``regions``: one that has no descriptor counts too.
         nearest: words a descriptor is assigned to (multiple assignment, for queries); it gives that many pairs.
+        kinds: uint8 (N,), the kind of features of each; None is the first.
 
     Raises:
         d2r.asmk.codebook.CodebookError: the descriptors are of another dimension than the codebook, or not finite.
         ValueError: a region is none of 0 to R - 1, or there is not one for each descriptor.
     """
-    words = codebook.assign(descriptors, nearest)
+    words = codebook.assign(descriptors, nearest, kinds)
     if regions is None:
         regions, region_count = np.zeros(len(descriptors), np.int32), 1 if region_count is None else region_count
     elif region_count is None:
@@ -160,11 +180,21 @@ def assign(
     if nearest > 1:
         descriptors, regions = np.repeat(descriptors, nearest, axis=0), np.repeat(regions, nearest)
     flat = words.reshape(-1)
-    return Assigned(flat, *codebook.centre(descriptors, flat), regions, region_count)
+    return Assigned(flat, *codebook.centre(descriptors, flat), regions, region_count, codebook.starts)
 
 
 def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
-    """Return Phi(X_c) of every word c that the picture has, for a kernel of :data:`KERNELS`."""
+    """Return Phi(X_c) of every word c that the picture has, for a kernel of :data:`KERNELS`.
+
+    Each kind of features is aggregated on its own: what it says of a word does not depend on the others.
+    """
+    if len(assigned.starts) > 1:
+        parts = [aggregate(part, kernel) for part in assigned.by_kind()]
+        words, vectors = (
+            np.concatenate([part.words for part in parts]),
+            np.concatenate([part.vectors for part in parts]),
+        )
+        return Aggregated(words, vectors, parts[0].dim)
     if not kernel.regional:
         assigned = _region(assigned, 0)
     if kernel.embedding == "count":
@@ -279,5 +309,4 @@ def _region(assigned: Assigned, region: int) -> Assigned:
     if assigned.region_count == 1:
         return assigned
     rows = assigned.regions == region
-    words, projected = assigned.words[rows], assigned.projected[rows]
-    return Assigned(words, projected, assigned.origins, np.zeros(len(words), np.int32), 1)
+    return replace(assigned.take(rows), regions=np.zeros(int(rows.sum()), np.int32), region_count=1)

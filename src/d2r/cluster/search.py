@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from d2r.asmk.kernels import Aggregated
+from d2r.asmk.kernels import Aggregated, by_kind
 from d2r.cluster.connect import ClusterError, processors
 from d2r.cluster.shard import MOST_AT_ONCE, Place, QueryKeypoints, Shard, ShardState
 from d2r.engine import Engine
 from d2r.index import Hit, Index, PictureRow
+from d2r.index.fusion import depth, fuse
 from d2r.index.ranking import Best, merge_best, place_of
 from d2r.index.rows import Layout
 from d2r.index_ranker import IndexRanker, codebook_of
@@ -115,13 +116,20 @@ class Shards:
             StoreError: the index is damaged.
             ClusterError: commits follow each other faster than a search.
         """
+        starts = codebook_of(self._index).starts
+        split, deep = by_kind(query, starts), depth(top, len(starts))
+
+        def questions(handle: Any, state: Any) -> list[Any]:
+            return [handle.rank.remote(state, part, deep, kind) for kind, part in enumerate(split)]
+
         for _ in range(_TRIES):
             placement = self._current()
             asked = [shard for shard, count in enumerate(placement.pictures) if count and self._is_there(shard)]
-            questions = {shard: lambda handle, state: handle.rank.remote(state, query, top) for shard in asked}
             with suppress(RankingChanged):
-                parts: dict[int, Best] = self._ask(placement, questions)
-                hits = self._index.hits([merge_best(list(parts.values()), top)])
+                parts: dict[int, list[Best]] = self._ask(placement, dict.fromkeys(asked, questions))
+                of_kinds = [[of_shard[kind] for of_shard in parts.values()] for kind in range(len(starts))]
+                best = fuse([merge_best(of_kind, deep) for of_kind in of_kinds], top)
+                hits = self._index.hits([best])
                 if hits is not None:
                     return hits[0], sum(count for shard, count in enumerate(placement.pictures) if shard not in parts)
             self._index.check_changed(placement.version)
@@ -148,28 +156,28 @@ class Shards:
         answers = self._ask(
             placement,
             {
-                shard: lambda handle, state, own=own: handle.verify.remote(
-                    state, (reference,), [_place(pictures[row]) for row in own]
-                )
+                shard: lambda handle, state, own=own: [
+                    handle.verify.remote(state, (reference,), [_place(pictures[row]) for row in own])
+                ]
                 for shard, own in rows.items()
             },
         )
         if len(answers) < len(rows):
             raise RankingChanged
-        found = {row: one for shard, own in rows.items() for row, one in zip(own, answers[shard], strict=True)}
+        found = {row: one for shard, own in rows.items() for row, one in zip(own, answers[shard][0], strict=True)}
         return [found[row] for row in range(len(pictures))]
 
-    def _ask(self, placement: Placement, questions: Mapping[int, Callable[..., Any]]) -> dict[int, Any]:
-        """Ask shards at the same time; return the answers of those that answer in time."""
+    def _ask(self, placement: Placement, questions: Mapping[int, Callable[..., list[Any]]]) -> dict[int, list[Any]]:
+        """Ask shards at the same time, each several things; return the answers of those that answer all in time."""
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import RayServeException
 
         asked = {shard: ask(self._handles[shard], placement.states[shard]) for shard, ask in questions.items()}
         answers = {}
         end = time.monotonic() + self._timeout_s
-        for shard, answer in asked.items():
+        for shard, own in asked.items():
             try:
-                answers[shard] = answer.result(timeout_s=max(0.001, end - time.monotonic()))
+                answers[shard] = [answer.result(timeout_s=max(0.001, end - time.monotonic())) for answer in own]
             except FileNotFoundError as error:
                 raise RankingChanged from error
             except RayTaskError:

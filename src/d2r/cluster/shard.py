@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,9 @@ class QueryKeypoints(NamedTuple):
     bits: int
 
 
+_Question: TypeAlias = tuple[Snapshot, Aggregated, int, int]
+
+
 class Shard:
     """Searches some segments of an index.
 
@@ -86,33 +89,37 @@ class Shard:
         for segment in snapshot.segments.values():
             await asyncio.to_thread(get_ready, 64 * segment.posting_codes.shape[1])
 
-    async def rank(self, state: tuple[int, Any], query: Aggregated, top: int) -> Best:
+    async def rank(self, state: tuple[int, Any], query: Aggregated, top: int, kind: int = 0) -> Best:
         """Return the best pictures of a shard's state, best first.
 
         Args:
             state: its version and a reference to it, which is followed when the version is new.
             query: see :meth:`d2r.index.Index.search`.
             top: at most so many.
+            kind: of features, which all words of the query are of.
 
         Raises:
             FileNotFoundError: a segment is gone, because a later commit merged it.
             StoreError: the index is damaged.
         """
         snapshot = await self._snapshot(state)
-        return await self._rank((snapshot, query, top))  # type: ignore[no-any-return]
+        return await self._rank((snapshot, query, top, kind))  # type: ignore[no-any-return]
 
     @serve.batch(max_batch_size=MOST_AT_ONCE, batch_wait_timeout_s=_WAIT_S)  # type: ignore[untyped-decorator]
-    async def _rank(self, asked: list[tuple[Snapshot, Aggregated, int]]) -> list[Best]:
+    async def _rank(self, asked: list[_Question]) -> list[Best]:
         return await asyncio.to_thread(self._rank_all, asked)
 
-    def _rank_all(self, asked: list[tuple[Snapshot, Aggregated, int]]) -> list[Best]:
-        """Score queries together, those of each commit; the segments are then read once for all of them."""
+    def _rank_all(self, asked: list[_Question]) -> list[Best]:
+        """Score queries together, those of one commit and kind; the segments are then read once for all of them."""
         found: dict[int, Best] = {}
-        for snapshot in {id(one): one for one, _, _ in asked}.values():
-            rows = [row for row, (one, _, _) in enumerate(asked) if one is snapshot]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, (snapshot, _, _, kind) in enumerate(asked):
+            groups.setdefault((id(snapshot), kind), []).append(row)
+        for (_, kind), rows in groups.items():
             most = max(asked[row][2] for row in rows)
-            found |= zip(rows, self._ranker.rank(snapshot, [asked[row][1] for row in rows], most), strict=True)
-        return [found[row][:top] for row, (_, _, top) in enumerate(asked)]
+            queries = [asked[row][1] for row in rows]
+            found |= zip(rows, self._ranker.rank(asked[rows[0]][0], queries, most, kind), strict=True)
+        return [found[row][:top] for row, (_, _, top, _) in enumerate(asked)]
 
     async def verify(self, state: tuple[int, Any], query: tuple[Any], places: Sequence[Place]) -> list[Verified]:
         """Return how pictures agree with a query.

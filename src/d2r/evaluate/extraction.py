@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import load_codebook
 from d2r.asmk.codes import LocalCodes
-from d2r.asmk.kernels import Aggregated, assign, local_codes
+from d2r.asmk.kernels import Aggregated, assign
 from d2r.boxes import Box
-from d2r.describe import Description, describe_query
+from d2r.describe import Description, assign_words, describe_query
 from d2r.evaluate.benchmark import Benchmark, BenchmarkError, QueryPicture
 from d2r.evaluate.methods import METHODS, describe_picture
 from d2r.features import make_extractor, pinned_features
 from d2r.images import read_image
-from d2r.indexing.entry import Progress, Recipe, describe_file, prepare_worker, read_description, verified_rows
+from d2r.indexing.entry import Progress, Recipe, describe_file, keypoints_of, prepare_worker, read_description
 from d2r.regions import RMAC, Detector, SelectiveSearch, Whole, make_selector, pinned_regions
 from d2r.regions.rmac import rmac_boxes
 from d2r.sources import picture_file
 from d2r.support.files import display_path
 from d2r.support.processes import WorkerDied, map_in_processes
-from d2r.verify.keypoints import Keypoints, make_keypoints
+from d2r.verify.keypoints import Keypoints
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -125,18 +125,23 @@ def map_pictures(
     return found
 
 
-def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0) -> tuple[NDArray[np.float32], int]:
-    """Return up to ``most`` descriptors, float32 (N, D), an equal random share of each of so many descriptions."""
+def sample_descriptors(
+    files: Sequence[Path | None], kinds: int, most: int, *, seed: int = 0
+) -> tuple[list[NDArray[np.float32]], int]:
+    """Return of each kind of features up to ``most`` descriptors, float32 (N, D), and of how many pictures they are.
+
+    An equal random share is taken of each of so many descriptions.
+    """
     known = [file for file in files if file is not None]
     rng = np.random.default_rng(seed)
     chosen = [known[row] for row in rng.permutation(len(known))[: max(1, min(len(known), most // 50))]]
     share = -(-most // len(chosen))
-    parts = []
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in range(kinds)]
     for file in chosen:
-        descriptors = read_description(file).features.descriptors
-        parts.append(descriptors[rng.permutation(len(descriptors))[:share]])
-    every = np.concatenate(parts)
-    return np.asarray(every[rng.permutation(len(every))[:most]], np.float32), len(chosen)
+        for part, features in zip(parts, read_description(file).features.by_kind(kinds), strict=True):
+            part.append(features.descriptors[rng.permutation(len(features))[:share]])
+    every = [np.concatenate(part) for part in parts]
+    return [one[rng.permutation(len(one))[:most]] for one in every], len(chosen)
 
 
 @dataclass(frozen=True)
@@ -251,13 +256,24 @@ def _aggregate(
         descriptors = {name: describe_picture(nothing, METHODS[name]) for name in methods}
         return Stored(descriptors, 1, Keypoints.empty(book.dim), LocalCodes.empty(book.bits), 1)
     description = read_description(file)
-    rows = np.arange(len(description.boxes)) if regions is None else region_rows(description, regions)
+    if regions is not None:
+        description = _with_regions(description, region_rows(description, regions))
+    assigned = assign_words(book, description)
+    descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
+    keypoints, local = keypoints_of(description, assigned, book, verify_features)
+    side = max(description.width, description.height)
+    return Stored(descriptors, len(description.boxes), keypoints, local, side)
+
+
+def _with_regions(description: Description, rows: NDArray[np.intp]) -> Description:
+    """Return a description as if only some of its regions had been chosen."""
     used = np.isin(description.regions, rows)
     number = np.full(len(description.boxes), -1, np.int32)
     number[rows] = np.arange(len(rows))
-    assigned = assign(book, description.features.descriptors[used], number[description.regions[used]], len(rows))
-    descriptors = {name: describe_picture(assigned, METHODS[name]) for name in methods}
-    kept = verified_rows(description, verify_features)  # of the whole picture, which is region 0 of any selection
-    keypoints = make_keypoints(description.features.take(kept), book)
-    local = local_codes(assigned, np.searchsorted(np.flatnonzero(used), kept[keypoints.rows]))
-    return Stored(descriptors, len(rows), keypoints, local, max(description.width, description.height))
+    return replace(
+        description,
+        boxes=description.boxes[rows],
+        box_scores=description.box_scores[rows],
+        features=description.features.take(used),
+        regions=number[description.regions[used]],
+    )

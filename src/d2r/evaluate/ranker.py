@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.kernels import KERNELS
+from d2r.asmk.kernels import KERNELS, by_kind
 from d2r.evaluate.extraction import Stored
 from d2r.evaluate.methods import Inverted, Method, scores
 from d2r.expand import similarities
 from d2r.index import PictureRow
+from d2r.index.fusion import depth, fuse
+from d2r.index.ranking import best_of
 from d2r.search import Candidate, Query, Ranking, Verified, expand_by, verify_keypoints
 
 
@@ -24,7 +26,8 @@ class MemoryRanker:
     Attributes:
         name: of the method, in :data:`d2r.evaluate.methods.METHODS`.
         method: the same.
-        database: its descriptors.
+        databases: its descriptors of each kind of features.
+        starts: first word of each kind.
         pictures: rows of the database by number, see :func:`picture_rows`.
         stored: of each.
         bits: of the codes that verification compares.
@@ -35,7 +38,8 @@ class MemoryRanker:
 
     name: str
     method: Method
-    database: Inverted
+    databases: Sequence[Inverted]
+    starts: Sequence[int]
     pictures: Sequence[PictureRow]
     stored: Sequence[Stored]
     bits: int
@@ -46,11 +50,14 @@ class MemoryRanker:
     def rank(self, query: Query, top: int) -> Ranking:
         """See :class:`d2r.search.Ranker`."""
         started = time.perf_counter()
-        similarity = scores(query.descriptor, self.database, KERNELS[self.method.kernel], self.method.pool)
+        kernel, deep = KERNELS[self.method.kernel], depth(top, len(self.starts))
+        parts = [
+            best_of(scores(part, database, kernel, self.method.pool), deep)
+            for part, database in zip(by_kind(query.descriptor, self.starts), self.databases, strict=True)
+        ]
+        best = fuse(parts, top)
         self.seconds.append(time.perf_counter() - started)
-        order = np.argsort(-similarity, kind="stable")[:top]
-        found = order[similarity[order] != 0]
-        return Ranking([Candidate(self.pictures[row], float(similarity[row])) for row in found])
+        return Ranking([Candidate(self.pictures[row], score) for score, row in best.tolist()])
 
     def verify(
         self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]

@@ -14,13 +14,15 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import Codebook, fitting_words, train_codebook
-from d2r.asmk.kernels import KERNELS, aggregate, assign
+from d2r.asmk.codebook import SAMPLES_PER_WORD, Codebook, train_kinds
+from d2r.asmk.kernels import KERNELS, aggregate, by_kind
+from d2r.describe import assign_words
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extract, sample_descriptors
 from d2r.evaluate.methods import METHODS, Inverted, invert
 from d2r.evaluate.metrics import RetrievalScores, mean_average_precision
 from d2r.evaluate.ranker import MemoryRanker, picture_rows
+from d2r.features import kinds_of
 from d2r.indexing.entry import Progress, Recipe, check_codebook, origin_of
 from d2r.options import SearchOptions
 from d2r.search import Query, Verified, make_query, search
@@ -30,8 +32,6 @@ KS = (1, 5, 10)
 
 Stage: TypeAlias = Literal["ranked", "verified", "expanded"]
 """How far a search goes: by similarity alone; with the best verified; and with the query expanded."""
-
-_SAMPLES_PER_WORD = 40
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,11 @@ def codebook_file(
     file = folder / f"{benchmark.name}-{_digest(*described)}-{setup.num_words}-{setup.seed}.safetensors"
     if not file.exists():
         progress("words", 0, setup.num_words)
-        sample, pictures = sample_descriptors(extraction.files, setup.num_words * _SAMPLES_PER_WORD, seed=setup.seed)
-        num_words, origin = fitting_words(setup.num_words, len(sample)), origin_of(setup.recipe, pictures)
-        train_codebook(sample, num_words, seed=setup.seed, origin=origin).save(file)
+        kinds = len(kinds_of(setup.recipe.features))
+        most = setup.num_words * SAMPLES_PER_WORD
+        samples, pictures = sample_descriptors(extraction.files, kinds, most, seed=setup.seed)
+        origin = origin_of(setup.recipe, pictures)
+        train_kinds(samples, setup.num_words, seed=setup.seed, origin=origin).save(file)
         progress("words", setup.num_words, setup.num_words)
     return file
 
@@ -184,7 +186,7 @@ def compare(
     )  # fmt: skip
     book = Codebook.load(codebook)
     pictures = picture_rows([str(path) for path in benchmark.database], stored)
-    databases = {name: _database(stored, name, book) for name in setup.methods}
+    databases = {name: _databases(stored, name, book) for name in setup.methods}
     stages = _stages(setup, len(pictures))
     rankings: dict[tuple[Stage, str], list[NDArray[np.int64]]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in setup.methods}
@@ -193,10 +195,18 @@ def compare(
         keypoints = make_query(description, book, verify=setup.verify > 0).keypoints
         for name in setup.methods:
             method = METHODS[name]
-            assigned = assign(book, description.features.descriptors, description.regions, len(description.boxes))
+            assigned = assign_words(book, description)
             query = Query(description, aggregate(assigned, KERNELS[method.kernel]), keypoints)
             ranker = MemoryRanker(
-                name, method, databases[name], pictures, stored, book.dim, setup.recipe.max_side, verified[number]
+                name=name,
+                method=method,
+                databases=databases[name],
+                starts=book.starts,
+                pictures=pictures,
+                stored=stored,
+                bits=book.dim,
+                max_side=setup.recipe.max_side,
+                verified=verified[number],
             )
             for stage, options in stages.items():
                 if stage != "expanded" or method.expandable:
@@ -207,7 +217,7 @@ def compare(
         progress("search", number + 1, len(extraction.queries))
     rows = []
     for (stage, name), ranked in sorted(rankings.items(), key=lambda one: list(stages).index(one[0][0])):
-        database = databases[name]
+        own = databases[name]
         regional = METHODS[name].regional
         rows.append(
             Row(
@@ -220,8 +230,8 @@ def compare(
                     for protocol, truth in benchmark.relevance.items()
                 },
                 regions_per_picture=float(np.mean([one.regions for one in stored])) if regional else 1.0,
-                descriptors_per_picture=len(database.g) / len(stored),
-                bytes_per_picture=database.descriptor_bytes / len(stored),
+                descriptors_per_picture=len(own[0].g) / len(stored),
+                bytes_per_picture=sum(database.descriptor_bytes for database in own) / len(stored),
                 milliseconds=1000 * float(np.median(seconds[name])),
             )
         )
@@ -238,8 +248,14 @@ def _stages(setup: Setup, pictures: int) -> dict[Stage, SearchOptions]:
     return stages
 
 
-def _database(stored: Sequence[Stored], name: str, book: Codebook) -> Inverted:
-    return invert([one.descriptors[name] for one in stored], KERNELS[METHODS[name].kernel], book.num_words)
+def _databases(stored: Sequence[Stored], name: str, book: Codebook) -> list[Inverted]:
+    """Return what a method stores of all pictures, of each kind of features."""
+    split = [[by_kind(one, book.starts) for one in picture.descriptors[name]] for picture in stored]
+    kernel = KERNELS[METHODS[name].kernel]
+    return [
+        invert([[of[kind] for of in picture] for picture in split], kernel, book.num_words)
+        for kind in range(book.kinds)
+    ]
 
 
 def ignored_pictures(benchmark: Benchmark, query: int) -> frozenset[int]:

@@ -52,6 +52,12 @@ class Features:
             self.positions[rows], self.scales[rows], self.descriptors[rows], self.attention[rows], angles, kinds
         )
 
+    def by_kind(self, count: int) -> list[Features]:
+        """Return the features of each of ``count`` kinds."""
+        if self.kinds is None:
+            return [self, *(self.take(np.zeros(0, np.intp)) for _ in range(count - 1))]
+        return [self.take(self.kinds == kind) for kind in range(count)]
+
     def placed(self, scale: float | tuple[float, float], x: float, y: float) -> Features:
         """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y).
 

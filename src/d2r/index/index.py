@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import Codebook
 from d2r.asmk.codes import LocalCodes
-from d2r.asmk.kernels import Aggregated
+from d2r.asmk.kernels import Aggregated, by_kind
 from d2r.boxes import Boxes
 from d2r.index.catalogue import Catalogue
 from d2r.index.errors import RemovedError, StoreError
 from d2r.index.files import CODEBOOK, DIGEST, load_segment, segment_folder
+from d2r.index.fusion import depth, fuse
 from d2r.index.ranking import NO_SNAPSHOT, Best, SegmentRanker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.rows import Layout, PictureRow
 from d2r.index.schema import create_catalogue, make_room
@@ -188,11 +189,18 @@ class Index:
                 )
         while True:
             snapshot = self._fresh()
-            hits = self.hits(self._ranker.rank(snapshot, queries, top))
+            hits = self.hits(self._rank(snapshot, queries, top))
             if hits is not None:
                 return hits
             self.check_changed(snapshot.version)
             # A commit moved or removed one of them meanwhile: look again.
+
+    def _rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int) -> list[Best]:
+        starts = self.codebook.starts if self.codebook is not None else (0,)
+        split = [by_kind(query, starts) for query in queries]
+        deep = depth(top, len(starts))
+        found = [self._ranker.rank(snapshot, [of[kind] for of in split], deep, kind) for kind in range(len(starts))]
+        return [fuse(of_query, top) for of_query in zip(*found, strict=True)]
 
     def hits(self, found: Sequence[Best]) -> list[list[Hit]] | None:
         """Return the pictures that a ranking found, best first; None when a commit has moved or removed one of them.

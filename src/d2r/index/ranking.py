@@ -27,7 +27,7 @@ _BEST = np.dtype([("score", np.float32), ("place", np.int64)])
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Segments of one commit, and for each picture g, or 0 when it is not to be found, float32 (S,).
+    """Segments of one commit, and for each picture g of each kind, or 0 when it is not to be found, float32 (K, S).
 
     ``cold``: they do not all fit the memory, so that what a search needs must come from the disk.
     """
@@ -50,9 +50,11 @@ def make_snapshot(version: int, segments: Mapping[int, Segment], hidden: Mapping
         segments: by number.
         hidden: slots of pictures that were removed or replaced, or are missing, by the number of their segment.
     """
-    factors = {number: np.array(segment.g) for number, segment in segments.items()}
+    factors = {
+        number: np.array(segment.g.reshape(len(segment), -1).T, order="C") for number, segment in segments.items()
+    }
     for number, slots in hidden.items():
-        factors[number][slots] = 0.0
+        factors[number][:, slots] = 0.0
     cold = sum(segment.search_bytes for segment in segments.values()) > usable_memory()
     if cold:
         for segment in segments.values():
@@ -75,10 +77,11 @@ class SegmentRanker:
         """End the threads."""
         self._pool.shutdown()
 
-    def rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int) -> list[Best]:
+    def rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int, kind: int = 0) -> list[Best]:
         """Return the best pictures of each query, at most ``top``, none with score 0, best first.
 
-        The queries are scored together, segment by segment, so that each part of the index is read once for all.
+        The queries are scored together, segment by segment, so that each part of the index is read once for all. They
+        have words of one kind of features alone, which is the ``kind``-th of the index.
 
         Raises:
             ValueError: a query is not of packed signs as those of the index, or ``top`` is none.
@@ -94,9 +97,10 @@ class SegmentRanker:
         numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))
         threads = min(self._threads, len(numbers))
         parts = [
-            self._pool.submit(_best, snapshot, numbers[thread::threads], queries, top) for thread in range(1, threads)
+            self._pool.submit(_best, snapshot, numbers[thread::threads], queries, top, kind)
+            for thread in range(1, threads)
         ]
-        every = [_best(snapshot, numbers[::threads], queries, top)] if numbers else []
+        every = [_best(snapshot, numbers[::threads], queries, top, kind)] if numbers else []
         every += [part.result() for part in parts]
         return [merge_best([part[row] for part in every], top) for row in range(len(queries))]
 
@@ -110,6 +114,14 @@ def merge_best(parts: Sequence[Best], top: int) -> Best:
     return every[np.lexsort((every["place"], -every["score"]))][:top]
 
 
+def best_of(scores: NDArray[np.float32], top: int) -> Best:
+    """Return the best of a similarity to every picture, float32 (N,), the number of each as its place."""
+    order = np.argsort(-scores, kind="stable")[:top]
+    best = np.zeros(len(order), _BEST)
+    best["score"], best["place"] = scores[order], order
+    return np.asarray(best[best["score"] != 0.0])
+
+
 def place_of(segment: int, slot: int) -> int:
     """Return the place of a picture, as :data:`Best` has it."""
     return segment << 16 | slot
@@ -120,7 +132,7 @@ def segment_and_slot(place: int) -> tuple[int, int]:
     return place >> 16, place & 0xFFFF
 
 
-def _best(snapshot: Snapshot, numbers: Sequence[int], queries: Sequence[Aggregated], top: int) -> list[Best]:
+def _best(snapshot: Snapshot, numbers: Sequence[int], queries: Sequence[Aggregated], top: int, kind: int) -> list[Best]:
     """Return for each query the best of some segments, in no order."""
     most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
     found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
@@ -139,7 +151,7 @@ def _best(snapshot: Snapshot, numbers: Sequence[int], queries: Sequence[Aggregat
                     query.words, query.vectors, segment.words, segment.word_starts,
                     segment.posting_slots, segment.posting_codes, table, scores,
                 )  # fmt: skip
-                keep_best(scores, snapshot.factors[number], place_of(number, 0), best_scores, best_places)
+                keep_best(scores, snapshot.factors[number][kind], place_of(number, 0), best_scores, best_places)
     best = np.zeros(found[0].shape, _BEST)
     own = [len(query) ** -0.5 if len(query) else 0.0 for query in queries]
     best["score"], best["place"] = found[0] * np.array(own, np.float32)[:, None], found[1]

@@ -35,7 +35,8 @@ class Segment:
         word_starts: int64 (U + 1,), the postings of ``words[u]`` are rows ``word_starts[u]`` to ``word_starts[u + 1]``.
         posting_slots: uint16 (P,), ascending within a word.
         posting_codes: uint64 (P, B).
-        g: float32 (S,), 1 / sqrt(number of words), 0 for a picture without any.
+        g: float32 (S,), 1 / sqrt(number of words), 0 for a picture without any; of K kinds of features float32 (S, K),
+            by the words of each.
         point_starts: int64 (S + 1,).
         positions: float32 (F, 2).
         scales: float32 (F,).
@@ -90,7 +91,7 @@ class Segment:
         check_starts("word_starts", self.word_starts, words, postings)
         blocks = [array.shape[1] if array.ndim == 2 else 0 for array in (self.posting_codes, self.point_codes)]
         shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-            "g": (np.float32, (len(self),)),
+            "g": (np.float32, (len(self), *(kinds for kinds in self.g.shape[1:2] if kinds > 1))),
             "posting_slots": (np.uint16, (postings,)),
             "posting_codes": (np.uint64, (postings, blocks[0])),
         }

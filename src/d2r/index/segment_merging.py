@@ -109,7 +109,9 @@ def _merged(
 
 def _merge_pictures(folder: Path, sources: _Sources) -> None:
     total = sum(len(slots) for _, slots in sources)
-    _write(folder, "g", (total,), np.float32, (segment.g[slots] for segment, slots in sources))
+    _write(
+        folder, "g", (total, *sources[0][0].g.shape[1:]), np.float32, (segment.g[slots] for segment, slots in sources)
+    )
     for starts_name, names in ROWS_BY_STARTS.items():
         counts = [np.diff(getattr(segment, starts_name))[slots] for segment, slots in sources]
         starts = starts_of(np.concatenate(counts))

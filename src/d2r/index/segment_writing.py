@@ -37,12 +37,13 @@ class Entry:
     local: LocalCodes
 
 
-def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
+def write_segment(folder: Path, entries: Sequence[Entry], starts: Sequence[int] = (0,)) -> Written:
     """Write entries as the segment ``folder``, which appears whole and synced or not at all.
 
     Args:
         folder: must not exist; its parent must.
         entries: at least one, and at most :data:`MAX_SLOTS`, all with codes of as many bits.
+        starts: first word of each kind of features, see :class:`d2r.asmk.codebook.Codebook`.
 
     Raises:
         ValueError: an entry is not as :class:`Entry` says.
@@ -50,13 +51,13 @@ def write_segment(folder: Path, entries: Sequence[Entry]) -> Written:
     _check_entries(entries)
 
     def write(part: Path) -> None:
-        for name, array in _arrays(entries).items():
+        for name, array in _arrays(entries, starts).items():
             np.save(array_file(part, name), array)
 
     return appear(folder, write)
 
 
-def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
+def _arrays(entries: Sequence[Entry], starts: Sequence[int]) -> dict[str, NDArray[np.generic]]:
     aggregated = [entry.aggregated for entry in entries]
     counts = np.array([len(one) for one in aggregated], np.int64)
     flat = np.concatenate([one.words for one in aggregated])
@@ -75,7 +76,7 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
         "word_starts": starts_of(occurrences[words]),
         "posting_slots": posting_slots,
         "posting_codes": posting_codes,
-        "g": np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32),
+        "g": _normalisations(aggregated, starts),
         "point_starts": point_starts,
         "positions": np.concatenate([one.positions for one in keypoints]),
         "scales": np.concatenate([one.scales for one in keypoints]),
@@ -88,6 +89,14 @@ def _arrays(entries: Sequence[Entry]) -> dict[str, NDArray[np.generic]]:
         "boxes": np.concatenate([entry.boxes for entry in entries]),
         "box_scores": np.concatenate([entry.box_scores for entry in entries]),
     }
+
+
+def _normalisations(aggregated: Sequence[Aggregated], starts: Sequence[int]) -> NDArray[np.float32]:
+    """Return g of each picture, float32 (S,), or of several kinds of features that of each kind, float32 (S, K)."""
+    words = [np.searchsorted(one.words, [*starts[1:], np.iinfo(np.int32).max]) for one in aggregated]
+    counts = np.diff(np.array(words), axis=1, prepend=0)
+    g = np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32)
+    return g[:, 0] if len(starts) == 1 else g
 
 
 def _check_entries(entries: Sequence[Entry]) -> None:

@@ -99,9 +99,10 @@ class Writer:
         codebook = self._index.codebook
         if codebook is None and entries:
             raise StoreError(f"{self._index.folder}: set its visual words before adding pictures")
-        if codebook is not None:
+        written = None
+        if codebook is not None and entries:
             _check_fits(entries, codebook)
-        written = write_segment(segment_folder(self._index.folder, number), entries) if entries else None
+            written = write_segment(segment_folder(self._index.folder, number), entries, codebook.starts)
         self._leave_room()
         rows = []
         slot = 0

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from d2r.asmk.codebook import Codebook, Origin, fitting_words, train_codebook
+from d2r.asmk.codebook import SAMPLES_PER_WORD, Codebook, Origin, train_kinds
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, MAX_WORDS, REGIONS, VERIFY_FEATURES
-from d2r.features import pinned_features
+from d2r.features import kinds_of, pinned_features
 from d2r.index import Index, PictureState, StoreError
 from d2r.indexing.entry import Progress, Recipe, origin_of, recipe_of
 from d2r.indexing.workers import Describers, describers
@@ -22,9 +23,6 @@ from d2r.support.files import PathLike, display_path, is_url
 from d2r.support.processes import WorkerDied
 
 _SAMPLE_PICTURES = 500  # described before the rest when the visual words are still to be learned
-
-
-_SAMPLES_PER_WORD = 40  # descriptors that k-means sees
 
 
 def choose_words(pictures: int) -> int:
@@ -38,7 +36,7 @@ def choose_words(pictures: int) -> int:
 
 def sample_size(num_words: int) -> int:
     """Return from how many pictures to learn so many visual words."""
-    return max(_SAMPLE_PICTURES, num_words * _SAMPLES_PER_WORD // 500)
+    return max(_SAMPLE_PICTURES, num_words * SAMPLES_PER_WORD // 500)
 
 
 def died(job: PictureFile, how: WorkerDied) -> PictureState:
@@ -62,8 +60,8 @@ def learn_words(
     Args:
         recipe: how to describe.
         sample: the pictures, chosen at random, :func:`sample_size` of them.
-        num_words: how many to learn; fewer when that is too many for the features that are found, see
-            :func:`d2r.asmk.codebook.fitting_words`.
+        num_words: how many to learn of each kind of features; fewer when that is too many for those that are found,
+            see :func:`d2r.asmk.codebook.fitting_words`.
         bits: of the codes; None is one a dimension of the features.
         staging: folder to keep the descriptions in, for :func:`d2r.indexing.entry.enter_file`; None keeps none.
         workers: what describes them.
@@ -73,28 +71,27 @@ def learn_words(
     Raises:
         StoreError: no picture can be used.
     """
-    quota = max(200, math.ceil(num_words * _SAMPLES_PER_WORD / len(sample)))
+    quota = max(200, math.ceil(num_words * SAMPLES_PER_WORD / len(sample)))
     if staging is not None:
         staging.mkdir(exist_ok=True)
-    parts = []
-    reasons = []
+    kinds: list[list[NDArray[np.float32]]] = [[] for _ in kinds_of(recipe.features)]
+    pictures, reasons = 0, []
     outcomes = workers.samples(recipe, max_pixels, staging, quota, sample)
-    for done, (job, outcome) in enumerate(outcomes, start=1):
-        state, descriptors = (died(job, outcome), None) if isinstance(outcome, WorkerDied) else outcome
-        if descriptors is not None and len(descriptors):
-            parts.append(descriptors)
+    for done, (file, outcome) in enumerate(outcomes, start=1):
+        state, samples = (died(file, outcome), None) if isinstance(outcome, WorkerDied) else outcome
+        if samples is not None and any(map(len, samples)):
+            pictures += 1
+            for parts, descriptors in zip(kinds, samples, strict=True):
+                parts.append(descriptors)
         else:
             reasons.append(f"{display_path(state.path)}: {state.problem}")
         progress("describe", done, len(sample))
-    total = sum(len(part) for part in parts)
-    if total == 0:
+    every = [np.concatenate(parts) if parts else np.zeros((0, 0), np.float32) for parts in kinds]
+    if not all(map(len, every)):
         shown = "; ".join(reasons[:3])
         raise StoreError(f"visual words cannot be learned: none of {len(sample):,} pictures can be used ({shown})")
-    num_words = fitting_words(num_words, total)
     progress("words", 0, num_words)
-    every = np.concatenate(parts)
-    descriptors = every[np.random.default_rng(0).permutation(total)[: num_words * _SAMPLES_PER_WORD]]
-    codebook = train_codebook(descriptors, num_words, bits=bits, origin=origin_of(recipe, len(parts)))
+    codebook = train_kinds(every, num_words, bits=bits, origin=origin_of(recipe, pictures))
     progress("words", num_words, num_words)
     return codebook
 

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from d2r.asmk.codebook import Codebook, CodebookError, Origin, load_codebook
-from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes
-from d2r.describe import Description, describe
-from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, pinned_features, same_descriptors
+from d2r.asmk.codes import LocalCodes
+from d2r.asmk.kernels import KERNELS, Assigned, aggregate, local_codes
+from d2r.describe import Description, assign_words, describe
+from d2r.features import EXTRACTORS, FeatureExtractor, kinds_of, make_extractor, pinned_features, same_descriptors
 from d2r.features.base import Features
 from d2r.images import ImageError, decode_image
 from d2r.index import Entry, Index, PictureState, StoreError
@@ -30,7 +31,7 @@ from d2r.sources import PictureFile
 from d2r.support import compiling
 from d2r.support.files import display_path, read_bytes, replacing
 from d2r.support.version import package_version
-from d2r.verify.keypoints import make_keypoints
+from d2r.verify.keypoints import Keypoints, make_keypoints
 
 NO_FEATURES = "no features found: the picture has no texture"
 
@@ -136,26 +137,25 @@ def prepare_worker() -> None:
 
 def sample_file(
     recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, file: PictureFile
-) -> tuple[PictureState, NDArray[np.float32] | None]:
+) -> tuple[PictureState, list[NDArray[np.float32]] | None]:
     """Describe a picture, stage the description on disk, and return a random part of its descriptors.
 
     Args:
         recipe: how to describe it.
         max_pixels: see :func:`d2r.images.read_image`.
         staging: folder that :func:`enter_file` looks in later; None keeps nothing.
-        quota: return at most this many descriptors.
+        quota: return at most this many descriptors of each kind of features.
         file: the picture.
 
     Returns:
-        the state, and float32 (at most quota, D); None when the file cannot be used.
+        the state, and of each kind float32 (at most quota, D); None when the file cannot be used.
     """
     state, description = describe_file(recipe, max_pixels, staging, file, keep=True)
     if description is None:
         return state, None
-    descriptors = description.features.descriptors
-    seed = int.from_bytes((state.digest or b"")[:8], "little")
-    rows = np.random.default_rng(seed).permutation(len(descriptors))[:quota]
-    return state, descriptors[rows]
+    rng = np.random.default_rng(int.from_bytes((state.digest or b"")[:8], "little"))
+    of_kinds = [one.descriptors for one in description.features.by_kind(len(kinds_of(recipe.features)))]
+    return state, [descriptors[rng.permutation(len(descriptors))[:quota]] for descriptors in of_kinds]
 
 
 def enter_file(
@@ -192,17 +192,38 @@ def enter_file(
 
 def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
     """Aggregate a description with R-ASMK*, and make the keypoints that verification will match."""
-    assigned = assign(codebook, description.features.descriptors, description.regions, len(description.boxes))
+    assigned = assign_words(codebook, description)
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
-    kept = verified_rows(description, verify_features)
-    keypoints = make_keypoints(description.features.take(kept), codebook)
-    local = local_codes(assigned, kept[keypoints.rows])
+    keypoints, local = keypoints_of(description, assigned, codebook, verify_features)
     return Entry(aggregated, description.boxes, description.box_scores, keypoints, local)
 
 
+def keypoints_of(
+    description: Description, assigned: Assigned, codebook: Codebook, verify_features: int
+) -> tuple[Keypoints, LocalCodes]:
+    """Return the keypoints of a description, and the codes of the same features, which can join a query.
+
+    Args:
+        description: of a picture.
+        assigned: its words.
+        codebook: that they are of.
+        verify_features: keypoints of each kind of features at most.
+    """
+    kept = verified_rows(description, verify_features)
+    keypoints = make_keypoints(description.features.take(kept), codebook)
+    return keypoints, local_codes(assigned, kept[keypoints.rows])
+
+
 def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
-    """Return which of a description's features are kept for verification: the whole picture's, the strongest first."""
-    return np.flatnonzero(description.regions == 0)[:most]
+    """Return which of a description's features are kept for verification: of each kind the whole picture's strongest.
+
+    They are strongest first already.
+    """
+    whole = description.regions == 0
+    kinds = description.features.kinds
+    if kinds is None:
+        return np.flatnonzero(whole)[:most]
+    return np.concatenate([np.flatnonzero(whole & (kinds == kind))[:most] for kind in np.unique(kinds[whole])])
 
 
 def describe_file(
@@ -270,9 +291,8 @@ def write_description(description: Description, path: Path) -> None:
             "attention": features.attention,
             "regions": description.regions,
         }
-        for name, array in (("angles", features.angles), ("kinds", features.kinds)):
-            if array is not None:
-                tensors[name] = array
+        known = {"angles": features.angles, "kinds": features.kinds}
+        tensors |= {name: array for name, array in known.items() if array is not None}
         part.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 

@@ -16,7 +16,7 @@ from d2r.indexing.entry import Outcome, Recipe, enter_file, prepare_worker, samp
 from d2r.sources import PictureFile
 from d2r.support.processes import WorkerDied, default_workers, map_in_processes
 
-Sampled: TypeAlias = tuple[PictureState, NDArray[np.float32] | None]
+Sampled: TypeAlias = tuple[PictureState, list[NDArray[np.float32]] | None]
 """What :func:`d2r.indexing.entry.sample_file` returns."""
 
 

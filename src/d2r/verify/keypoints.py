@@ -73,7 +73,8 @@ def make_keypoints(features: Features, codebook: Codebook, *, nearest: int = 1) 
         d2r.asmk.codebook.CodebookError: the descriptors are of another dimension than the codebook.
     """
     coarse = codebook.coarse
-    assigned = coarse.assign(features.descriptors, min(nearest, coarse.num_words))
+    fewest = min(np.diff([*coarse.starts, coarse.num_words]))
+    assigned = coarse.assign(features.descriptors, min(nearest, int(fewest)), features.kinds)
     rows = np.repeat(np.arange(len(features), dtype=np.int32), assigned.shape[1])
     words = assigned.reshape(-1)
     order = np.argsort(words, kind="stable")
