@@ -306,9 +306,9 @@ class Engine:
             StoreError: the index is damaged.
         """
         started = time.perf_counter()
-        sought = make_query(query, codebook_of(self.index), verify=options.verify > 0)
+        prepared = make_query(query, codebook_of(self.index), verify=options.verify > 0)
         made_s = time.perf_counter() - started
-        found = search(self.ranker, sought, options, ignored=ignored, stopped=stopped)
+        found = search(self.ranker, prepared, options, ignored=ignored, stopped=stopped)
         results = [one for one in (self._result(query, one) for one in found.candidates) if one is not None]
         return Answer(query, results, found.seconds | {"search": made_s + found.seconds["search"]}, found.missing)
 
@@ -329,13 +329,13 @@ class Engine:
             SearchStopped: nobody waits for it.
         """
         codebook, kernel = codebook_of(self.index), KERNELS["r-asmk*"]
-        sought = make_query(query, codebook, verify=False).descriptor
+        query_descriptor = make_query(query, codebook, verify=False).descriptor
         assigned = assign(codebook, picture.features.descriptors, picture.regions, len(picture.boxes))
         scores = []
         for count in range(1, len(picture.boxes) + 1):
             if stopped():
                 raise SearchStopped
-            scores.append(similarity(sought, aggregate(first_regions(assigned, count), kernel), kernel))
+            scores.append(similarity(query_descriptor, aggregate(first_regions(assigned, count), kernel), kernel))
         return scores
 
     def match(self, query: Features, picture: PictureRow) -> Verified:

@@ -125,18 +125,18 @@ def map_pictures(
     return found
 
 
-def sample_descriptors(files: Sequence[Path | None], most: int, *, seed: int = 0) -> tuple[NDArray[np.float32], int]:
-    """Return up to ``most`` descriptors, float32 (N, D), an equal random share of each of so many descriptions."""
+def sample_descriptors(files: Sequence[Path | None], limit: int, *, seed: int = 0) -> tuple[NDArray[np.float32], int]:
+    """Return up to ``limit`` descriptors, float32 (N, D), an equal random share of each of so many descriptions."""
     known = [file for file in files if file is not None]
     rng = np.random.default_rng(seed)
-    chosen = [known[row] for row in rng.permutation(len(known))[: max(1, min(len(known), most // 50))]]
-    share = -(-most // len(chosen))
+    chosen = [known[row] for row in rng.permutation(len(known))[: max(1, min(len(known), limit // 50))]]
+    share = -(-limit // len(chosen))
     parts = []
     for file in chosen:
         descriptors = read_description(file).features.descriptors
         parts.append(descriptors[rng.permutation(len(descriptors))[:share]])
     every = np.concatenate(parts)
-    return np.asarray(every[rng.permutation(len(every))[:most]], np.float32), len(chosen)
+    return np.asarray(every[rng.permutation(len(every))[:limit]], np.float32), len(chosen)
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
     if isinstance(selector, SelectiveSearch):
         return np.arange(min(len(boxes), 1 + selector.top))
     if isinstance(selector, Detector):
-        sure = np.flatnonzero(description.box_scores[1:] >= selector.threshold)[: selector.top]
-        return np.concatenate([np.zeros(1, np.intp), 1 + sure])
+        confident = np.flatnonzero(description.box_scores[1:] >= selector.threshold)[: selector.top]
+        return np.concatenate([np.zeros(1, np.intp), 1 + confident])
     raise BenchmarkError(f"{regions}: which of its regions to use is not known")
 
 

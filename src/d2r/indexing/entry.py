@@ -200,9 +200,9 @@ def make_entry(description: Description, codebook: Codebook, verify_features: in
     return Entry(aggregated, description.boxes, description.box_scores, keypoints, local)
 
 
-def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
+def verified_rows(description: Description, limit: int) -> NDArray[np.intp]:
     """Return which of a description's features are kept for verification: the whole picture's, the strongest first."""
-    return np.flatnonzero(description.regions == 0)[:most]
+    return np.flatnonzero(description.regions == 0)[:limit]
 
 
 def describe_file(
