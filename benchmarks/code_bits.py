@@ -13,7 +13,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from d2r.asmk.codebook import Codebook, random_rotation
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.learning import random_rotation
 from d2r.defaults import MAX_PIXELS, MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.benchmark import load_benchmark
 from d2r.evaluate.extraction import extract

@@ -13,7 +13,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from d2r.asmk.codebook import train_codebook
+from d2r.asmk.learning import train_codebook
 from d2r.defaults import MAX_SIDE, VERIFY_FEATURES
 from d2r.evaluate.extraction import sample_descriptors
 from d2r.indexing.entry import Recipe, origin_of

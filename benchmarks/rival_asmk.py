@@ -26,8 +26,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import Codebook, train_codebook
+from d2r.asmk.codebook import Codebook
 from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, aggregate
+from d2r.asmk.learning import train_codebook
 from d2r.describe import describe
 from d2r.features import make_extractor
 from d2r.images import read_image

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.asmk.codebook import CodebookError, Origin, train_codebook
+from d2r.asmk.codebook import CodebookError, Origin
 from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes, pool_codes
+from d2r.asmk.learning import train_codebook
 from d2r.boxes import BoxError, iou
 from d2r.describe import describe, describe_query
 from d2r.engine import Engine

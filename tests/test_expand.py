@@ -43,7 +43,7 @@ def test_joined_signs_are_those_of_the_majority():
 def test_a_word_joins_when_two_have_it():
     query, one, two = signs([1], [[1.0] * 4]), signs([2, 5], [[1.0] * 4] * 2), signs([5, 7], [[1.0] * 4] * 2)
     np.testing.assert_array_equal(join(query, [one, two]).words, [5])
-    np.testing.assert_array_equal(join(query, [one, two], least=1).words, [1, 2, 5, 7])
+    np.testing.assert_array_equal(join(query, [one, two], min_parts=1).words, [1, 2, 5, 7])
 
 
 def test_sums_of_signs_equal_a_sum_word_by_word():

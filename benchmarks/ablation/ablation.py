@@ -413,7 +413,7 @@ class _VariantRanker:
         numbers = [one.picture.id for one in confirmed]
         results = [self._pictures[number] for number in numbers]
         if variant.expansion == "average":
-            return replace(query, descriptor=join(own, results, least=1))
+            return replace(query, descriptor=join(own, results, min_parts=1))
         if variant.expansion == "whole":
             return replace(query, descriptor=join(own, results))
         if variant.expansion == "alpha":

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import random_rotation
 from d2r.asmk.codes import inner_products, pack_signs, unpack_signs
 from d2r.asmk.kernels import Aggregated, Assigned, local_codes, pool_codes
+from d2r.asmk.learning import random_rotation
 from d2r.evaluate.methods import Inverted
 from d2r.expand import sign_sums
 
@@ -156,15 +156,15 @@ def as_regions(query: Assigned, found: Sequence[Assigned]) -> Assigned:
     )
 
 
-def hamming_expansion(query: Assigned, found: Sequence[Assigned], least: int = 2) -> Aggregated:
+def hamming_expansion(query: Assigned, found: Sequence[Assigned], min_parts: int = 2) -> Aggregated:
     """Return the signs of the sum of the binarised residuals of a query and of what was verified (Tolias and Jegou).
 
-    Words of the query stay; others join when at least ``least`` of the pictures have them.
+    Words of the query stay; others join when at least ``min_parts`` of the pictures have them.
     """
     every = as_regions(query, found)
     words, rows = np.unique(every.words, return_inverse=True)
     pairs = np.unique(np.stack([rows, every.regions]), axis=1)
-    kept = (np.bincount(pairs[0], minlength=len(words)) >= least) | np.isin(words, query.words)
+    kept = (np.bincount(pairs[0], minlength=len(words)) >= min_parts) | np.isin(words, query.words)
     return pool_codes(local_codes(every, kept[rows]))
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from d2r.asmk.codebook import Codebook, check_bits
+from d2r.asmk.codebook import Codebook
 from d2r.asmk.kernels import KERNELS, aggregate, first_regions, similarity
+from d2r.asmk.learning import check_bits
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, assign_words, describe_query
@@ -306,9 +307,9 @@ class Engine:
             StoreError: the index is damaged.
         """
         started = time.perf_counter()
-        sought = make_query(query, codebook_of(self.index), verify=options.verify > 0)
+        prepared = make_query(query, codebook_of(self.index), verify=options.verify > 0)
         made_s = time.perf_counter() - started
-        found = search(self.ranker, sought, options, ignored=ignored, stopped=stopped)
+        found = search(self.ranker, prepared, options, ignored=ignored, stopped=stopped)
         results = [one for one in (self._result(query, one) for one in found.candidates) if one is not None]
         return Answer(query, results, found.seconds | {"search": made_s + found.seconds["search"]}, found.missing)
 
@@ -329,13 +330,13 @@ class Engine:
             SearchStopped: nobody waits for it.
         """
         codebook, kernel = codebook_of(self.index), KERNELS["r-asmk*"]
-        sought = make_query(query, codebook, verify=False).descriptor
+        query_descriptor = make_query(query, codebook, verify=False).descriptor
         assigned = assign_words(codebook, picture)
         scores = []
         for count in range(1, len(picture.boxes) + 1):
             if stopped():
                 raise SearchStopped
-            scores.append(similarity(sought, aggregate(first_regions(assigned, count), kernel), kernel))
+            scores.append(similarity(query_descriptor, aggregate(first_regions(assigned, count), kernel), kernel))
         return scores
 
     def match(self, query: Features, picture: PictureRow) -> Verified:

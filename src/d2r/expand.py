@@ -45,14 +45,14 @@ _ROUNDS = 100  # of conjugate gradients; with the damping above a dozen do
 
 
 def sign_sums(
-    parts: Sequence[Aggregated], weights: Sequence[float], least: int = 1
+    parts: Sequence[Aggregated], weights: Sequence[float], min_parts: int = 1
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the weighted sum of several descriptors' signs, word by word.
 
     Args:
         parts: packed signs of one number of bits D, at least one descriptor.
         weights: of each.
-        least: words that fewer of the parts have are left out; of fewer parts, words that not all have.
+        min_parts: words that fewer of the parts have are left out; of fewer parts, words that not all have.
 
     Returns:
         words, int32 (W,), ascending, and float32 (W, D), the sum over the parts X that have word c of w_X b(X_c).
@@ -65,7 +65,7 @@ def sign_sums(
         own = rows[start : start + len(part)]
         sums[own] += np.float32(weight) * unpack_signs(part.vectors.view(np.uint64), part.dim)
         start += len(part)
-    kept = counts >= min(least, len(parts))
+    kept = counts >= min(min_parts, len(parts))
     return words[kept].astype(np.int32), sums[kept]
 
 
@@ -82,16 +82,16 @@ def inside(positions: NDArray[np.float32], transform: NDArray[np.float64], box: 
     return np.asarray((x >= x1) & (x < x2) & (y >= y1) & (y < y2))
 
 
-def join(query: Aggregated, results: Sequence[Aggregated], least: int = MIN_PARTS_WITH_WORD) -> Aggregated:
+def join(query: Aggregated, results: Sequence[Aggregated], min_parts: int = MIN_PARTS_WITH_WORD) -> Aggregated:
     """Return a query joined with results: of each word the signs that most of them have, and of a tie b(0) = -1.
 
     Args:
         query: packed signs.
         results: packed signs, of what confirmed results have inside the query box.
-        least: see :data:`MIN_PARTS_WITH_WORD`.
+        min_parts: see :data:`MIN_PARTS_WITH_WORD`.
     """
     parts = [query, *results]
-    words, sums = sign_sums(parts, [1.0] * len(parts), least)
+    words, sums = sign_sums(parts, [1.0] * len(parts), min_parts)
     return Aggregated(words, pack_signs(sums), query.dim)
 
 

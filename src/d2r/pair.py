@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import single_word
+from d2r.asmk.learning import single_word
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE
 from d2r.describe import Description, describe_query

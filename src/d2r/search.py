@@ -164,17 +164,17 @@ def search(
     timer = _Timer()
     wide = max(options.top, options.verify)
 
-    def look(query: Query, top: int, known: Mapping[int, Verified]) -> Ranking:
-        return _look(ranker, query, top, options.verify, known, frozenset(ignored), stopped, timer)
+    def rank(query: Query, top: int, known: Mapping[int, Verified]) -> Ranking:
+        return _rank_and_verify(ranker, query, top, options.verify, known, frozenset(ignored), stopped, timer)
 
-    first = look(query, wide, {})
+    first = rank(query, wide, {})
     candidates, missing = sorted(first.candidates, key=_by_inliers), first.missing
     confirmed = [one for one in candidates if (one.inliers or 0) >= MIN_INLIERS_TO_EXPAND][: options.expand]
     if confirmed:
         with timer("expand"):
             expanded = ranker.expand(query, confirmed)
         known = {one.picture.id: one.verified for one in candidates if one.verified is not None}
-        second = look(expanded, max(wide, DIFFUSED_RESULTS * options.diffuse), known)
+        second = rank(expanded, max(wide, DIFFUSED_RESULTS * options.diffuse), known)
         with timer("expand"):
             candidates = _order_expanded(ranker, second.candidates, confirmed, options.diffuse)
         missing = max(missing, second.missing)
@@ -239,24 +239,24 @@ class _Timer:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
-def _look(
+def _rank_and_verify(
     ranker: Ranker,
     query: Query,
     top: int,
-    most: int,
+    num_verified: int,
     known: Mapping[int, Verified],
     ignored: frozenset[int],
     stopped: Callable[[], bool],
     timer: _Timer,
 ) -> Ranking:
-    """Rank the pictures, and verify the best ``most`` but those that are ``known``, by number."""
+    """Rank the pictures, and verify the best ``num_verified`` but those that are ``known``, by number."""
     for _ in range(_TRIES):
         if stopped():
             raise SearchStopped
         with timer("search"):
             ranking = ranker.rank(query, top + len(ignored))
         best = [one for one in ranking.candidates if one.picture.id not in ignored][:top]
-        unknown = [one.picture for one in best[:most] if one.picture.id not in known]
+        unknown = [one.picture for one in best[:num_verified] if one.picture.id not in known]
         try:
             with timer("verify"):
                 found = ranker.verify(query, unknown, stopped) if unknown else ()

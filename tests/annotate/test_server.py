@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.annotate.server import MOST_PROPOSALS, SHOWN_SIDE, make_annotation_app
+from d2r.annotate.server import MAX_PROPOSALS, SHOWN_SIDE, make_annotation_app
 from d2r.annotate.session import open_session
 from d2r.datasets.landmark_boxes import FractionBox, read_dataset
 from d2r.regions import make_selector
@@ -171,7 +171,7 @@ def test_only_numbers_of_pictures_are_served(ask, number):
 def test_proposals_are_given_best_first_and_not_too_many(ask):
     status, told, _ = ask("GET", "/api/pictures/0/proposals")
     assert status == 200
-    assert len(told["boxes"]) == MOST_PROPOSALS
+    assert len(told["boxes"]) == MAX_PROPOSALS
     assert told["boxes"][0] == [0, 0, 200, 200]
 
 

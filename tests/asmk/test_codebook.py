@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from d2r.asmk.codebook import MAX_SAMPLES_PER_WORD, Codebook, CodebookError, Origin, fitting_words, train_codebook
+from d2r.asmk.codebook import Codebook, CodebookError, Origin
+from d2r.asmk.learning import MAX_SAMPLES_PER_WORD, fitting_words, train_codebook
 
 
 def descriptors(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:

@@ -135,7 +135,7 @@ def test_a_word_that_matches_everywhere_counts_less(rng, database):
 def test_alpha_expansion_with_alpha_zero_is_the_average(rng):
     parts = [aggregate(picture(rng), KERNEL) for _ in range(4)]
     found = signs(alpha_expansion(parts[0], parts[1:], [0.5, 0.2, 0.1], 0.0))
-    expected = join(parts[0], parts[1:], least=1)
+    expected = join(parts[0], parts[1:], min_parts=1)
     np.testing.assert_array_equal(found.words, expected.words)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
 
@@ -163,5 +163,5 @@ def test_augmentation_with_no_neighbour_changes_nothing_and_else_joins_the_neare
     for one, other in zip(augment(pictures, links, 0, 0.5), pictures, strict=True):
         np.testing.assert_array_equal(one.vectors, other.vectors)
     nearest = int(links[0].argmax())
-    expected = join(pictures[0], [pictures[nearest]], least=1)
+    expected = join(pictures[0], [pictures[nearest]], min_parts=1)
     np.testing.assert_array_equal(augment(pictures, links, 1, 0.0)[0].vectors, expected.vectors)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r.asmk.codebook import Codebook, train_codebook
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.learning import train_codebook
 from d2r.cli.terminal import progress_bars
 from d2r.engine import Engine
 from d2r.options import SearchOptions

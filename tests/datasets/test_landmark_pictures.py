@@ -131,7 +131,7 @@ def test_what_is_not_an_address_of_the_web_is_not_asked_for(tmp_path, url):
 
 
 def test_without_a_network_the_call_ends_and_blames_no_picture(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(landmark_pictures, "_MOST_LOST", 3)
+    monkeypatch.setattr(landmark_pictures, "_MAX_LOST", 3)
     server.files["/a"] = Resource(JPEG)
     server.files["/b"] = Resource(b"no picture")
     get(pictures(server, "a", "b"), tmp_path)
@@ -142,7 +142,7 @@ def test_without_a_network_the_call_ends_and_blames_no_picture(tmp_path, server,
 
 
 def test_dead_servers_among_others_are_failures_like_any(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(landmark_pictures, "_MOST_LOST", 3)
+    monkeypatch.setattr(landmark_pictures, "_MAX_LOST", 3)
     server.files["/a"] = Resource(JPEG)
     get_first = pictures(server, "a")
     dead = [LandmarkPicture(f"dead{k}", f"http://127.0.0.1:9/{k}", "1") for k in range(6)]

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from d2r.asmk.codebook import single_word
+from d2r.asmk.learning import single_word
 from d2r.compose.bundled import bundled_photos
 from d2r.describe import describe, describe_query
 from d2r.features import EXTRACTORS, Delf, FeatureError, make_extractor, pinned_features

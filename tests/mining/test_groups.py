@@ -49,7 +49,7 @@ def test_no_links_give_no_groups() -> None:
 
 def test_weak_links_do_not_group() -> None:
     assert numbers(instances([link(1, 2, GROUP_INLIERS - 1), link(3, 4, GROUP_INLIERS)])) == [[3, 4]]
-    assert numbers(instances([link(1, 2, 9)], least=9)) == [[1, 2]]
+    assert numbers(instances([link(1, 2, 9)], min_inliers=9)) == [[1, 2]]
 
 
 def test_one_wrong_link_does_not_join_two_groups() -> None:

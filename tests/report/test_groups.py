@@ -72,8 +72,8 @@ def test_a_picture_that_was_changed_has_no_box_and_one_that_is_gone_says_so(tmp_
 
 
 def test_a_large_group_shows_some_and_names_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_CARDS", 2)
-    monkeypatch.setattr(module, "MOST_GROUPS", 1)
+    monkeypatch.setattr(module, "MAX_CARDS", 2)
+    monkeypatch.setattr(module, "MAX_GROUPS", 1)
     html = page_of(group(tmp_path, 4), group(tmp_path, 2, "other"))
     assert html.count("data:image/jpeg") == 2
     text = said(html)

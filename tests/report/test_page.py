@@ -19,7 +19,7 @@ from d2r.describe import Description
 from d2r.features.base import Features
 from d2r.images import Picture
 from d2r.report import page
-from d2r.report.page import MOST_LINES, search_page, write_page
+from d2r.report.page import MAX_LINES, search_page, write_page
 from d2r.results import Answer, Result
 
 BOX = (40.0, 30.0, 200.0, 150.0)
@@ -234,7 +234,7 @@ def test_of_many_matched_points_an_even_choice_is_joined_and_that_is_told(tmp_pa
     html = page_of(found(saved(tmp_path / "a.jpg"), inliers=1234))
     (drawing,) = re.findall(r'<g class="lines">.*?</g></g>', html[html.index('class="below"') :], re.DOTALL)
     tops = sorted(numbers(path["d"])[0, 1] for path in Reader(drawing).all("path"))
-    assert len(tops) == MOST_LINES
+    assert len(tops) == MAX_LINES
     assert np.diff(tops).max() < 10
     assert "150 of the 1,234 points are joined by lines." in said(html)
 
@@ -324,7 +324,7 @@ def test_a_browser_opens_match_views_by_keyboard_without_errors_requests_or_side
     assert dialog.is_visible()
     assert dialog.get_by_role("heading").inner_text().startswith("1 a-very-long")
     lines = dialog.locator(".below .lines path")
-    assert lines.count() == MOST_LINES
+    assert lines.count() == MAX_LINES
     assert lines.first.is_visible()
     assert not dialog.locator(".beside").is_visible()
     assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")

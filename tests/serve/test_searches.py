@@ -32,7 +32,7 @@ def test_a_search_for_which_there_is_no_room_is_not_described_and_there_is_room_
     async def run():
         with Engine.open(built_index) as engine:
             processes = Busy()
-            searches = Searches(engine, processes, Threads(1), most=2, max_pixels=1000)
+            searches = Searches(engine, processes, Threads(1), limit=2, max_pixels=1000)
             first, second = (asyncio.create_task(search(searches)) for _ in range(2))
             await asyncio.sleep(0)
             row = engine.index.picture_at(1)

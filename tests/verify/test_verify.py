@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from d2r.asmk.codebook import Codebook, train_codebook
+from d2r.asmk.codebook import Codebook
+from d2r.asmk.learning import train_codebook
 from d2r.compose.bundled import bundled_photos
 from d2r.features.rootsift import RootSIFT
 from d2r.images import read_image, shrink
@@ -230,7 +231,7 @@ def test_no_features_on_either_side_find_nothing() -> None:
 # ---- Matches ----
 
 
-def brute_force(query: Keypoints, other: Keypoints, most: int) -> list[list[int]]:
+def brute_force(query: Keypoints, other: Keypoints, max_distance: int) -> list[list[int]]:
     """Plain search for the mutual nearest among points of the same word; of equal distances the first counts."""
     bits = [np.unpackbits(one.codes.view(np.uint8), axis=1).astype(int) for one in (query, other)]
     distances = np.abs(bits[0][:, None] - bits[1][None]).sum(axis=2)
@@ -240,7 +241,7 @@ def brute_force(query: Keypoints, other: Keypoints, most: int) -> list[list[int]
         own = np.flatnonzero(query.rows == row)
         best = own[distances[own].min(axis=1).argmin()]
         its = distances[best].argmin()
-        if distances[best, its] <= most and query.rows[distances[:, its].argmin()] == row:
+        if distances[best, its] <= max_distance and query.rows[distances[:, its].argmin()] == row:
             pairs.append([best, its])
     return pairs
 

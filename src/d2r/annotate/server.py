@@ -30,7 +30,7 @@ from d2r.support.webserver import base_style, fixed
 Propose: TypeAlias = Callable[[Picture], Boxes]
 """Boxes to offer on a picture, best first."""
 
-MOST_PROPOSALS: Final = 9
+MAX_PROPOSALS: Final = 9
 """Boxes that are offered: there is a digit for each."""
 
 SHOWN_SIDE: Final = 1600
@@ -91,7 +91,7 @@ def make_annotation_app(session: Session, *, propose: Propose | None = None, max
     def proposals(number: int) -> list[list[float]]:
         if propose is None:
             return []
-        return [[float(side) for side in box] for box in propose(read(number))[:MOST_PROPOSALS]]
+        return [[float(side) for side in box] for box in propose(read(number))[:MAX_PROPOSALS]]
 
     def read(number: int) -> Picture:
         try:

@@ -1,11 +1,10 @@
-"""Visual words: k-means, assignment of descriptors to words, and residuals (faiss does the heavy work)."""
+"""Visual words: a file of them, assignment of descriptors to words, and residuals."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from d2r.defaults import FEATURES_PER_WORD
 from d2r.errors import D2RError
 from d2r.support.files import GENERATOR, replacing
 
 Array = NDArray[np.float32]
-
-MAX_SAMPLES_PER_WORD = 64
-"""Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
-
-SAMPLES_PER_WORD = 40
-"""Descriptors a word that k-means is given, where there are so many."""
 
 COARSE_WORDS = 256
 """Words of :attr:`Codebook.coarse` at most: as many as a byte tells apart."""
@@ -107,7 +99,7 @@ class Codebook:
 
     @cached_property
     def _search(self) -> Any:
-        index = _nearest(self.num_words, self.dim)
+        index = nearest_index(self.num_words, self.dim)
         index.train(self.centroids)
         index.add(self.centroids)
         return index
@@ -275,123 +267,7 @@ def _load_version(path: Path, inode: int, mtime_ns: int) -> Codebook:
     return Codebook.load(path)
 
 
-def train_codebook(
-    descriptors: Array,
-    num_words: int,
-    *,
-    iterations: int = 10,
-    seed: int = 0,
-    bits: int | None = None,
-    medians: bool = False,
-    origin: Origin | None = None,
-) -> Codebook:
-    """Learn a codebook by k-means.
-
-    Args:
-        descriptors: float32 (N, D), N at least ``num_words``; of more than 64 a word a random part is used.
-        num_words: number of words C.
-        iterations: of Lloyd's algorithm.
-        seed: of the random start; the same input and seed give the same codebook on the same machine.
-        bits: project to so many dimensions by a random rotation, as the original ASMK* does; D at most. None takes
-            residuals as they are.
-        medians: take residuals to the median of each word's descriptors, as the original ASMK* does, in place of
-            the mean.
-        origin: where the descriptors are from, to be kept with the words.
-
-    Raises:
-        CodebookError: there are fewer descriptors than words, or more bits than dimensions; or the descriptors are no
-            finite numbers (N, D).
-    """
-    if descriptors.ndim != 2 or descriptors.dtype.kind != "f":
-        what = f"{descriptors.dtype} {descriptors.shape}"
-        raise CodebookError(f"descriptors must be floating-point numbers of (descriptors, dimensions), not {what}")
-    check_bits(bits, descriptors.shape[1])
-    if num_words < 1:
-        raise CodebookError("a codebook needs at least one word")
-    if len(descriptors) < num_words:
-        raise CodebookError(
-            f"{len(descriptors):,} descriptors are too few to learn {num_words:,} words; ask for fewer words"
-        )
-    dim = descriptors.shape[1]
-    clustering = faiss.Clustering(dim, num_words)
-    clustering.niter = iterations
-    clustering.seed = seed + 1
-    clustering.min_points_per_centroid = 1
-    clustering.max_points_per_centroid = MAX_SAMPLES_PER_WORD
-    clustering.update_index = True  # the partition follows the words
-    try:
-        clustering.train(np.ascontiguousarray(descriptors, np.float32), _nearest(num_words, dim))
-    except RuntimeError as error:
-        if "NaN" in str(error):  # faiss looks at every one of them
-            raise CodebookError("descriptors must be finite") from error
-        raise
-    centroids = faiss.vector_to_array(clustering.centroids).reshape(num_words, dim)
-    projection = None if bits is None else random_rotation(dim, seed)[:bits]
-    plain = Codebook(centroids, projection, origin=origin)
-    return replace(plain, medians=_medians(plain, descriptors)) if medians else plain
-
-
-def train_kinds(
-    samples: Sequence[Array], num_words: int, *, bits: int | None = None, seed: int = 0, origin: Origin | None = None
-) -> Codebook:
-    """Learn the visual words of each kind of features, see :func:`train_codebook`.
-
-    Args:
-        samples: of each kind float32 (N, D).
-        num_words: of each kind; fewer where its descriptors are too few, see :func:`fitting_words`.
-        bits: see :func:`train_codebook`.
-        seed: the same.
-        origin: the same.
-    """
-    parts = []
-    for sample in samples:
-        own = fitting_words(num_words, len(sample))
-        some = sample[np.random.default_rng(seed).permutation(len(sample))[: own * SAMPLES_PER_WORD]]
-        parts.append(train_codebook(some, own, bits=bits, seed=seed))
-    return join_codebooks(parts, origin)
-
-
-def join_codebooks(parts: Sequence[Codebook], origin: Origin | None = None) -> Codebook:
-    """Return the visual words of several kinds of features as one codebook; of one kind it is the same.
-
-    Args:
-        parts: of each kind, with as many dimensions, without projection or all with the same one.
-        origin: of all of them.
-    """
-    starts = np.cumsum([0, *(part.num_words for part in parts[:-1])]).tolist()
-    medians = [part.medians for part in parts if part.medians is not None]
-    return Codebook(
-        np.concatenate([part.centroids for part in parts]),
-        parts[0].projection,
-        np.concatenate(medians) if medians else None,
-        origin,
-        tuple(starts),
-    )
-
-
-def fitting_words(num_words: int, descriptors: int) -> int:
-    """Return how many words to learn from so many descriptors: halved until there are 16 descriptors a word."""
-    while num_words > 1 and num_words * FEATURES_PER_WORD > descriptors:
-        num_words //= 2
-    return num_words
-
-
-def single_word(descriptors: Array, seed: int = 0) -> Codebook:
-    """Return a codebook of one word, the mean of descriptors, float32 (N, D), with a random rotation.
-
-    It is for comparing two pictures alone, by codes, where there is no collection to learn words from.
-    """
-    mean = descriptors.mean(axis=0, keepdims=True) if len(descriptors) else np.zeros((1, descriptors.shape[1]))
-    return Codebook(mean.astype(np.float32), random_rotation(descriptors.shape[1], seed))
-
-
-def check_bits(bits: int | None, dim: int) -> None:
-    """Raise :class:`CodebookError` unless codes of features of ``dim`` dimensions can have so many bits."""
-    if bits is not None and not 1 <= bits <= dim:
-        raise CodebookError(f"codes can have from 1 to {dim} bits, not {bits}; at most one a dimension of the features")
-
-
-def _nearest(num_words: int, dim: int) -> Any:
+def nearest_index(num_words: int, dim: int) -> Any:
     """Return an empty faiss index of words: exact, or of many words with a coarse partition."""
     flat = faiss.IndexFlatL2(dim)
     if num_words <= _EXACT_WORDS:
@@ -433,23 +309,3 @@ def _read_origin(path: Path, text: str | None) -> Origin | None:
     if not isinstance(origin.features, str):
         raise CodebookError(f"{path}: its origin must name the features, not {origin.features!r}")
     return origin
-
-
-def random_rotation(dim: int, seed: int) -> Array:
-    """Return a random orthogonal matrix: the Q of a Gaussian matrix, as in Hamming embedding."""
-    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))
-    return np.ascontiguousarray(q, np.float32)
-
-
-def _medians(codebook: Codebook, descriptors: Array) -> Array:
-    """Return the median of the projected descriptors of each word; an empty word keeps its projected centroid."""
-    words = codebook.assign(descriptors)[:, 0]
-    medians = codebook.project(codebook.centroids).copy()
-    order = np.argsort(words, kind="stable")
-    starts = np.searchsorted(words[order], np.arange(codebook.num_words + 1))
-    projected = codebook.project(descriptors)
-    for word in range(codebook.num_words):
-        rows = order[starts[word] : starts[word + 1]]
-        if len(rows):
-            medians[word] = np.median(projected[rows], axis=0)
-    return medians

@@ -28,7 +28,7 @@ Embedding = Literal["count", "sum", "mean-unit", "unit", "sign"]
 Weights = NDArray[np.float32]
 
 
-_MOST = 1 << 31  # words that int32 tells apart
+_WORD_LIMIT = 1 << 31  # words that int32 tells apart
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Assigned:
     def __post_init__(self) -> None:
         if self.region_count < 1:
             raise ValueError(f"region_count must be 1 or more, not {self.region_count}")
-        num_words = _MOST if self.origins is None else len(self.origins)
+        num_words = _WORD_LIMIT if self.origins is None else len(self.origins)
         check_numbers("words", self.words, len(self.words), num_words)
         check_numbers("regions", self.regions, len(self.words), self.region_count)
         if self.projected.dtype.kind != "f" or self.projected.ndim != 2 or len(self.projected) != len(self.words):
@@ -77,7 +77,7 @@ class Assigned:
 
     def by_kind(self) -> Iterator[Assigned]:
         """Yield the descriptors of each kind of features."""
-        for start, end in zip(self.starts, (*self.starts[1:], _MOST), strict=True):
+        for start, end in zip(self.starts, (*self.starts[1:], _WORD_LIMIT), strict=True):
             yield replace(self.take((self.words >= start) & (self.words < end)), starts=(0,))
 
 
@@ -175,7 +175,7 @@ def assign(
         raise ValueError("region_count: with regions, say how many there are; one without descriptors counts too")
     regions = np.asarray(regions)
     if regions.dtype.kind in "iu" and regions.dtype != np.int32:
-        regions = np.clip(regions, -1, _MOST - 1).astype(np.int32)  # so that one out of range stays out of it
+        regions = np.clip(regions, -1, _WORD_LIMIT - 1).astype(np.int32)  # so that one out of range stays out of it
     check_numbers("regions", regions, len(descriptors), region_count)
     if nearest > 1:
         descriptors, regions = np.repeat(descriptors, nearest, axis=0), np.repeat(regions, nearest)

@@ -256,7 +256,7 @@ def info(index: IndexArgument, as_json: AsJson = False) -> None:
     table.add_row("skipped", f"{size.skipped:,}")
     table.add_row("visual words", f"{size.num_words:,}" if size.num_words else "none yet")
     if size.num_words:
-        table.add_row("learned from", _told(origin, recipe))
+        table.add_row("learned from", _origin_text(origin, recipe))
     table.add_row("regions", recipe.regions)
     table.add_row("features", recipe.features)
     table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
@@ -274,7 +274,7 @@ def info(index: IndexArgument, as_json: AsJson = False) -> None:
         say(f"  {display_path(row.path)}: {row.problem}")
 
 
-def _told(origin: Origin | None, recipe: Recipe) -> str:
+def _origin_text(origin: Origin | None, recipe: Recipe) -> str:
     """Say what the visual words of an index were learned from."""
     if origin is None:
         return "not recorded"

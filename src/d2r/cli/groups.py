@@ -42,7 +42,7 @@ def group(
         check_output(html, is_our_page, force=force)
     with Engine.open(index) as engine:
         with progress_bars() as progress:
-            groups = instances(find_links(engine, top=top, progress=progress), least=least)
+            groups = instances(find_links(engine, top=top, progress=progress), min_inliers=least)
         collection = engine.index.size().pictures
     explanation = f"Those of a group show the same thing: each shares {least} matched points or more with another."
     if html is not None:

@@ -60,7 +60,7 @@ class ClusterWorkers:
     ) -> Iterator[tuple[PictureFile, Sampled | WorkerDied]]:
         """See :meth:`d2r.indexing.workers.Describers.samples`."""
         function = partial(_sample, recipe, max_pixels, staging, quota)
-        return _in_rounds(lambda data, most: _on_processors(data, function, most), files)
+        return _in_rounds(lambda data, pool_size: _on_processors(data, function, pool_size), files)
 
     def entries(
         self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, files: Iterable[PictureFile]
@@ -70,17 +70,17 @@ class ClusterWorkers:
         describing = partial(describe_decoded, recipe, max_pixels, staging, Codebook.load(codebook))
         gpus = accelerators() if self.detectors is None else self.detectors
         if not isinstance(selector, Detector) or gpus == 0 or processors() < 2:
-            return _in_rounds(lambda data, most: _on_processors(data, describing, most), files)
+            return _in_rounds(lambda data, pool_size: _on_processors(data, describing, pool_size), files)
         looking = partial(decode_picture, max_pixels, selector.network().side)
 
-        def stages(data: Any, most: int) -> Any:
-            decoders = max(1, most // _DECODED)
+        def stages(data: Any, pool_size: int) -> Any:
+            decoders = max(1, pool_size // _DECODED)
             seen = _on_processors(data, looking, decoders)
             found = seen.map_batches(
                 _Finder, fn_constructor_args=(selector,), batch_size=_GPU_BATCH, batch_format="pyarrow",
                 compute=_pool(gpus), num_cpus=0, num_gpus=1,
             )  # fmt: skip
-            return _on_processors(found, describing, max(1, most - decoders))
+            return _on_processors(found, describing, max(1, pool_size - decoders))
 
         return _in_rounds(stages, files)
 
@@ -96,17 +96,17 @@ def _in_rounds(stages: Callable[[Any, int], Any], files: Iterable[PictureFile]) 
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline, and of bars it does not show
     source = iter(files)
-    most = processors()
-    while chunk := list(islice(source, _ROUND * most)):
+    cores = processors()
+    while chunk := list(islice(source, _ROUND * cores)):
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
         context.execution_options.verbose_progress = False
         with ray.data.DataContext.current(context):
-            tasks = max(len(chunk) // _TASK, min(len(chunk), _SHARE * most))
+            tasks = max(len(chunk) // _TASK, min(len(chunk), _SHARE * cores))
             rows = [{"file": file, "result": file} for file in map(pickle.dumps, chunk)]
-            data = stages(ray.data.from_items(rows, override_num_blocks=tasks), min(most, len(chunk)))
+            data = stages(ray.data.from_items(rows, override_num_blocks=tasks), min(cores, len(chunk)))
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in table.to_pylist():
                 result = pickle.loads(row["result"])
@@ -122,21 +122,21 @@ def _table(rows: Sequence[tuple[bytes, bytes]]) -> pyarrow.Table:
     return pyarrow.table([list(column) for column in zip(*rows, strict=True)], schema=schema)
 
 
-def _on_processors(data: Any, function: Callable[[Any], Any], most: int) -> Any:
+def _on_processors(data: Any, function: Callable[[Any], Any], pool_size: int) -> Any:
     """Return a data set with ``function(result)`` in place of each row's result, worked out by a pool of actors."""
     import ray
 
     function_ref = ray.put(pickle.dumps(function))  # once, and not once an actor: it may hold a large codebook
     return data.map_batches(
         _Worker, fn_constructor_args=([function_ref],), batch_size=None, batch_format="pyarrow",
-        compute=_pool(most), num_cpus=1,
+        compute=_pool(pool_size), num_cpus=1,
     )  # fmt: skip
 
 
-def _pool(most: int) -> Any:
+def _pool(pool_size: int) -> Any:
     import ray
 
-    return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most)
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=pool_size, initial_size=pool_size)
 
 
 @dataclass(frozen=True)

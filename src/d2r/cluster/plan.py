@@ -227,7 +227,7 @@ def make_plan(request: Request) -> Plan:
     shards, bound = max(1, least), "memory"
     for name, is_enough in enough.items():
         if not is_enough(shards):
-            shards, bound = _least(shards, is_enough), name
+            shards, bound = _smallest(shards, is_enough), name
     scoring_s, waiting_s, verifying_s, median_s, busy = timing(shards)
     describing_s = request.pictures * (READ_S.value + request.regions * REGION_S.value)
     writing_s = WRITE_US.value * 1e-6 + COPIES.value * VERIFY_BYTES.value / DISK.value
@@ -260,8 +260,8 @@ def _slow_wait(mean_s: float, busy: float) -> float:
     return mean_s / busy * math.log(100 * busy) if busy > 0.01 else 0.0
 
 
-def _least(low: int, enough: Callable[[int], bool]) -> int:
-    """Return the least count above ``low`` that is enough, when every greater one is too."""
+def _smallest(low: int, enough: Callable[[int], bool]) -> int:
+    """Return the smallest count above ``low`` that is enough, when every greater one is too."""
     high = 2 * low
     while not enough(high):
         low, high = high, 2 * high

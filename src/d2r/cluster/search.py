@@ -21,7 +21,7 @@ import numpy as np
 
 from d2r.asmk.kernels import Aggregated, by_kind
 from d2r.cluster.connect import ClusterError, processors
-from d2r.cluster.shard import MOST_AT_ONCE, Place, QueryKeypoints, Shard, ShardState
+from d2r.cluster.shard import MAX_BATCH, Place, QueryKeypoints, Shard, ShardState
 from d2r.engine import Engine
 from d2r.index import Hit, Index, PictureRow
 from d2r.index.fusion import depth, fuse
@@ -304,7 +304,7 @@ def sharded(
     count = shards or sum(bool(node["Alive"]) for node in ray.nodes())
     deployment = serve.deployment(Shard).options(
         num_replicas=replicas,
-        max_ongoing_requests=4 * MOST_AT_ONCE,
+        max_ongoing_requests=4 * MAX_BATCH,
         health_check_period_s=_HEALTH_S,
         graceful_shutdown_timeout_s=2.0,
         ray_actor_options={"num_cpus": 1},

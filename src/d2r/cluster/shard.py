@@ -26,7 +26,7 @@ from d2r.index.segment import Segment
 from d2r.search import Verified, verify_keypoints
 from d2r.verify.keypoints import Keypoints
 
-MOST_AT_ONCE = 16
+MAX_BATCH = 16
 """Queries that are scored together at most."""
 
 _WAIT_S = 0.002  # for more queries to score together
@@ -105,7 +105,7 @@ class Shard:
         snapshot = await self._snapshot(state)
         return await self._rank((snapshot, query, top, kind))  # type: ignore[no-any-return]
 
-    @serve.batch(max_batch_size=MOST_AT_ONCE, batch_wait_timeout_s=_WAIT_S)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=_WAIT_S)  # type: ignore[untyped-decorator]
     async def _rank(self, asked: list[_Question]) -> list[Best]:
         return await asyncio.to_thread(self._rank_all, asked)
 

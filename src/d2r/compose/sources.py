@@ -26,16 +26,16 @@ def read_instances(folder: Path) -> list[Instance]:
     return instances
 
 
-def draw_instances(folder: Path, most: int | None, seed: int) -> list[Instance]:
-    """Return the instances in a folder, at most ``most`` of them, drawn by the seed; None is all.
+def draw_instances(folder: Path, limit: int | None, seed: int) -> list[Instance]:
+    """Return the instances in a folder, at most ``limit`` of them, drawn by the seed; None is all.
 
     Raises:
         ClutterError: see :func:`read_instances`.
     """
     instances = read_instances(folder)
-    if most is None or most >= len(instances):
+    if limit is None or limit >= len(instances):
         return instances
-    rows = np.random.default_rng(seed).permutation(len(instances))[:most]
+    rows = np.random.default_rng(seed).permutation(len(instances))[:limit]
     return [instances[row] for row in sorted(rows)]
 
 

@@ -17,7 +17,7 @@ from d2r.images import read_image, shrink
 
 _MATCH_SIDE = 640  # photographs of one instance are compared at this long side
 _MATCH_PIXELS = 6.0  # an agreeing feature lies this near to where the homography puts it
-_MATCH_LEAST = 20  # agreeing features that prove a shared part; pairs of different landmarks reach 10
+_MIN_MATCHES = 20  # agreeing features that prove a shared part; pairs of different landmarks reach 10
 _MATCH_QUERIES = 8  # photographs of one instance that are tried as the query
 _DUPLICATE = 0.93  # correlation of thumbnails above which two photographs are one; neighbouring views reach 0.86
 
@@ -70,7 +70,7 @@ def describe_photo(path: Path) -> Described:
 def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.float32]:
     """Return the places in ``other``, float32 (N, 2), of the features that one homography carries over."""
     none = np.zeros((0, 2), np.float32)
-    if min(len(query), len(other)) < _MATCH_LEAST:
+    if min(len(query), len(other)) < _MIN_MATCHES:
         return none
     likeness = query.descriptors @ other.descriptors.T
     nearest = likeness.argmax(axis=1)
@@ -78,11 +78,11 @@ def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.floa
     distinct = 1 - first < 0.75 * (1 - second)  # half the squared distances of unit vectors
     mutual = likeness.argmax(axis=0)[nearest] == np.arange(len(query))
     rows = np.flatnonzero(distinct & mutual)
-    if len(rows) < _MATCH_LEAST:
+    if len(rows) < _MIN_MATCHES:
         return none
     there = other.positions[nearest[rows]]
     _, agree = cv2.findHomography(query.positions[rows], there, cv2.USAC_MAGSAC, pixels, None, 2000, 0.999)
-    return none if agree is None or agree.sum() < _MATCH_LEAST else there[agree.ravel() > 0]
+    return none if agree is None or agree.sum() < _MIN_MATCHES else there[agree.ravel() > 0]
 
 
 def _view_of(query: Described, other: Described) -> PhotoPart | None:

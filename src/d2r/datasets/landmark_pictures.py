@@ -33,7 +33,7 @@ _DOWNLOADS: Final = "downloads"
 _COLUMNS: Final = ("id", "url", "reason")
 _MAX_BYTES: Final = 200e6
 _MAX_SECONDS: Final = 300.0
-_MOST_LOST: Final = 25
+_MAX_LOST: Final = 25
 """So many silences in a row where answers were heard before, and it is the network that is gone."""
 
 _WRITE_S: Final = 5.0
@@ -257,7 +257,7 @@ class _Round:
             self._lost.append(picture.id)
         if error is None:
             self._failures.remove(picture.id)
-        elif len(self._lost) < _MOST_LOST:
+        elif len(self._lost) < _MAX_LOST:
             self._fail(picture, error.reason)
         else:
             for lost in self._lost:

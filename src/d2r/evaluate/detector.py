@@ -138,10 +138,10 @@ def _find(selector: RegionSelector, image: Picture) -> Regions:
     return selector.detect([image])[0] if isinstance(selector, Detector) else selector.select(image)
 
 
-def worst_failures(judged: Sequence[Judged], most: int) -> list[Judged]:
+def worst_failures(judged: Sequence[Judged], limit: int) -> list[Judged]:
     """Return the pictures whose best found box is most wrong, the worst first; only those with an IoU below 0.5."""
     failed = [one for one in judged if one.failure > 0.5]
-    return sorted(failed, key=lambda one: -one.failure)[:most]
+    return sorted(failed, key=lambda one: -one.failure)[:limit]
 
 
 def detector_as_json(one: SourceScores) -> dict[str, Any]:

@@ -126,22 +126,22 @@ def map_pictures(
 
 
 def sample_descriptors(
-    files: Sequence[Path | None], kinds: int, most: int, *, seed: int = 0
+    files: Sequence[Path | None], kinds: int, limit: int, *, seed: int = 0
 ) -> tuple[list[NDArray[np.float32]], int]:
-    """Return of each kind of features up to ``most`` descriptors, float32 (N, D), and of how many pictures they are.
+    """Return of each kind of features up to ``limit`` descriptors, float32 (N, D), and of how many pictures they are.
 
     An equal random share is taken of each of so many descriptions.
     """
     known = [file for file in files if file is not None]
     rng = np.random.default_rng(seed)
-    chosen = [known[row] for row in rng.permutation(len(known))[: max(1, min(len(known), most // 50))]]
-    share = -(-most // len(chosen))
+    chosen = [known[row] for row in rng.permutation(len(known))[: max(1, min(len(known), limit // 50))]]
+    share = -(-limit // len(chosen))
     parts: list[list[NDArray[np.float32]]] = [[] for _ in range(kinds)]
     for file in chosen:
         for part, features in zip(parts, read_description(file).features.by_kind(kinds), strict=True):
             part.append(features.descriptors[rng.permutation(len(features))[:share]])
     every = [np.concatenate(part) for part in parts]
-    return [one[rng.permutation(len(one))[:most]] for one in every], len(chosen)
+    return [one[rng.permutation(len(one))[:limit]] for one in every], len(chosen)
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
     if isinstance(selector, SelectiveSearch):
         return np.arange(min(len(boxes), 1 + selector.top))
     if isinstance(selector, Detector):
-        sure = np.flatnonzero(description.box_scores[1:] >= selector.threshold)[: selector.top]
-        return np.concatenate([np.zeros(1, np.intp), 1 + sure])
+        confident = np.flatnonzero(description.box_scores[1:] >= selector.threshold)[: selector.top]
+        return np.concatenate([np.zeros(1, np.intp), 1 + confident])
     raise BenchmarkError(f"{regions}: which of its regions to use is not known")
 
 

@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import SAMPLES_PER_WORD, Codebook, train_kinds
+from d2r.asmk.codebook import Codebook
 from d2r.asmk.kernels import KERNELS, aggregate, by_kind
+from d2r.asmk.learning import SAMPLES_PER_WORD, train_kinds
 from d2r.describe import assign_words
 from d2r.evaluate.benchmark import Benchmark
 from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extract, sample_descriptors
@@ -41,7 +42,7 @@ class Setup:
     Attributes:
         recipe: how pictures are described.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        num_words: size of the codebook, if there are features for so many (:func:`d2r.asmk.codebook.fitting_words`).
+        num_words: size of the codebook, if there are features for so many (:func:`d2r.asmk.learning.fitting_words`).
         verify: so many of each ranking are verified and put first; 0 leaves it out.
         expand: see :class:`d2r.options.SearchOptions`; 0 leaves it out, and so does ``verify`` of 0.
         seed: of the codebook.

@@ -142,13 +142,13 @@ class _Cells:
     reach: NDArray[np.float32]
 
 
-def suppress_near(positions: NDArray[np.float32], reach: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+def suppress_near(positions: NDArray[np.float32], reach: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
     """Return the rows of points that no earlier one that stays is near to, in order.
 
     Args:
         positions: float32 (N, 2), strongest first.
         reach: float32 (N,), how far from an earlier point each must be to stay, in the same unit.
-        most: stop after so many.
+        limit: stop after so many.
     """
     kept: list[int] = []
     dropped = np.zeros(len(positions), bool)
@@ -156,16 +156,16 @@ def suppress_near(positions: NDArray[np.float32], reach: NDArray[np.float32], mo
         if dropped[row]:
             continue
         kept.append(row)
-        if len(kept) == most:
+        if len(kept) == limit:
             break
         dropped |= np.hypot(*(positions - positions[row]).T) <= reach
     return np.array(kept, np.intp)
 
 
-def _among_strongest(attention: NDArray[np.float32], most: int) -> NDArray[np.bool_]:
-    """Say of each whether it is one of the ``most`` largest; of equal ones the first, as an array of the same shape."""
+def _among_strongest(attention: NDArray[np.float32], limit: int) -> NDArray[np.bool_]:
+    """Say of each whether it is one of the ``limit`` largest; of equal ones the first, in the same shape."""
     chosen = np.zeros(attention.size, bool)
-    chosen[np.argsort(-attention, axis=None, kind="stable")[:most]] = True
+    chosen[np.argsort(-attention, axis=None, kind="stable")[:limit]] = True
     return chosen.reshape(attention.shape)
 
 

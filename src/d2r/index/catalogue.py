@@ -26,10 +26,10 @@ from d2r.index.rows import (
     SegmentRow,
     by_segment,
     checksum,
+    checksum_values,
     picture_from,
     segment_from,
     setting_values,
-    told_of,
     values_of,
 )
 from d2r.index.schema import BEFORE, PUT_SETTING, check_format, connect, upgrade
@@ -158,13 +158,13 @@ class Catalogue:
         rows = self._all(f"SELECT {self._columns} FROM pictures WHERE id = ?", [number])
         return picture_from(rows[0]) if rows else None
 
-    def after(self, number: int, most: int) -> list[PictureRow]:
+    def after(self, number: int, limit: int) -> list[PictureRow]:
         """Return the first pictures of a higher number that can be found, at most so many, by number."""
         sql = (
             f"SELECT {self._columns} FROM pictures WHERE id > ? AND segment IS NOT NULL AND {self._since} IS NULL"
             " ORDER BY id LIMIT ?"
         )
-        return [picture_from(row) for row in self._all(sql, [number, most])]
+        return [picture_from(row) for row in self._all(sql, [number, limit])]
 
     def in_segment(self, segment: int) -> dict[int, PictureRow]:
         """Return the pictures of a segment that can be found, by slot; none when it was merged or removed meanwhile."""
@@ -232,7 +232,7 @@ class Catalogue:
                 dead.append(old)
             places[picture.path] = place
             values = values_of(picture)
-            rows.append((*values, checksum(told_of(values)), *place))
+            rows.append((*values, checksum(checksum_values(values)), *place))
         with self._lock:
             self.connection.executemany(_PUT_PICTURE, rows)
             self._bury(dead)
@@ -246,7 +246,7 @@ class Catalogue:
         with self._lock:
             self.connection.executemany(
                 "UPDATE pictures SET missing_since = ?, crc = ? WHERE id = ?",
-                [(since, checksum(told_of(values)), number) for number, values in rows],
+                [(since, checksum(checksum_values(values)), number) for number, values in rows],
             )
 
     def move_pictures(self, moves: Sequence[tuple[int, int, int, int]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from d2r.index.rows import SEGMENT_COLUMNS, checksum, told_of
+from d2r.index.rows import SEGMENT_COLUMNS, checksum, checksum_values
 from d2r.support.files import CATALOGUE
 
 
@@ -28,7 +28,7 @@ def catalogue_problems(connection: sqlite3.Connection, since: str) -> list[str]:
         problems += [
             f"{CATALOGUE}: a row of {table} is not what was written ({row[0]!r})"
             for row in rows
-            if checksum(row[:-1] if table != "pictures" else told_of(row[:-1])) != row[-1]
+            if checksum(row[:-1] if table != "pictures" else checksum_values(row[:-1])) != row[-1]
         ]
     # Every slot of a segment is one picture's, or dead; nothing else is.
     for segment, slots, used, different in connection.execute(

@@ -142,9 +142,9 @@ class Index:
         """Return the picture of a number (:attr:`PictureRow.id`)."""
         return self._catalogue.at_id(number)
 
-    def pictures_after(self, number: int, most: int) -> list[PictureRow]:
-        """Return the first pictures that can be found and have a higher number, at most ``most``, by number."""
-        return self._catalogue.after(number, most)
+    def pictures_after(self, number: int, limit: int) -> list[PictureRow]:
+        """Return the first pictures that can be found and have a higher number, at most ``limit``, by number."""
+        return self._catalogue.after(number, limit)
 
     def size(self) -> IndexSize:
         """Return counts and bytes."""

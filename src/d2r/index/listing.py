@@ -71,12 +71,12 @@ class Listing:
             if not self._run("SELECT 1 FROM listed WHERE path = ?", [os.fsencode(picture.path)]):
                 yield picture
 
-    def returned(self, most: int) -> list[PictureRow]:
+    def returned(self, limit: int) -> list[PictureRow]:
         """Return pictures that are missing though their files were listed, as they were; at most so many."""
         paths = self._run(
             "SELECT path FROM listed JOIN pictures USING (path, size, mtime_ns)"
             " WHERE segment IS NOT NULL AND missing_since IS NOT NULL ORDER BY listed.id LIMIT ?",
-            [most],
+            [limit],
         )
         rows = [self._catalogue.at_path(os.fsdecode(path)) for (path,) in paths]
         return [row for row in rows if row is not None]

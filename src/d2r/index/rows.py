@@ -108,7 +108,7 @@ def values_of(picture: PictureRow) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def told_of(values: Sequence[Any]) -> Sequence[Any]:
+def checksum_values(values: Sequence[Any]) -> Sequence[Any]:
     """Return what the checksum of a picture is of: a picture that is there has the one that it had in format 5."""
     return values if values[-1] is not None else values[:-1]
 

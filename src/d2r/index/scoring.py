@@ -159,13 +159,13 @@ def keep_best(
         scores: float32 (S,), zeroed.
         factors: float32 (S,), at least 0.
         first: the place of score 0; score i has place ``first + i``.
-        best_scores: float32 (k,), a heap with the least at its root; 0 where there is none yet.
+        best_scores: float32 (k,), a heap with the lowest at its root; 0 where there is none yet.
         best_places: int64 (k,). Of equal scores the lower places are kept.
     """
     for start in range(0, len(scores), _BLOCK):
         block, own = scores[start : start + _BLOCK], factors[start : start + _BLOCK]
-        least = best_scores[0]
-        below = np.nextafter(least, np.float32(0.0))
+        lowest = best_scores[0]
+        below = np.nextafter(lowest, np.float32(0.0))
         better = 0
         for row in range(len(block)):  # vector instructions, which taking the highest would not be; few blocks pass
             better += block[row] * own[row] > below
@@ -173,12 +173,12 @@ def keep_best(
             for row in range(len(block)):
                 value, place = block[row] * own[row], first + start + row
                 if value > best_scores[0] or (value == best_scores[0] and value > 0.0 and place < best_places[0]):
-                    _replace_least(best_scores, best_places, value, place)
+                    _replace_lowest(best_scores, best_places, value, place)
         block[:] = 0.0
 
 
 @inner()
-def _replace_least(scores: NDArray[np.float32], places: NDArray[np.int64], score: np.float32, place: np.int64) -> None:
+def _replace_lowest(scores: NDArray[np.float32], places: NDArray[np.int64], score: np.float32, place: np.int64) -> None:
     """Put a score in place of the heap's root, and let it sink; of equal scores the later place is the lesser."""
     node = 0
     while True:
@@ -232,20 +232,20 @@ def sort_postings(
 
 
 @compiled(read(np.bool_, 1), read(np.uint16, 1))
-def postings_of(wanted: NDArray[np.bool_], posting_slots: NDArray[np.uint16]) -> Any:
-    """Return the postings of the slots that are wanted, int64, ascending.
+def postings_of(chosen: NDArray[np.bool_], posting_slots: NDArray[np.uint16]) -> Any:
+    """Return the postings of the slots that are chosen, int64, ascending.
 
     Args:
-        wanted: bool (S,).
+        chosen: bool (S,).
         posting_slots: uint16 (P,).
     """
     count = 0
     for posting in range(len(posting_slots)):
-        count += wanted[posting_slots[posting]]
+        count += chosen[posting_slots[posting]]
     found = np.empty(count, np.int64)
     count = 0
     for posting in range(len(posting_slots)):
-        if wanted[posting_slots[posting]]:
+        if chosen[posting_slots[posting]]:
             found[count] = posting
             count += 1
     return found

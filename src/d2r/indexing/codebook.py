@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.asmk.codebook import SAMPLES_PER_WORD, Codebook, Origin, train_kinds
+from d2r.asmk.codebook import Codebook, Origin
+from d2r.asmk.learning import SAMPLES_PER_WORD, train_kinds
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, MAX_WORDS, REGIONS, VERIFY_FEATURES
 from d2r.features import kinds_of, pinned_features
 from d2r.index import Index, PictureState, StoreError
@@ -61,7 +62,7 @@ def learn_words(
         recipe: how to describe.
         sample: the pictures, chosen at random, :func:`sample_size` of them.
         num_words: how many to learn of each kind of features; fewer when that is too many for those that are found,
-            see :func:`d2r.asmk.codebook.fitting_words`.
+            see :func:`d2r.asmk.learning.fitting_words`.
         bits: of the codes; None is one a dimension of the features.
         staging: folder to keep the descriptions in, for :func:`d2r.indexing.entry.enter_file`; None keeps none.
         workers: what describes them.

@@ -214,7 +214,7 @@ def keypoints_of(
     return keypoints, local_codes(assigned, kept[keypoints.rows])
 
 
-def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
+def verified_rows(description: Description, limit: int) -> NDArray[np.intp]:
     """Return which of a description's features are kept for verification: of each kind the whole picture's strongest.
 
     They are strongest first already.
@@ -222,8 +222,8 @@ def verified_rows(description: Description, most: int) -> NDArray[np.intp]:
     whole = description.regions == 0
     kinds = description.features.kinds
     if kinds is None:
-        return np.flatnonzero(whole)[:most]
-    return np.concatenate([np.flatnonzero(whole & (kinds == kind))[:most] for kind in np.unique(kinds[whole])])
+        return np.flatnonzero(whole)[:limit]
+    return np.concatenate([np.flatnonzero(whole & (kinds == kind))[:limit] for kind in np.unique(kinds[whole])])
 
 
 def describe_file(

@@ -60,7 +60,7 @@ def find_links(engine: Engine, *, top: int, progress: Progress) -> list[Link]:
     return found
 
 
-def instances(links: Iterable[Link], *, least: int = GROUP_INLIERS) -> list[Group]:
+def instances(links: Iterable[Link], *, min_inliers: int = GROUP_INLIERS) -> list[Group]:
     """Return the groups of pictures that show the same thing, the largest first.
 
     They are the connected components of the links, with one rule against chains, in which a single picture of two
@@ -70,9 +70,9 @@ def instances(links: Iterable[Link], *, least: int = GROUP_INLIERS) -> list[Grou
 
     Args:
         links: confirmed pairs, each once, in any order.
-        least: links of fewer agreeing points are left out.
+        min_inliers: links of fewer agreeing points are left out.
     """
-    return _grouped([link for link in links if link.inliers >= least], _two_by_two)
+    return _grouped([link for link in links if link.inliers >= min_inliers], _two_by_two)
 
 
 def duplicate_groups(links: Iterable[Link]) -> list[Group]:

@@ -155,14 +155,14 @@ class OnnxFile:
             ModelError: of the format.
         """
         there = {name: node for name, node in optional.items() if self.gives(name)}
-        for kind, wanted in (("inputs", inputs), ("outputs", {**outputs, **there})):
+        for kind, expected in (("inputs", inputs), ("outputs", {**outputs, **there})):
             given = self._nodes(kind)
-            fits = given.keys() == wanted.keys() and all(
-                given[name][0] == dtype and _fits(given[name][1], shape) for name, (dtype, shape) in wanted.items()
+            fits = given.keys() == expected.keys() and all(
+                given[name][0] == dtype and _fits(given[name][1], shape) for name, (dtype, shape) in expected.items()
             )
             if not fits:
                 raise self.error(
-                    f"another shape: expected the {kind} {_shown(wanted)}; it has {_shown(given) or 'none'}"
+                    f"another shape: expected the {kind} {_shown(expected)}; it has {_shown(given) or 'none'}"
                 )
 
     def gives(self, name: str) -> bool:
@@ -288,12 +288,12 @@ def find_file(model: str, error: type[ModelError]) -> Path:
         raise error(model, str(problem)) from problem
 
 
-def check_pinned(path: Path, sha256: str, wanted: str, error: type[ModelError]) -> None:
-    """Raise ``error`` unless a file has the SHA-256 that is wanted; an empty one is that of any file."""
-    if wanted not in ("", sha256):
+def check_pinned(path: Path, sha256: str, expected: str, error: type[ModelError]) -> None:
+    """Raise ``error`` unless a file has the SHA-256 that is expected; an empty one is that of any file."""
+    if expected not in ("", sha256):
         raise error(
             str(path),
-            f"not the file that was asked for: its SHA-256 is {sha256}, not {wanted}. Put back the"
+            f"not the file that was asked for: its SHA-256 is {sha256}, not {expected}. Put back the"
             " file that an index was made with, or make another index with this one",
         )
 
@@ -314,10 +314,10 @@ def pinned_model(model: str, path: Path) -> str:
     return pinned
 
 
-def _fits(given: Shape, wanted: Shape) -> bool:
-    """Whether a shape is the wanted one, None in which may be anything; a free side of it may become anything too."""
-    return len(given) == len(wanted) and all(
-        None in (want, have) or want == have for have, want in zip(given, wanted, strict=True)
+def _fits(given: Shape, expected: Shape) -> bool:
+    """Whether a shape is the expected one, None in which may be anything; a free side of it may become anything too."""
+    return len(given) == len(expected) and all(
+        None in (want, have) or want == have for have, want in zip(given, expected, strict=True)
     )
 
 

@@ -21,7 +21,7 @@ from d2r.support.files import GENERATOR, is_our_png, writing
 MATCH_SIDE: Final = 720
 """Longer side of each of the two pictures of a match, in pixels."""
 
-MOST_LINES: Final = 150
+MAX_LINES: Final = 150
 """Matched points that are joined by lines where a match is shown; more would hide the pictures."""
 
 FEATURE_SIDE: Final = 1024
@@ -156,8 +156,8 @@ def draw_match(
 
     def join(starts: NDArray[np.float32], ends: NDArray[np.float32], colours: Sequence[tuple[int, int, int]]) -> None:
         order = np.argsort(starts[:, 1], kind="stable")
-        if len(order) > MOST_LINES:
-            order = order[np.linspace(0, len(order) - 1, MOST_LINES).round().astype(int)]
+        if len(order) > MAX_LINES:
+            order = order[np.linspace(0, len(order) - 1, MAX_LINES).round().astype(int)]
         left = starts[order] * scales[0] + [lefts[0], tops[0]]
         right = ends[order] * scales[1] + [lefts[1], tops[1]]
         for row, (start, end) in enumerate(zip(left.round().astype(int), right.round().astype(int), strict=True)):

@@ -17,10 +17,10 @@ from d2r.support.files import printable_path
 CARD_SIDE = 320
 """Longer side of the pictures on the page, in pixels."""
 
-MOST_CARDS = 24
+MAX_CARDS = 24
 """Pictures of a group that are shown; of the others the page gives the names."""
 
-MOST_GROUPS = 200
+MAX_GROUPS = 200
 """Groups on the page, the largest, so that it stays of a size to open and send."""
 
 
@@ -74,8 +74,8 @@ def groups_page(
         index_name=printable_path(index_name),
         collection=collection,
         grouped=sum(len(group.pictures) for group in groups),
-        groups=[_shown(group, boxed, max_pixels) for group in groups[:MOST_GROUPS]],
-        left_out=max(0, len(groups) - MOST_GROUPS),
+        groups=[_shown(group, boxed, max_pixels) for group in groups[:MAX_GROUPS]],
+        left_out=max(0, len(groups) - MAX_GROUPS),
     )
 
 
@@ -85,7 +85,7 @@ def _shown(group: Group, boxed: bool, max_pixels: int) -> _Shown:
         for link in group.links:  # the strongest first
             boxes.setdefault(link.first.id, link.boxes[0])
             boxes.setdefault(link.second.id, link.boxes[1])
-    shown, others = group.pictures[:MOST_CARDS], group.pictures[MOST_CARDS:]
+    shown, others = group.pictures[:MAX_CARDS], group.pictures[MAX_CARDS:]
     cards = [_card(picture, boxes.get(picture.id), max_pixels) for picture in shown]
     return _Shown(len(group.pictures), len(group.links), cards, [_names(picture)[1] for picture in others])
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from d2r.boxes import Box
 from d2r.defaults import MAX_PIXELS
 from d2r.images import ImageError, Picture, read_image, shrink
-from d2r.report.drawing import MOST_LINES
+from d2r.report.drawing import MAX_LINES
 from d2r.report.html import corners, data_uri, polygon, rounded, template
 from d2r.results import Answer, Result
 from d2r.support.files import PathLike, is_our_page, printable_path, writing
@@ -180,7 +180,7 @@ def _card(
     if not known_size:
         size = _UNKNOWN_SIZE
     folder, name = os.path.split(result.path)
-    chosen = _evenly_chosen(result.query_positions, MOST_LINES)
+    chosen = _evenly_chosen(result.query_positions, MAX_LINES)
     query_positions, positions = result.query_positions[chosen], result.positions[chosen]
     return _Card(
         rank=rank,
@@ -243,12 +243,12 @@ def _match_view(
     )
 
 
-def _evenly_chosen(positions: NDArray[np.float32], most: int) -> NDArray[np.intp]:
-    """Return the rows of at most ``most`` positions, spread evenly from the top of the picture to its bottom."""
+def _evenly_chosen(positions: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
+    """Return the rows of at most ``limit`` positions, spread evenly from the top of the picture to its bottom."""
     order = np.argsort(positions[:, 1], kind="stable")
-    if len(order) <= most:
+    if len(order) <= limit:
         return order
-    return order[np.linspace(0, len(order) - 1, most).round().astype(np.intp)]
+    return order[np.linspace(0, len(order) - 1, limit).round().astype(np.intp)]
 
 
 def _mapped(positions: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:

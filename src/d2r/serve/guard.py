@@ -36,14 +36,14 @@ Observe = Callable[[str, str, int, float], None]
 class Places:
     """Of the requests that are answered at the same time, to be used from one event loop."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._taken = 0
 
     @property
     def full(self) -> bool:
         """Whether no more requests can be taken."""
-        return self._taken >= self._most
+        return self._taken >= self._limit
 
     @contextmanager
     def taken(self) -> Iterator[None]:

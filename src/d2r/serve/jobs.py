@@ -21,9 +21,9 @@ from d2r.serve.settings import ServeError
 from d2r.serve.uploads import Uploads, uploaded_file
 from d2r.serve.work import prepare_decoding
 
-_MOST_AT_ONCE = 32  # pictures of one commit: few enough that the service can end soon
+_MAX_BATCH = 32  # pictures of one commit: few enough that the service can end soon
 _WAIT_S = 0.5  # between two looks whether another process still changes the index
-_MOST_WAIT_S = 30.0  # between two tries when the disk is full, or the like
+_MAX_WAIT_S = 30.0  # between two tries when the disk is full, or the like
 
 
 class Jobs:
@@ -106,11 +106,11 @@ class Jobs:
     def get(self, id: str) -> Job | None:
         """Return a job as it stands."""
         job = self.journal.get(id)
-        return self._seen(job) if job is not None else None
+        return self._current(job) if job is not None else None
 
-    def latest(self, most: int) -> list[Job]:
+    def latest(self, limit: int) -> list[Job]:
         """Return the latest jobs, the newest first."""
-        return [self._seen(job) for job in self.journal.latest(most)]
+        return [self._current(job) for job in self.journal.latest(limit)]
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs there are of each state."""
@@ -119,7 +119,7 @@ class Jobs:
         counts["queued"] -= counts["running"]
         return counts
 
-    def _seen(self, job: Job) -> Job:
+    def _current(self, job: Job) -> Job:
         running, waits = self._running.get(job.id), self._waits
         if job.state != "queued":
             return job
@@ -161,7 +161,7 @@ class Jobs:
                 # does this one: that passes, and what was acknowledged must be done.
                 wait_s = _WAIT_S if isinstance(error, BusyError) else wait_s
                 self._wait(_reason(error), wait_s)
-                wait_s = min(2 * wait_s, _MOST_WAIT_S)
+                wait_s = min(2 * wait_s, _MAX_WAIT_S)
                 continue
             if not batch:
                 with self._wake:
@@ -195,7 +195,7 @@ class Jobs:
 
     def _next(self) -> list[Job]:
         """Return the jobs to do together: the first in order, as far as they are of one kind."""
-        jobs = self.journal.queued(1 if self._alone else _MOST_AT_ONCE)
+        jobs = self.journal.queued(1 if self._alone else _MAX_BATCH)
         self._alone = max(0, self._alone - 1)
         other = next((row for row, job in enumerate(jobs) if job.kind != jobs[0].kind), len(jobs))
         return jobs[:other]

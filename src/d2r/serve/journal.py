@@ -161,14 +161,14 @@ class Journal:
         rows = self._run(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (id,))
         return _job(rows[0]) if rows else None
 
-    def latest(self, most: int) -> list[Job]:
+    def latest(self, limit: int) -> list[Job]:
         """Return the latest jobs, the newest first."""
-        return [_job(row) for row in self._run(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT ?", (most,))]
+        return [_job(row) for row in self._run(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT ?", (limit,))]
 
-    def queued(self, most: int) -> list[Job]:
+    def queued(self, limit: int) -> list[Job]:
         """Return the first jobs that are not done, in order."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' ORDER BY number LIMIT ?"
-        return [_job(row) for row in self._run(sql, (most,))]
+        return [_job(row) for row in self._run(sql, (limit,))]
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs there are of each state."""

@@ -12,7 +12,7 @@ from d2r.serve.guard import Places
 from d2r.serve.problems import ProblemError
 from d2r.serve.settings import ServiceLimits
 
-_MOST_ARRIVED: Final = 8  # of the largest uploads, whose bytes may have arrived of those that are not whole yet
+_MAX_ARRIVED: Final = 8  # of the largest uploads, whose bytes may have arrived of those that are not whole yet
 
 
 class Receiver:
@@ -36,14 +36,14 @@ class Receiver:
         Raises:
             ProblemError: it is empty, too large, too slow or a form, or too much is being received already.
         """
-        most = self._limits.upload_bytes
-        too_large = ProblemError(413, f"A picture may have {most:,} bytes at most.", {"Connection": "close"})
+        max_bytes = self._limits.upload_bytes
+        too_large = ProblemError(413, f"A picture may have {max_bytes:,} bytes at most.", {"Connection": "close"})
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise ProblemError(
                 415, "Send the file itself as the body, not a form: curl --data-binary @FILE", {"Accept": "image/*"}
             )
         length = request.headers.get("content-length", "")
-        if length.isascii() and length.isdigit() and int(length) > most:
+        if length.isascii() and length.isdigit() and int(length) > max_bytes:
             raise too_large
         too_many = ProblemError(
             429, "Too many uploads at once; come again.", {"Retry-After": "1", "Connection": "close"}
@@ -55,9 +55,9 @@ class Receiver:
                     async for chunk in request.stream():
                         data += chunk
                         self._arrived += len(chunk)
-                        if len(data) > most:
+                        if len(data) > max_bytes:
                             raise too_large
-                        if self._arrived > _MOST_ARRIVED * most:
+                        if self._arrived > _MAX_ARRIVED * max_bytes:
                             self._refused.inc()
                             raise too_many
         except TimeoutError as error:

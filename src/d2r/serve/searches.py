@@ -70,22 +70,22 @@ class Searches:
         engine: of the index.
         processes: that describe.
         threads: that search.
-        most: searches that may be under way. More are refused before anything is done for them: what was described
+        limit: searches that may be under way. More are refused before anything is done for them: what was described
             would be lost if there were no room for it in the threads.
         max_pixels: larger pictures are refused.
     """
 
-    def __init__(self, engine: Engine, processes: Processes, threads: Threads, *, most: int, max_pixels: int) -> None:
+    def __init__(self, engine: Engine, processes: Processes, threads: Threads, *, limit: int, max_pixels: int) -> None:
         self._engine = engine
         self._processes = processes
         self._threads = threads
-        self._most = most
+        self._limit = limit
         self._max_pixels = max_pixels
         self.under_way = 0
 
     @contextmanager
     def _room(self) -> Iterator[None]:
-        if self.under_way >= self._most:
+        if self.under_way >= self._limit:
             raise QueueFullError
         self.under_way += 1
         try:
@@ -109,7 +109,7 @@ class Searches:
 
     async def answer(
         self,
-        sought: SearchQuery,
+        search_query: SearchQuery,
         box: PixelBox | None,
         options: SearchOptions,
         *,
@@ -119,16 +119,16 @@ class Searches:
         """Search, and return the answer as JSON.
 
         Args:
-            sought: the query; a picture of the index is left out of the results.
+            search_query: the query; a picture of the index is left out of the results.
             box: on it.
             options: what to do.
             named: makes of the path of a picture what it is called.
             timed: told how long each stage took.
         """
         with self._room():
-            ignored = () if isinstance(sought, bytes) else (sought.id,)
+            ignored = () if isinstance(search_query, bytes) else (search_query.id,)
             started = time.perf_counter()
-            query = await self.describe(sought, box, options.query_regions)
+            query = await self.describe(search_query, box, options.query_regions)
             described = time.perf_counter() - started
 
             def search(stopped: Callable[[], bool]) -> bytes:
@@ -173,7 +173,7 @@ class Searches:
     ) -> ThresholdAnswer:
         """Score a picture with the regions that each threshold of a detector gives."""
         with self._room():
-            sought = await self.describe(query, box)
+            query_description = await self.describe(query, box)
             # Boxes are suppressed by better ones alone, so those above any threshold are the first of these.
             everything = replace(detector, threshold=0.0)
             describing = self._processes.run(
@@ -181,10 +181,10 @@ class Searches:
             )
             described = await of_index(picture, describing)
             scores = await self._threads.run(
-                lambda stopped: self._engine.scores_by_regions(sought, described, stopped=stopped)
+                lambda stopped: self._engine.scores_by_regions(query_description, described, stopped=stopped)
             )
             return ThresholdAnswer(
-                query=query_info(sought),
+                query=query_info(query_description),
                 threshold=detector.threshold,
                 regions=tenths(described.boxes),
                 region_scores=rounded_scores(described.box_scores),

@@ -72,8 +72,8 @@ class Service:
         prepare = partial(work.prepare_describing, engine.recipe, engine.index.folder)
         self.processes = Processes(settings.workers, queue=limits.queue, limit_s=limits.seconds, prepare=prepare)
         self._threads = Threads(settings.threads)
-        most = settings.workers + limits.queue
-        self.searches = Searches(engine, self.processes, self._threads, most=most, max_pixels=limits.pixels)
+        limit = settings.workers + limits.queue
+        self.searches = Searches(engine, self.processes, self._threads, limit=limit, max_pixels=limits.pixels)
         self.jobs: Jobs | None = None
         if settings.writable:
             self.jobs = Jobs(engine, settings.uploads, workers=settings.workers, max_pixels=limits.pixels)

@@ -12,10 +12,10 @@ from d2r.errors import D2RError
 TOKEN_VARIABLE = "D2R_TOKEN"
 READ_TOKEN_VARIABLE = "D2R_READ_TOKEN"
 
-MOST_RESULTS = 200
+MAX_RESULTS = 200
 """Results, and verified pictures, that one search may ask for."""
 
-_LEAST_TOKEN = 16
+_MIN_TOKEN = 16
 
 
 class ServeError(D2RError):
@@ -92,9 +92,9 @@ def token_from(file: Path | None, variable: str, environment: Mapping[str, str] 
             return None
         text, where = given, variable
     token = text.strip()
-    if len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+    if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ServeError(
-            f"{where}: a token has {_LEAST_TOKEN} or more letters and digits and no space;"
+            f"{where}: a token has {_MIN_TOKEN} or more letters and digits and no space;"
             " make one with: openssl rand -hex 32"
         )
     return token

@@ -37,7 +37,7 @@ def match_codes(
     query_rows: NDArray[np.int32],
     words: NDArray[np.uint8],
     codes: NDArray[np.uint64],
-    most: int,
+    max_distance: int,
 ) -> Any:
     """Return the pairs of keypoints that share a word and are each other's nearest by Hamming distance.
 
@@ -47,7 +47,7 @@ def match_codes(
         query_rows: int32 (N,), the feature that each is; it may have several keypoints, and matches once.
         words: uint8 (M,), ascending.
         codes: uint64 (M, B).
-        most: largest distance of a match, in bits.
+        max_distance: largest distance of a match, in bits.
 
     Returns:
         int32 (K, 2): keypoints of the query and of the other, each feature and each keypoint at most once.
@@ -55,9 +55,9 @@ def match_codes(
     features = 0
     for row in query_rows:
         features = max(features, row + 1)
-    nearest = np.full(features, most + 1, np.int32)  # of each feature of the query
+    nearest = np.full(features, max_distance + 1, np.int32)  # of each feature of the query
     own, found = np.full(features, -1, np.int32), np.full(features, -1, np.int32)
-    distances = np.full(len(words), most + 1, np.int32)  # of each keypoint of the other
+    distances = np.full(len(words), max_distance + 1, np.int32)  # of each keypoint of the other
     owners = np.full(len(words), -1, np.int32)
     first = 0
     for one in range(len(query_words)):
@@ -92,7 +92,7 @@ def fit_map(
     sizes: NDArray[np.float32],
     turns: NDArray[np.float32],
     threshold: float,
-    least: int,
+    min_inliers: int,
 ) -> Any:
     """Return the affine map from source to target that most matches agree with, and which those are.
 
@@ -102,10 +102,10 @@ def fit_map(
         sizes: float32 (K,), logarithm of the change of size that each match shows.
         turns: float32 (K,), the turn that it shows, in radians.
         threshold: largest distance of a match from where the map puts it.
-        least: maps with fewer are not looked for.
+        min_inliers: maps with fewer are not looked for.
 
     Returns:
-        float64 (2, 3) and bool (K,), all False when no map has ``least`` matches.
+        float64 (2, 3) and bool (K,), all False when no map has ``min_inliers`` matches.
     """
     count = source.shape[1]
     cosines, sines = np.cos(turns), np.sin(turns)
@@ -120,7 +120,7 @@ def fit_map(
         for one in range(count):
             if support[one] > most:
                 seed, most = one, support[one]
-        if seed < 0 or most * 2 < least:  # refinement gains matches, but not so many
+        if seed < 0 or most * 2 < min_inliers:  # refinement gains matches, but not so many
             break
         support[seed] = 0
         _similarity(source, target, sizes, cosines, sines, seed, transform)
@@ -139,7 +139,7 @@ def fit_map(
             if inliers[one]:  # what it explains would only lead to it again
                 support[one] = 0
                 found += 1
-        if score > best_score and found >= least:
+        if score > best_score and found >= min_inliers:
             best_score = score
             best, transform = transform, best  # not copied: Numba would compile the message of a copy's shape error
             best_inliers, inliers = inliers, best_inliers

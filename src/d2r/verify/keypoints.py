@@ -12,7 +12,7 @@ from d2r.asmk.codes import pack_signs
 from d2r.features.base import Features
 from d2r.support.checks import check_array, check_numbers
 
-_MOST = 1 << 20  # features of a picture; what is counted by feature has so many places at most
+_FEATURE_LIMIT = 1 << 20  # features of a picture; what is counted by feature has so many places at most
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def check_keypoints(keypoints: Keypoints, bits: int) -> None:
     check_array("angles of keypoints", keypoints.angles, np.float32, (count,))
     check_array("words of keypoints", keypoints.words, np.uint8, (count,))
     check_array("codes of keypoints", keypoints.codes, np.uint64, (count, -(-bits // 64)))
-    check_numbers("rows of keypoints", keypoints.rows, count, _MOST)
+    check_numbers("rows of keypoints", keypoints.rows, count, _FEATURE_LIMIT)
     if (keypoints.words[1:] < keypoints.words[:-1]).any():
         raise ValueError("words of keypoints must ascend")
 

@@ -19,7 +19,7 @@ MIN_INLIERS = 8
 NEAREST = 8
 """Coarse words that a feature of the query is assigned to, see :func:`d2r.verify.keypoints.make_keypoints`."""
 
-_MOST_DIFFERENT = 0.36  # of the bits of two codes that match
+_MAX_DISTANCE = 0.36  # of the bits of two codes that match
 _SPREAD = 3.0  # thresholds; a map that shrinks everything to a spot agrees with whatever matches there
 
 
@@ -68,8 +68,8 @@ def match_keypoints(query: Keypoints, other: Keypoints, bits: int) -> NDArray[np
     """
     check_keypoints(query, bits)
     check_keypoints(other, bits)
-    most = int(_MOST_DIFFERENT * bits)
-    return np.asarray(match_codes(query.words, query.codes, query.rows, other.words, other.codes, most))
+    max_distance = int(_MAX_DISTANCE * bits)
+    return np.asarray(match_codes(query.words, query.codes, query.rows, other.words, other.codes, max_distance))
 
 
 def verify(query: Keypoints, other: Keypoints, *, bits: int, threshold: float = THRESHOLD) -> Verification:

@@ -27,7 +27,7 @@ def test_projected_features_have_no_mean_and_the_variances_that_were_asked_for(p
             rows[torch.from_numpy(np.random.default_rng(projection.derived_seed(0, 1, number)).permutation(len(rows)))][
                 :100
             ]
-            for number, rows, _ in projection._look(network, photos, 0, 100)
+            for number, rows, _ in projection._cells(network, photos, 0, 100)
         ]
     )
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_a_quarter_of_the_cells_stay_below_the_threshold(photos) -> None:
     torch.manual_seed(0)
     network = build_local_network("resnet18", "how", 8)
     threshold = fit_threshold(network, photos, 0)
-    attention = torch.cat([values for _, _, values in projection._look(network, photos, 0, 40)])
+    attention = torch.cat([values for _, _, values in projection._cells(network, photos, 0, 40)])
     assert float((attention < threshold).float().mean()) == pytest.approx(0.25, abs=0.01)
 
 
@@ -57,7 +57,8 @@ def test_the_features_with_the_most_attention_are_taken(photos, monkeypatch) -> 
     monkeypatch.setattr(projection, "_EACH", 5)
     fit_projection(network, photos, 0, whiten=0.0, attended=True)
     strongest = [
-        rows[attention.argsort(descending=True)[:5]] for _, rows, attention in projection._look(network, photos, 0, 100)
+        rows[attention.argsort(descending=True)[:5]]
+        for _, rows, attention in projection._cells(network, photos, 0, 100)
     ]
     with torch.no_grad():
         mean = network.projection(torch.cat(strongest).mean(dim=0)[None, :, None, None])

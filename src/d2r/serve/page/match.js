@@ -5,7 +5,7 @@ import { corners, mapped, marked, outline, part, polygon } from "./svg.js";
 
 const SIDE = 600; // longer side of each picture, in units of the drawing
 const GAP = 24;
-const MOST_LINES = 150;
+const MAX_LINES = 150;
 const COLOURS = 6;
 
 /**
@@ -36,7 +36,7 @@ export function drawMatch(svg, query, found, { lines, regions, narrow }) {
   const [starts, ends] = [placed(found.query_points, 0), placed(found.points, 1)];
   // Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
   const order = starts.map((_, k) => k).sort((a, b) => starts[a][1 - axis] - starts[b][1 - axis]);
-  const step = Math.max(1, order.length / MOST_LINES);
+  const step = Math.max(1, order.length / MAX_LINES);
   for (let k = 0; k < order.length; k += step) {
     const row = order[Math.floor(k)];
     const colour = `line-${Math.min(COLOURS - 1, Math.floor((k * COLOURS) / order.length))}`;

@@ -92,8 +92,8 @@ async def _show(
 class _JpegCache:
     """Encoded pictures that were asked for lately, up to a number of bytes."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._bytes = 0
         self._pictures: OrderedDict[str, bytes] = OrderedDict()
 
@@ -104,9 +104,9 @@ class _JpegCache:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        if key in self._pictures or len(data) > self._most:
+        if key in self._pictures or len(data) > self._max_bytes:
             return
         self._pictures[key] = data
         self._bytes += len(data)
-        while self._bytes > self._most:
+        while self._bytes > self._max_bytes:
             self._bytes -= len(self._pictures.popitem(last=False)[1])

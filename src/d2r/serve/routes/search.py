@@ -20,7 +20,7 @@ from d2r.serve.openapi import JPEG_ANSWER, LAST_ID, PICTURE_BODY, PictureId
 from d2r.serve.problems import ProblemError, documented
 from d2r.serve.searches import SearchQuery
 from d2r.serve.service import Service
-from d2r.serve.settings import MOST_RESULTS
+from d2r.serve.settings import MAX_RESULTS
 
 _QueryId = Annotated[int, Query(ge=1, le=LAST_ID, description="number of the query picture")]
 _Box = Annotated[
@@ -31,16 +31,16 @@ _Box = Annotated[
         examples=["120,80,640,520"],
     ),
 ]
-_Top = Annotated[int, Query(ge=1, le=MOST_RESULTS, description="at most this many results")]
+_Top = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="at most this many results")]
 _Verify = Annotated[
     int,
-    Query(ge=0, le=MOST_RESULTS, description="check the geometry of this many best, and put those that agree first"),
+    Query(ge=0, le=MAX_RESULTS, description="check the geometry of this many best, and put those that agree first"),
 ]
 _Expand = Annotated[
     int,
     Query(
         ge=0,
-        le=MOST_RESULTS,
+        le=MAX_RESULTS,
         description="search again, with what this many confirmed results show of it joined to the query; 0 does not",
     ),
 ]

@@ -10,7 +10,7 @@ from d2r.serve.metrics import CONTENT_TYPE
 from d2r.serve.models import DefaultsInfo, Info, LimitsInfo, Status
 from d2r.serve.problems import ProblemError, documented
 from d2r.serve.service import Service
-from d2r.serve.settings import MOST_RESULTS
+from d2r.serve.settings import MAX_RESULTS
 from d2r.support.files import printable_path
 from d2r.support.version import package_version
 
@@ -67,8 +67,8 @@ def status_routes(service: Service, access: Access) -> APIRouter:
                 upload_bytes=limits.upload_bytes,
                 pixels=limits.pixels,
                 seconds=limits.seconds,
-                top=MOST_RESULTS,
-                verify=MOST_RESULTS,
+                top=MAX_RESULTS,
+                verify=MAX_RESULTS,
             ),
             defaults=DefaultsInfo(top=TOP, verify=VERIFY, expand=EXPAND),
         )

@@ -37,7 +37,7 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
         TrainError: there are fewer features than values in a descriptor.
     """
     found = []
-    for number, features, attention in _look(network, photos, seed, _FITTED):
+    for number, features, attention in _cells(network, photos, seed, _FITTED):
         order = attention.argsort(descending=True, stable=True) if attended else None
         if order is None:
             order = torch.from_numpy(np.random.default_rng(derived_seed(seed, 1, number)).permutation(len(features)))
@@ -63,17 +63,19 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
 def fit_threshold(network: LocalNetwork, photos: DecodedPictures, seed: int) -> float:
     """Return the attention that a quarter of all cells of 40 photos, at several scales, stay below."""
     return float(
-        torch.cat([attention for _, _, attention in _look(network, photos, seed, _WEIGHED)]).quantile(_DROPPED)
+        torch.cat([attention for _, _, attention in _cells(network, photos, seed, _WEIGHED)]).quantile(_DROPPED)
     )
 
 
 @torch.no_grad()
-def _look(network: LocalNetwork, photos: DecodedPictures, seed: int, most: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _cells(
+    network: LocalNetwork, photos: DecodedPictures, seed: int, limit: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the number of a photo and, of all its cells at all scales, what is projected (N, C) and attention (N,)."""
     network.eval()
     device = next(network.parameters()).device
     random = np.random.default_rng(derived_seed(seed, 0))
-    for number in sorted(random.permutation(len(photos))[:most].tolist()):
+    for number in sorted(random.permutation(len(photos))[:limit].tolist()):
         rows, attentions = [], []
         for pixels in _levels(photos[number]):
             picture = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(device)

@@ -24,7 +24,7 @@ _ASPECT: Final = 1.2
 _CORNER: Final = 0.12  # of the side, that a corner may move
 _PASTED: Final = (0.5, 0.15)  # how often the photo is only a part of the second and of the first view
 _PART: Final = (0.4, 0.9)  # of the side, that the photo then keeps
-_MOST_ZOOM: Final = 2.5  # where a cell is seen larger or smaller than this in the other view, it has no match
+_MAX_ZOOM: Final = 2.5  # where a cell is seen larger or smaller than this in the other view, it has no match
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _matches(
     axis = field.offset + field.stride * np.arange(cells)
     points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     mapped, zoom = _mapped(forth, points)
-    inside = _seen(here, points) & _seen(there, mapped) & (zoom < _MOST_ZOOM) & (zoom > 1 / _MOST_ZOOM)
+    inside = _in_view(here, points) & _in_view(there, mapped) & (zoom < _MAX_ZOOM) & (zoom > 1 / _MAX_ZOOM)
     columns = (mapped - field.offset) / field.stride
     inside &= (columns > -0.5).all(axis=1) & (columns < cells - 0.5).all(axis=1)
     return np.where(inside[:, None], columns, np.nan).astype(np.float32)
@@ -195,7 +195,7 @@ def _mapped(
     return mapped, zoom
 
 
-def _seen(shown: NDArray[np.bool_], points: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _in_view(shown: NDArray[np.bool_], points: NDArray[np.float64]) -> NDArray[np.bool_]:
     side = len(shown)
     inside = ((points >= 0) & (points < side)).all(axis=1)
     columns, rows = np.clip(points, 0, side - 1).astype(np.intp).T

@@ -56,9 +56,9 @@ class PatchBatch:
 class PhotoPairs(Dataset[PatchPairs]):
     """Pairs of photos, other ones in each epoch. An item is asked for by (epoch, number of the draw, photo)."""
 
-    def __init__(self, photos: DecodedPictures, most: int, seed: int) -> None:
+    def __init__(self, photos: DecodedPictures, max_pairs: int, seed: int) -> None:
         self._photos = photos
-        self._most = most
+        self._max_pairs = max_pairs
         self._seed = seed
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class PhotoPairs(Dataset[PatchPairs]):
     def __getitem__(self, key: tuple[int, int, int]) -> PatchPairs:
         epoch, draw, number = key
         random = np.random.default_rng(derived_seed(self._seed, epoch, draw))
-        return patch_pairs(self._photos[number], self._most, random)
+        return patch_pairs(self._photos[number], self._max_pairs, random)
 
 
 def collate_patch_pairs(items: list[PatchPairs]) -> PatchBatch:

@@ -53,8 +53,8 @@ class PatchPairs:
     places: NDArray[np.float32]
 
 
-def patch_pairs(photo: Picture, most: int, random: np.random.Generator) -> PatchPairs:
-    """Return at most ``most`` pairs of a photo, uint8 (H, W, 3), and one warp of it; fewer where little is found."""
+def patch_pairs(photo: Picture, limit: int, random: np.random.Generator) -> PatchPairs:
+    """Return at most ``limit`` pairs of a photo, uint8 (H, W, 3), and one warp of it; fewer where little is found."""
     matrix, size = _warp(photo.shape[0], photo.shape[1], random)
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
     # what is shrunk by the warp is blurred first, as the grid it is sampled on demands
@@ -67,7 +67,7 @@ def patch_pairs(photo: Picture, most: int, random: np.random.Generator) -> Patch
     here, there = grey(photo), grey(warped)
     frames, others = _detect(here), _detect(there)
     rows = same_places(frames, others, matrix)
-    rows = rows[random.permutation(len(rows))[:most]]
+    rows = rows[random.permutation(len(rows))[:limit]]
     frames, others = frames.take(rows[:, 0]), others.take(rows[:, 1])
     return PatchPairs(
         cut_patches(here, frames, PATCH_SIDE, WIDTH),
