@@ -42,7 +42,7 @@ def test_matches_are_drawn_and_counted(d2r, photo_folder, tmp_path):
         assert status == 0
         features, matches, picture = out.splitlines()
         assert re.fullmatch(r"features: [\d,]+ in [\d,]+ ms, and [\d,]+ in [\d,]+ ms", features)
-        counts.append([int(text) for text in re.match(r"matches: (\d+); inliers: (\d+); \d+ ms", matches).groups()])
+        counts.append([int(text) for text in re.match(r"matches: (\d+); inliers: (\d+); [\d,]+ ms", matches).groups()])
         assert picture == f"picture: {file}"
     assert counts[0][0] >= counts[0][1] > 100
     assert counts[1] == counts[2]
