@@ -5,7 +5,7 @@ import pytest
 
 from d2r.asmk.codes import pack_signs, unpack_signs
 from d2r.asmk.kernels import KERNELS, Aggregated, Assigned, aggregate, similarity
-from d2r.expand import diffuse, diffused_scores, inside, join, rank_key, reciprocal_graph, sign_sums, similarities
+from d2r.expand import diffuse, diffused_scores, inside, join, reciprocal_graph, sign_sums, similarities
 
 KERNEL = KERNELS["r-asmk*"]
 
@@ -111,10 +111,6 @@ def test_what_is_like_a_confirmed_result_comes_before_what_is_not():
     scores = np.array([0.4, 0.06, 0.05])
     sure = np.array([True, False, False])
     assert np.argsort(-diffused_scores(scores, sure, links)).tolist() == [0, 2, 1]
-
-
-def test_agreeing_points_raise_a_score_in_proportion():
-    np.testing.assert_allclose(rank_key(np.array([0.2, 0.3, 0.1]), np.array([10, 0, 30])), [0.6, 0.3, 0.7])
 
 
 def test_descriptors_that_are_no_signs_of_as_many_bits_are_refused():

@@ -18,18 +18,21 @@ def picture(number):
 
 
 def agreeing(inliers):
-    return Verified(np.eye(2, 3), np.arange(inliers, dtype=np.int32), np.zeros((inliers, 2), np.float32))
+    found = np.arange(inliers, dtype=np.int32), np.zeros((inliers, 2), np.float32)
+    return Verified(np.eye(2, 3), *found, kind=0, inliers=(inliers,))
 
 
 class Collection:
     """Scores and inliers by number; an expanded query has other scores. It notes what it is asked."""
+
+    precise = (True,)
 
     def __init__(self, scores, inliers=(), expanded=None):
         self.scores, self.inliers, self.expanded = scores, dict(inliers), expanded
         self.verified, self.confirmed, self.changes = [], [], 0
 
     def rank(self, query, top):
-        scores = self.expanded if query.points == "expanded" else self.scores
+        scores = self.expanded if query.keypoints == "expanded" else self.scores
         best = sorted(scores, key=lambda number: (-scores[number], number))[:top]
         return Ranking([Candidate(picture(number), scores[number]) for number in best], missing=len(self.verified))
 
@@ -42,7 +45,7 @@ class Collection:
 
     def expand(self, query, confirmed):
         self.confirmed = [one.picture.id for one in confirmed]
-        return replace(query, points="expanded")
+        return replace(query, keypoints="expanded")
 
     def similarities(self, pictures):
         return np.array([[float(one.id + other.id == 7) for other in pictures] for one in pictures], np.float32)
@@ -52,7 +55,7 @@ class Collection:
 def query():
     whole = np.array([[0, 0, 10, 10]], np.float32)
     described = Description(10, 10, whole, np.ones(1, np.float32), Features.empty(4), np.zeros(0, np.int32))
-    return Query(described, Aggregated(np.zeros(0, np.int32), np.zeros((0, 1), np.uint64), 64), points="as it is")
+    return Query(described, Aggregated(np.zeros(0, np.int32), np.zeros((0, 1), np.uint64), 64), keypoints="as it is")
 
 
 def numbers(found):
@@ -85,8 +88,7 @@ def test_a_query_is_expanded_by_the_confirmed_with_most_inliers_and_each_picture
     found = search(collection, query, SearchOptions(top=5, verify=3, expand=1))
     assert collection.confirmed == [3]
     assert collection.verified == [[1, 2, 3], [5]]  # of the best three of the second ranking two are known
-    # by score (1 + inliers / 5): 0.4 * 9, 0.9 * 2.6, 0.5 * 3.4, 0.1 * 3.2 stays above nothing, 4 is not verified
-    assert numbers(found) == [3, 5, 2, 1, 4]
+    assert numbers(found) == [3, 2, 1, 5, 4]  # 4 is not verified
     assert set(found.seconds) == {"search", "verify", "expand"}
 
 

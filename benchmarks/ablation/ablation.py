@@ -50,7 +50,7 @@ from d2r.evaluate.metrics import mean_average_precision
 from d2r.evaluate.ranker import picture_rows
 from d2r.evaluate.run import KS, Row, Setup, codebook_file, ignored_pictures
 from d2r.expand import MIN_PARTS_WITH_WORD, inside, join, sign_sums, similarities
-from d2r.features import make_extractor, pinned_features
+from d2r.features import make_extractor, pinned_features, precise_kinds
 from d2r.images import decode_image
 from d2r.index import PictureRow
 from d2r.indexing.entry import Progress, Recipe, prepare_worker, read_description, verified_rows, write_description
@@ -265,6 +265,7 @@ class _Ablation:
     ) -> None:
         self._benchmark, self._recipe, self._extraction, self.book = benchmark, recipe, extraction, book
         self._queries, self.kept, self._pooled = queries, kept, pooled
+        self.precise = precise_kinds(recipe.features)
         self.rows = picture_rows([str(path) for path in benchmark.database], kept)
         self._assigned = [_assigned(book, query) for query in queries]
         self._keypoints = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
@@ -392,6 +393,7 @@ class _VariantRanker:
         self._table, self._variant, self._number, self._scorer = table, variant, number, scorer
         self._pictures, self._assigned, self._floats = pictures, assigned, floats
         self.verify_s = 0.0
+        self.precise = table.precise
 
     def rank(self, query: Query, top: int) -> Ranking:
         scores = self._table.scores(self._variant, self._number, self._scorer, query.descriptor, self._floats)

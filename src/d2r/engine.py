@@ -26,7 +26,7 @@ from d2r.asmk.learning import check_bits
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, assign_words, describe_query
-from d2r.features import EXTRACTORS, FeatureExtractor, make_extractor, pinned_features
+from d2r.features import EXTRACTORS, FeatureExtractor, kind_names, make_extractor, pinned_features
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
 from d2r.index import Hit, Index, PictureRow, RemovedError
@@ -57,8 +57,9 @@ class Engine:
         self.index = index
         self.recipe = recipe_of(index)
         self._extractor = make_extractor(self.recipe.features)
+        self._kinds = kind_names(self.recipe.features)
         self._threads = ThreadPoolExecutor(default_workers(), thread_name_prefix="verify")
-        self._own_ranker = IndexRanker(index, self.recipe.max_side, self._threads)
+        self._own_ranker = IndexRanker(index, self.recipe, self._threads)
         self.ranker: Ranker = self._own_ranker
 
     @staticmethod
@@ -357,7 +358,7 @@ class Engine:
 
     def _result(self, query: Description, candidate: Candidate) -> Result | None:
         with suppress(RemovedError):  # it was found, and is gone before it is told of
-            return make_result(query, candidate, *self.index.regions(candidate.picture))
+            return make_result(query, candidate, *self.index.regions(candidate.picture), self._kinds)
         return None
 
     def _prepare_soon(self) -> None:

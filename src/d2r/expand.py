@@ -23,6 +23,9 @@ MIN_INLIERS_TO_EXPAND = 12
 """Inliers that a result needs to join the query. More than verification asks for: of a hundred pictures some have eight
 by chance, and one wrong picture in the query finds more of its like."""
 
+MIN_COARSE_INLIERS_TO_EXPAND = 20
+"""The same of features on a coarse grid, of which more agree by chance."""
+
 MIN_PARTS_WITH_WORD = 2
 """A word joins when so many of the query and the results have it: what one of them alone has is often background."""
 
@@ -39,7 +42,6 @@ DIFFUSION_WEIGHT = 0.3
 """Diffusion: what the highest diffused score adds to the highest score. More finds more of a landmark from other sides,
 and puts what is only alike before what shows the same small thing."""
 
-_INLIER_WEIGHT = 0.2  # of one inlier, in the order of results
 _TOLERANCE = 1e-6
 _ROUNDS = 100  # of conjugate gradients; with the damping above a dozen do
 
@@ -93,14 +95,6 @@ def join(query: Aggregated, results: Sequence[Aggregated], min_parts: int = MIN_
     parts = [query, *results]
     words, sums = sign_sums(parts, [1.0] * len(parts), min_parts)
     return Aggregated(words, pack_signs(sums), query.dim)
-
-
-def rank_key(scores: NDArray[np.floating], inliers: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return what results of an expanded query are sorted by, ``score (1 + inliers / 5)``, float64 (N,).
-
-    An expanded query's score says more than the query's own, so that it is not only there to break ties.
-    """
-    return np.asarray(scores, np.float64) * (1.0 + _INLIER_WEIGHT * inliers)
 
 
 def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from d2r.asmk.codebook import Codebook
 from d2r.expand import similarities
+from d2r.features import precise_kinds
 from d2r.index import Index, PictureRow, RemovedError, StoreError
+from d2r.indexing.entry import Recipe
 from d2r.search import Candidate, Held, Query, Ranking, SearchStopped, Verified, expand_by, verify_keypoints
 from d2r.verify.keypoints import Keypoints
 
@@ -21,13 +23,14 @@ class IndexRanker:
 
     Args:
         index: opened.
-        max_side: longer side that its pictures were described at, in pixels.
+        recipe: how its pictures were described.
         threads: that verify.
     """
 
-    def __init__(self, index: Index, max_side: int, threads: Executor) -> None:
+    def __init__(self, index: Index, recipe: Recipe, threads: Executor) -> None:
+        self.precise = precise_kinds(recipe.features)
         self._index = index
-        self._max_side = max_side
+        self._max_side = recipe.max_side
         self._threads = threads
 
     def rank(self, query: Query, top: int) -> Ranking:

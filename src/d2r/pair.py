@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,12 +82,28 @@ def match_pictures(
 
 
 def match_described(first: Description, second: Description, *, max_side: int) -> Match:
-    """Match two pictures that were described with the same features; see :func:`match_pictures`."""
-    words = single_word(np.concatenate([first.features.descriptors, second.features.descriptors]))
-    query, other = make_keypoints(first.features, words), make_keypoints(second.features, words)
+    """Match two pictures that were described with the same features; see :func:`match_pictures`.
+
+    Of several kinds of features the one whose matches agree most is taken.
+    """
     threshold = threshold_for(max(second.width, second.height), max_side)
+    count = 1 + max(int(kinds.max(initial=0)) for kinds in map(_kinds, (first, second)))
+    found = [_match_kind(first, second, kind, threshold) for kind in range(count)]
+    return max(found, key=lambda match: match.inliers)
+
+
+def _match_kind(first: Description, second: Description, kind: int, threshold: float) -> Match:
+    rows = [np.flatnonzero(_kinds(one) == kind) for one in (first, second)]
+    features = [replace(one.features.take(own), kinds=None) for one, own in zip((first, second), rows, strict=True)]
+    words = single_word(np.concatenate([one.descriptors for one in features]))
+    query, other = (make_keypoints(one, words) for one in features)
     verification = verify(query, other, bits=words.bits, threshold=threshold)
     found = match_keypoints(query, other, words.bits)
-    matches = np.stack([query.rows[found[:, 0]], other.rows[found[:, 1]]], axis=1)
+    matches = np.stack([rows[0][query.rows[found[:, 0]]], rows[1][other.rows[found[:, 1]]]], axis=1)
     inlier = np.isin(found[:, 1], verification.matches[:, 1])
-    return Match(first, second, verification.transform, matches, inlier)
+    return Match(first, second, verification.transform, matches.astype(np.int32), inlier)
+
+
+def _kinds(description: Description) -> NDArray[np.uint8]:
+    kinds = description.features.kinds
+    return np.zeros(len(description.features), np.uint8) if kinds is None else kinds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ class Result:
         id: its number in the index.
         path: of the file, absolute.
         score: R-ASMK* similarity to the query, or to the query joined with results, at most 1.
-        inliers: matched points that agree with one affine transform; None when it was not verified.
+        inliers: matched keypoints that agree with one affine transform, of the kind of features that has the most;
+            None when it was not verified.
+        kinds: inliers of each kind of features, by its name; None when it was not verified.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         boxes: float32 (R, 4), the regions that were described, the whole picture first.
@@ -44,6 +46,7 @@ class Result:
     path: str
     score: float
     inliers: int | None
+    kinds: dict[str, int] | None
     width: int
     height: int
     boxes: Boxes
@@ -63,6 +66,7 @@ class Result:
         return {
             "score": round(self.score, 6),
             "inliers": self.inliers,
+            "kinds": self.kinds,
             "regions": tenths(self.boxes),
             "region_scores": rounded_scores(self.box_scores),
             "transform": None if self.transform is None else self.transform.tolist(),
@@ -158,7 +162,13 @@ def rounded_scores(scores: NDArray[np.floating]) -> Any:
     return scores.astype(np.float64).round(4).tolist()
 
 
-def make_result(query: Description, candidate: Candidate, boxes: Boxes, box_scores: NDArray[np.float32]) -> Result:
+def make_result(
+    query: Description,
+    candidate: Candidate,
+    boxes: Boxes,
+    box_scores: NDArray[np.float32],
+    kinds: Sequence[str],
+) -> Result:
     """Return what there is to tell of a picture.
 
     Args:
@@ -166,6 +176,7 @@ def make_result(query: Description, candidate: Candidate, boxes: Boxes, box_scor
         candidate: what the search says of the picture.
         boxes: its regions, float32 (R, 4).
         box_scores: float32 (R,).
+        kinds: names of the kinds of features.
     """
     picture, verified = candidate.picture, candidate.verified
     size = picture.width or 0, picture.height or 0
@@ -180,6 +191,7 @@ def make_result(query: Description, candidate: Candidate, boxes: Boxes, box_scor
         path=picture.path,
         score=candidate.score,
         inliers=candidate.inliers,
+        kinds=None if verified is None else dict(zip(kinds, verified.inliers, strict=True)),
         width=size[0],
         height=size[1],
         boxes=boxes,

@@ -20,10 +20,18 @@ from d2r.asmk.codes import LocalCodes
 from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, pool_codes
 from d2r.describe import Description, assign_words
 from d2r.errors import D2RError
-from d2r.expand import DIFFUSED_RESULTS, MIN_INLIERS_TO_EXPAND, diffused_scores, inside, join, rank_key
+from d2r.expand import (
+    DIFFUSED_RESULTS,
+    MIN_COARSE_INLIERS_TO_EXPAND,
+    MIN_INLIERS_TO_EXPAND,
+    diffused_scores,
+    inside,
+    join,
+)
 from d2r.features.base import Features
 from d2r.index import PictureRow, StoreError
 from d2r.options import SearchOptions
+from d2r.ordering import order
 from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, threshold_for, verify
 
@@ -61,11 +69,15 @@ class Verified:
         transform: float64 (2, 3), the affine transform from query pixels to the picture's; None where there is none.
         rows: int32 (inliers,), features of the query.
         positions: float32 (inliers, 2), where the picture has the same points, in its pixels.
+        kind: the kind of features with the most inliers, whose these are.
+        inliers: of each kind.
     """
 
     transform: NDArray[np.float64] | None
     rows: NDArray[np.int32]
     positions: NDArray[np.float32]
+    kind: int
+    inliers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,10 @@ class Ranking:
 
 class Ranker(Protocol):
     """A collection that can be searched."""
+
+    @property
+    def precise(self) -> Sequence[bool]:
+        """Of each kind of features, whether it locates its keypoints precisely."""
 
     def rank(self, query: Query, top: int) -> Ranking:
         """Return the pictures most similar to a query, best first, at most ``top``, none with score 0."""
@@ -168,21 +184,22 @@ def search(
         return _rank_and_verify(ranker, query, top, options.verify, known, frozenset(ignored), stopped, timer)
 
     first = rank(query, wide, {})
-    candidates, missing = sorted(first.candidates, key=_by_inliers), first.missing
-    confirmed = [one for one in candidates if (one.inliers or 0) >= MIN_INLIERS_TO_EXPAND][: options.expand]
+    candidates, missing = _ordered(ranker, first.candidates), first.missing
+    confirmed = [one for one in candidates if _is_confirmed(ranker, one)][: options.expand]
     if confirmed:
         with timer("expand"):
             expanded = ranker.expand(query, confirmed)
         known = {one.picture.id: one.verified for one in candidates if one.verified is not None}
         second = rank(expanded, max(wide, DIFFUSED_RESULTS * options.diffuse), known)
         with timer("expand"):
-            candidates = _order_expanded(ranker, second.candidates, confirmed, options.diffuse)
+            scores = _diffused(ranker, second.candidates, confirmed) if options.diffuse else None
+            candidates = _ordered(ranker, second.candidates, scores)
         missing = max(missing, second.missing)
     return Found(candidates[: options.top], timer.seconds, missing)
 
 
 def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: int, max_side: int) -> Verified:
-    """Verify one picture against a query.
+    """Verify one picture against a query, by each kind of features on its own.
 
     Args:
         query: of :func:`make_query`.
@@ -194,9 +211,15 @@ def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: i
     Raises:
         ValueError: the keypoints do not fit each other, see :func:`d2r.verify.keypoints.check_keypoints`.
     """
-    found = verify(query, picture, bits=bits, threshold=threshold_for(side, max_side))
-    rows, its = found.matches.T
-    return Verified(found.transform, rows, picture.positions[its])
+    threshold, starts = threshold_for(side, max_side), query.starts
+    outcomes = [
+        verify(own, its, bits=bits, threshold=threshold)
+        for own, its in zip(query.by_kind(starts), picture.by_kind(starts), strict=True)
+    ]
+    kind = max(range(len(outcomes)), key=lambda number: outcomes[number].inliers)
+    rows, found = outcomes[kind].matches.T
+    positions = picture.by_kind(starts)[kind].positions[found]
+    return Verified(outcomes[kind].transform, rows, positions, kind, tuple(one.inliers for one in outcomes))
 
 
 Held: TypeAlias = tuple[Candidate, NDArray[np.float32], LocalCodes]
@@ -272,20 +295,29 @@ def _rank_and_verify(
     raise StoreError("the index changes faster than it can be searched; try again")
 
 
-def _by_inliers(candidate: Candidate) -> tuple[bool, int, float]:
-    """Sort what was verified by (inliers, score), then the others: they have no inliers, and lower scores."""
-    return candidate.inliers is None, -(candidate.inliers or 0), -candidate.score
+def _is_confirmed(ranker: Ranker, candidate: Candidate) -> bool:
+    """Say whether a result has so many inliers that it can join the query."""
+    if candidate.verified is None:
+        return False
+    enough = (MIN_INLIERS_TO_EXPAND if precise else MIN_COARSE_INLIERS_TO_EXPAND for precise in ranker.precise)
+    return any(count >= most for count, most in zip(candidate.verified.inliers, enough, strict=True))
 
 
-def _order_expanded(
-    ranker: Ranker, candidates: Sequence[Candidate], confirmed: Sequence[Candidate], diffuse: bool
+def _ordered(
+    ranker: Ranker, candidates: Sequence[Candidate], scores: NDArray[np.float64] | None = None
 ) -> list[Candidate]:
-    """Return the results of an expanded query, best first: those given, which are by score."""
+    """Return candidates, best first; ``scores`` are there to sort by, instead of their own."""
+    own = np.array([one.score for one in candidates], np.float64) if scores is None else scores
+    none = (0,) * len(ranker.precise)
+    inliers = np.array([one.verified.inliers if one.verified is not None else none for one in candidates], np.int64)
+    return [candidates[row] for row in order(own, inliers.reshape(-1, len(none)), ranker.precise)]
+
+
+def _diffused(ranker: Ranker, candidates: Sequence[Candidate], confirmed: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Return the scores of candidates, those of the best with what diffuses to them from the confirmed ones."""
     scores = np.array([one.score for one in candidates], np.float64)
-    head = candidates[:DIFFUSED_RESULTS] if diffuse else []
-    if head:
-        start = np.isin([one.picture.id for one in head], [one.picture.id for one in confirmed])
-        graph = ranker.similarities([one.picture for one in head])
-        scores[: len(head)] = diffused_scores(scores[: len(head)], start, graph)
-    keys = rank_key(scores, np.array([one.inliers or 0 for one in candidates], np.int64))
-    return [candidates[row] for row in np.argsort(-keys, kind="stable")]
+    head = candidates[:DIFFUSED_RESULTS]
+    start = np.isin([one.picture.id for one in head], [one.picture.id for one in confirmed])
+    graph = ranker.similarities([one.picture for one in head])
+    scores[: len(head)] = diffused_scores(scores[: len(head)], start, graph)
+    return scores

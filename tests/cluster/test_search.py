@@ -97,7 +97,9 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
             shard, state = Shard(str(folder), 1024, 1), (version, ray.put(ShardState(version, numbers, {})))
             await shard.hold(state)
             ready = signatures()
-            shard._rank_all([(await shard._snapshot(state), query, 5)])  # as rank does, but for the batch of Ray Serve
+            shard._rank_all(
+                [(await shard._snapshot(state), query, 5, 0)]
+            )  # as rank does, but for the batch of Ray Serve
             await shard.verify(state, (ray.put(QueryKeypoints(*keypoints)),), [Place(place_of(numbers[0], 0), 400)])
             return ready, signatures()
 

@@ -47,6 +47,7 @@ def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int 
         path=path,
         score=0.1234,
         inliers=inliers,
+        kinds=None if inliers is None else {"rootsift": inliers},
         width=width,
         height=height,
         boxes=np.array([[0, 0, width, height], [10, 20, 110, 220]], np.float32),

@@ -158,7 +158,7 @@ def test_the_same_input_gives_the_same_outcome() -> None:
 
 def test_the_arrays_of_the_caller_are_left_as_they_are() -> None:
     query, other = scene(MAP, 30, 30)
-    kept = [array.copy() for one in (query, other) for array in vars(one).values()]
+    kept = [np.copy(array) for one in (query, other) for array in vars(one).values()]
     check(query, other)
     now = [array for one in (query, other) for array in vars(one).values()]
     assert all(np.array_equal(a, b) for a, b in zip(kept, now, strict=True))

@@ -28,6 +28,7 @@ from d2r.index.fusion import depth, fuse
 from d2r.index.ranking import Best, merge_best, place_of
 from d2r.index.rows import Layout
 from d2r.index_ranker import IndexRanker, codebook_of
+from d2r.indexing.entry import Recipe
 from d2r.search import Candidate, Query, Ranking, RankingChanged, Verified
 
 TIMEOUT_S = 5.0
@@ -240,12 +241,12 @@ class ShardRanker(IndexRanker):
     Args:
         shards: of the index.
         index: see :class:`d2r.index_ranker.IndexRanker`.
-        max_side: the same.
+        recipe: the same.
         threads: the same.
     """
 
-    def __init__(self, shards: Shards, index: Index, max_side: int, threads: Executor) -> None:
-        super().__init__(index, max_side, threads)
+    def __init__(self, shards: Shards, index: Index, recipe: Recipe, threads: Executor) -> None:
+        super().__init__(index, recipe, threads)
         self._shards = shards
 
     def rank(self, query: Query, top: int) -> Ranking:
@@ -271,7 +272,7 @@ class ClusterEngine(Engine):
 
     def __init__(self, index: Index, shards: Shards) -> None:
         super().__init__(index)
-        self.ranker = ShardRanker(shards, index, self.recipe.max_side, self._threads)
+        self.ranker = ShardRanker(shards, index, self.recipe, self._threads)
 
 
 @contextmanager

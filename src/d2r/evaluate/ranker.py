@@ -28,6 +28,7 @@ class MemoryRanker:
         method: the same.
         databases: its descriptors of each kind of features.
         starts: first word of each kind.
+        precise: see :class:`d2r.search.Ranker`.
         pictures: rows of the database by number, see :func:`picture_rows`.
         stored: of each.
         bits: of the codes that verification compares.
@@ -40,6 +41,7 @@ class MemoryRanker:
     method: Method
     databases: Sequence[Inverted]
     starts: Sequence[int]
+    precise: Sequence[bool]
     pictures: Sequence[PictureRow]
     stored: Sequence[Stored]
     bits: int

@@ -23,7 +23,7 @@ from d2r.evaluate.extraction import Extraction, Stored, aggregate_pictures, extr
 from d2r.evaluate.methods import METHODS, Inverted, invert
 from d2r.evaluate.metrics import RetrievalScores, mean_average_precision
 from d2r.evaluate.ranker import MemoryRanker, picture_rows
-from d2r.features import kinds_of
+from d2r.features import kinds_of, precise_kinds
 from d2r.indexing.entry import Progress, Recipe, check_codebook, origin_of
 from d2r.options import SearchOptions
 from d2r.search import Query, Verified, make_query, search
@@ -203,6 +203,7 @@ def compare(
                 method=method,
                 databases=databases[name],
                 starts=book.starts,
+                precise=precise_kinds(setup.recipe.features),
                 pictures=pictures,
                 stored=stored,
                 bits=book.dim,

@@ -26,6 +26,12 @@ def kinds_of(spec: str) -> list[str]:
     return re.split(rf"\+(?=(?:{names})(?:[:+]|$))", spec.strip())
 
 
+def kind_names(spec: str) -> list[str]:
+    """Return the name of each kind of features, numbered where two have the same."""
+    names = [kind.partition(":")[0] for kind in kinds_of(spec)]
+    return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names, start=1)]
+
+
 def make_extractor(spec: str) -> FeatureExtractor:
     """Return the extractor that a specification names.
 
@@ -45,6 +51,11 @@ def pinned_features(spec: str) -> str:
         FeatureError: the model cannot be used.
     """
     return "+".join(EXTRACTORS.pinned(kind) for kind in kinds_of(spec))
+
+
+def precise_kinds(spec: str) -> tuple[bool, ...]:
+    """Return of each kind of features whether it locates its features precisely."""
+    return tuple(getattr(EXTRACTORS.make(kind), "precise", False) for kind in kinds_of(spec))
 
 
 _SELECT = frozenset({"model", "top", "contrast", "threshold", "nms", "scales"})
@@ -75,8 +86,10 @@ __all__ = [
     "RootSIFT",
     "ViewExtractor",
     "concatenate",
+    "kind_names",
     "kinds_of",
     "make_extractor",
     "pinned_features",
+    "precise_kinds",
     "same_descriptors",
 ]

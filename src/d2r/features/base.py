@@ -101,7 +101,11 @@ def strongest_in_views(features: Features, views: Boxes, top: int) -> list[NDArr
 
 
 class FeatureExtractor(Protocol):
-    """Describes pictures by local features. Implementations are frozen dataclasses, picklable and thread-safe."""
+    """Describes pictures by local features. Implementations are frozen dataclasses, picklable and thread-safe.
+
+    One that locates its features to a few pixels, and turns patches upright, may say so by an attribute ``precise``
+    that is True: verification then trusts them more.
+    """
 
     @property
     def dim(self) -> int:

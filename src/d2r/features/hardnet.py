@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,8 @@ class HardNet(NetworkExtractor["PatchNetwork"]):
     top: int = 1000
     contrast: float = 0.02
     sha256: str = ""
+
+    precise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.top < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class RootSIFT:
 
     top: int = 1000
     contrast: float = 0.02
+
+    precise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.top < 1:

@@ -183,6 +183,7 @@ class Index:
             raise ValueError("top must be 1 or more")
         codebook = self.codebook
         for query in queries:
+            query.check_signs()
             if codebook is not None and query.dim != codebook.bits:
                 raise ValueError(
                     f"a query's codes of {query.dim} bits are not like those of the index, of {codebook.bits}"

@@ -41,6 +41,7 @@ class FoundPicture(BaseModel):
     picture: PictureInfo
     score: float = Field(description="R-ASMK* similarity to the query, at most 1")
     inliers: int | None = Field(description="matched points that agree with one affine map; null when not verified")
+    kinds: dict[str, int] | None = Field(description="inliers of each kind of features; null when not verified")
     regions: list[BoxCoordinates] = Field(
         description="that were described, x1, y1, x2, y2 in pixels; the whole picture first"
     )

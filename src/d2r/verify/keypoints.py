@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ class Keypoints:
         codes: uint64 (N, B), the packed signs of the residual to the word, a bit a dimension of the descriptor.
         rows: int32 (N,), which of the picture's features each is: one that was assigned to several words is several
             keypoints.
+        starts: first coarse word of each kind of features; those of an index are not asked for theirs.
     """
 
     positions: NDArray[np.float32]
@@ -35,9 +38,28 @@ class Keypoints:
     words: NDArray[np.uint8]
     codes: NDArray[np.uint64]
     rows: NDArray[np.int32]
+    starts: tuple[int, ...] = (0,)
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def by_kind(self, starts: Sequence[int]) -> list[Keypoints]:
+        """Return the keypoints of each kind of features, by the first coarse word of each."""
+        if len(starts) == 1:
+            return [self]
+        edges = np.searchsorted(self.words, starts[1:]).tolist()
+        return [self._range(first, last) for first, last in pairwise([0, *edges, len(self)])]
+
+    def _range(self, first: int, last: int) -> Keypoints:
+        rows = slice(first, last)
+        return Keypoints(
+            self.positions[rows],
+            self.scales[rows],
+            self.angles[rows],
+            self.words[rows],
+            self.codes[rows],
+            self.rows[rows],
+        )
 
     @staticmethod
     def empty(dim: int) -> Keypoints:
@@ -81,4 +103,12 @@ def make_keypoints(features: Features, codebook: Codebook, *, nearest: int = 1) 
     rows, words = rows[order], words[order]
     codes = pack_signs(coarse.residuals(features.descriptors[rows], words))
     angles = np.zeros(len(features), np.float32) if features.angles is None else features.angles
-    return Keypoints(features.positions[rows], features.scales[rows], angles[rows], words.astype(np.uint8), codes, rows)
+    return Keypoints(
+        features.positions[rows],
+        features.scales[rows],
+        angles[rows],
+        words.astype(np.uint8),
+        codes,
+        rows,
+        coarse.starts,
+    )
