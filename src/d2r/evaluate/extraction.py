@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -223,8 +223,8 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
 
 
 def _folder_name(recipe: Recipe) -> str:
-    """Return a readable name that differs between recipes, and between versions of what is kept."""
-    text = repr((_VERSION, sorted(asdict(recipe).items())))
+    """Return a readable name that differs where pictures are described in another way, or kept in another form."""
+    text = repr((_VERSION, recipe.regions, recipe.features, recipe.max_side))
     readable = re.sub(r"[^a-z0-9.]+", "-", f"{recipe.regions} {recipe.features}".lower())
     return f"{readable[:60]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
