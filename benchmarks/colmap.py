@@ -26,7 +26,9 @@ from d2r.support.files import own_folder, remove_own_folder
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("D2R_DATA", "../shared/data")))
-    parser.add_argument("--work", type=Path, default=Path("build/colmap"), help="folder; replaces that of an earlier run")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/colmap"), help="folder; replaces that of an earlier run"
+    )
     parser.add_argument("--scene", action="append", help="only these folders of scenes/")
     parser.add_argument("--top", type=int, default=10, help="number of most similar pictures to pair each with")
     parser.add_argument("--side", type=int, default=640, help="maximum side of pictures in COLMAP")
