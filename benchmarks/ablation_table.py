@@ -1,4 +1,4 @@
-"""The runs of `python -m benchmarks.ablation` on several data sets as one table, of the rows that all of them have.
+"""Print the runs of `python -m benchmarks.ablation` on several data sets as one table of their common rows.
 
 python benchmarks/ablation_table.py results/ablation-medium.json results/ablation-landmarks.json ...
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/beyond_memory.py INDEX --like real.index [--memory 4 8 16]
 
-Each run is a process in a control group of so many GB (Linux; needs root), which counts the pages of the index that are
-in memory as well as the process's own. The index is dropped from the system's cache first. Queries are those of
-million.py, each asked once; then the same again. Prints a markdown table.
+Each run is a process in a control group with this many GB (Linux; needs root), which counts the pages of the index in
+memory as well as the process's own. The index is first dropped from the system's cache. The queries are those of
+million.py; each is asked once, and then all again. Prints a markdown table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GROUPS = Path("/sys/fs/cgroup")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("index", type=Path)
-    parser.add_argument("--like", type=Path, required=True, help="the index that queries are drawn like")
+    parser.add_argument("--like", type=Path, required=True, help="index that the queries are modelled on")
     parser.add_argument("--memory", type=float, nargs="+", default=[4.0, 8.0, 16.0], metavar="GB")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def limited(size: int) -> Path:
-    """Make a control group of so many bytes, of version 2 or 1, and return its folder."""
+    """Make a control group, of version 2 or 1, with a limit in bytes, and return its folder."""
     two = (GROUPS / "cgroup.controllers").exists()
     group = GROUPS / ("" if two else "memory") / f"d2r-{os.getpid()}"
     group.mkdir()
@@ -62,7 +62,7 @@ def limited(size: int) -> Path:
 
 
 def forget(folder: Path) -> None:
-    """Drop the files of a folder from the system's cache."""
+    """Drop the files in a folder from the system's cache."""
     os.sync()
     for file in folder.rglob("*"):
         if file.is_file():

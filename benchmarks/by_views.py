@@ -1,10 +1,10 @@
-"""Split a run on a composed set by how its queries were made: from one photograph, or from several.
+"""Split a run on a composed set by the kind of its queries: one photograph of the object, or several.
 
     python benchmarks/by_views.py RUN.json SET
 
-Things with several photographs are planted from other photographs than the query's, so viewpoint and light differ for
-real; those with one are planted by synthetic warps of it. RUN is what ``d2r evaluate --out`` or ``d2r reproduce``
-wrote.
+Objects with several photographs are planted from photographs other than the query, so viewpoint and light really
+differ; objects with one photograph are planted by synthetic warps of it. RUN is a file of ``d2r evaluate --out`` or
+``d2r reproduce``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a search costs on a cluster beside the same search on one machine, and what describing and verifying cost.
+"""Compare a search on a cluster with the same search on one machine, and time describing and verifying.
 
     python benchmarks/cluster_overhead.py PHOTOS --shards 2
 
-Indexes the photos with 65,536 words (descriptors of theirs chosen at random: what a word costs does not depend on
-which it is), and asks with some of them, one after the other and several at once. The cluster is one of this machine
-alone unless there is another, so that what is measured is what Ray adds, and not what more machines gain.
+Indexes the photos with 65,536 words (randomly chosen descriptors: the cost of a word does not depend on which one it
+is), and searches with some of them, one at a time and several at once. Unless there is another cluster, it starts one
+on this machine alone, so it measures what Ray adds, not what more machines gain.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SEGMENTS = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--pictures", type=int, default=300, help="of the photos, at most")
+    parser.add_argument("--pictures", type=int, default=300, help="maximum number of photos")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--verify", type=int, default=100)
     parser.add_argument("--shards", type=int, default=2)
@@ -52,7 +52,7 @@ def main() -> None:
     place = Path(tempfile.mkdtemp())
     try:
         with Engine.create(place / "index", regions="whole", codebook=some_words(photos)) as engine:
-            for first in range(SEGMENTS):  # so that each shard has some
+            for first in range(SEGMENTS):  # so that each shard has segments
                 engine.add(photos[first::SEGMENTS])
             queries = describe(photos[: arguments.queries], engine)
             print(f"{engine.index.size().pictures} pictures, {len(queries)} queries, best {arguments.verify} verified")
@@ -78,10 +78,10 @@ def main() -> None:
                 )
             for where in ("here", "cluster"):
                 rate = rates[verify, where]
-                print(f"{verify} verified, {arguments.at_once} queries at once, {where}: {rate:.1f} a second")
+                print(f"{verify} verified, {arguments.at_once} queries at once, {where}: {rate:.1f} per second")
         apart_s = 1.0 / rates[arguments.verify, "here"] - 1.0 / rates[0, "here"]
         core_ms = 1000 * default_workers() * apart_s / arguments.verify
-        print(f"core ms to verify a picture, by the rates here: {core_ms:.2f}")
+        print(f"core ms to verify a picture, from these rates: {core_ms:.2f}")
     finally:
         shutil.rmtree(place)
 
@@ -94,14 +94,14 @@ def some_words(photos: list[Path]) -> Codebook:
     while sum(map(len, found)) < WORDS:
         picture = read_image(photos[len(found) % len(photos)])
         descriptors = extractor.extract([picture])[0].descriptors
-        noise = rng.normal(0, 0.02, descriptors.shape)  # so that the second time round they are others
+        noise = rng.normal(0, 0.02, descriptors.shape)  # so that the second round has others
         found.append(np.abs(descriptors + noise).astype(np.float32))
     every = np.concatenate(found)[:WORDS]
     return Codebook(every / np.linalg.norm(every, axis=1, keepdims=True))
 
 
 def describe(photos: list[Path], engine: Engine) -> list[Description]:
-    """Describe queries, and print what that and finding their words take of one core."""
+    """Describe queries, and print the core time of describing and of finding their words."""
     prepare_worker()
     extractor = make_extractor(engine.recipe.features)
     queries, sent, seconds = [], 0, dict.fromkeys(("read", "describe", "words"), 0.0)
@@ -124,7 +124,7 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
     count = len(queries)
     features = np.mean([len(query.features) for query in queries])
     print(
-        f"core ms a query of {features:.0f} features: read {1000 * seconds['read'] / count:.1f}, describe"
+        f"core ms per query of {features:.0f} features: read {1000 * seconds['read'] / count:.1f}, describe"
         f" {1000 * seconds['describe'] / count:.1f}, words {1000 * seconds['words'] / count:.1f};"
         f" {sent / count:,.0f} bytes go to a shard"
     )
@@ -132,7 +132,7 @@ def describe(photos: list[Path], engine: Engine) -> list[Description]:
 
 
 def timed(engine: Engine, queries: list[Description], verify: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each stage of each query, one query after the other."""
+    """Return the milliseconds of each stage of each query, run one query after the other."""
     found: dict[str, list[float]] = {"search": [], "verify": [], "all": []}
     for query in queries:
         started = time.perf_counter()
@@ -144,7 +144,7 @@ def timed(engine: Engine, queries: list[Description], verify: int) -> dict[str, 
 
 
 def together(engine: Engine, queries: list[Description], verify: int, at_once: int) -> float:
-    """Return the queries a second, when several come at once."""
+    """Return the queries per second when several run at once."""
     started = time.perf_counter()
     with ThreadPoolExecutor(at_once) as pool:
         list(

@@ -1,10 +1,10 @@
-"""What codes of fewer bits cost: one codebook, its residuals as they are and projected to fewer dimensions.
+"""Measure the accuracy of codes with fewer bits: one codebook, residuals as they are and projected to fewer dimensions.
 
     python benchmarks/code_bits.py SET [--words N | --codebook FILE] [--bits 128 64 32] [--cache FOLDER]
 
-Without verification. The first row is ASMK* with all 128 bits and no projection; "bits" names the projection otherwise.
-128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET --features rootsift
---regions rmac:levels=2 --words N`` keeps in the cache.
+Without verification. The first row is ASMK* with all 128 bits and no projection; in the others "bits" names the
+projection, and 128 is the random rotation alone. Uses the descriptions and the codebook that ``d2r evaluate SET
+--features rootsift --regions rmac:levels=2 --words N`` keeps in the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
     parser.add_argument("--words", type=int, default=1024)
-    parser.add_argument("--codebook", type=Path, help="visual words learned before, without a projection")
+    parser.add_argument("--codebook", type=Path, help="codebook learned before, without a projection")
     parser.add_argument("--bits", type=int, nargs="+", default=[128, 64, 32])
     parser.add_argument("--cache", type=Path, default=Path("d2r-cache"))
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Structure from motion with pairs of `d2r pairs` against exhaustive matching: registered images, pairs, times.
+"""Structure from motion with `d2r pairs` against exhaustive matching: registered images, pairs, times.
 
     python benchmarks/colmap.py [--data FOLDER] [--work FOLDER] [--top 10]
 
-All photographs of ``scenes/`` go into one folder, as a collection of unknown buildings would. COLMAP (pycolmap,
-``pip install 'detect-to-retrieve[colmap]'``) extracts its own features once; then they are matched for all pairs, for
-the pairs of ``d2r pairs``, and for those of ``d2r pairs --verify``, and each is reconstructed. A picture counts as
-registered when it is in a model of at least three.
+All photographs of ``scenes/`` go into one folder, like a collection of unknown buildings. COLMAP (pycolmap,
+``pip install 'detect-to-retrieve[colmap]'``) extracts its own features once, and matches them for all pairs, for the
+pairs of ``d2r pairs``, and for those of ``d2r pairs --verify``. Each is then reconstructed. A picture counts as
+registered if it is in a model of at least three.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from d2r.support.files import own_folder, remove_own_folder
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("D2R_DATA", "../shared/data")))
-    parser.add_argument("--work", type=Path, default=Path("build/colmap"), help="one of an earlier run is made anew")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/colmap"), help="folder; replaces that of an earlier run"
+    )
     parser.add_argument("--scene", action="append", help="only these folders of scenes/")
-    parser.add_argument("--top", type=int, default=10, help="most similar pictures each is paired with")
-    parser.add_argument("--side", type=int, default=640, help="COLMAP scales pictures down to this")
-    parser.add_argument("--features", type=int, default=1500, help="that COLMAP takes from a picture, at most")
+    parser.add_argument("--top", type=int, default=10, help="number of most similar pictures to pair each with")
+    parser.add_argument("--side", type=int, default=640, help="maximum side of pictures in COLMAP")
+    parser.add_argument("--features", type=int, default=1500, help="maximum number per picture in COLMAP")
     options = parser.parse_args()
     photos = sorted(options.data.resolve().glob("scenes/*/*.jpg"))
     photos = [path for path in photos if options.scene is None or path.parent.name in options.scene]
@@ -67,7 +69,7 @@ def main() -> None:
             name = f"d2r pairs --top {options.top}{' --verify' if verify else ''}"
             rows.append((name, file, len(pairs), indexed + time.perf_counter() - started))
 
-    print("| pairs | number | to find them, s | matching, s | mapping, s | registered | models | points |")
+    print("| pairs | number | finding them, s | matching, s | mapping, s | registered | models | points |")
     print("|---|---:|---:|---:|---:|---:|---|---:|")
     registered: list[set[str]] = []
     for number, (name, file, count, finding) in enumerate(rows):
@@ -98,12 +100,12 @@ def main() -> None:
             flush=True,
         )
     for (name, *_), one in zip(rows[1:], registered[1:], strict=True):
-        print(f"\n{name}: not registered but with all pairs: {sorted(registered[0] - one) or 'none'}")
-        print(f"{name}: registered but not with all pairs: {sorted(one - registered[0]) or 'none'}")
+        print(f"\n{name}: registered only with all pairs: {sorted(registered[0] - one) or 'none'}")
+        print(f"{name}: registered only with these pairs: {sorted(one - registered[0]) or 'none'}")
 
 
 def quiet(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 if __name__ == "__main__":

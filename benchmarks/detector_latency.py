@@ -1,13 +1,13 @@
-"""How long detectors take for a picture on this machine's processor, beside selective search and RMAC.
+"""Time detectors on this machine's processor, and compare them with selective search and RMAC.
 
     python benchmarks/detector_latency.py MODEL.onnx... --photos FOLDER [--pictures N]
 
-MODEL is the path of an ONNX file or the name of a shipped model. The same N photographs, decoded beforehand, are looked
-at in every row. The methods take turns after every eight runs: a machine that is busy for a while slows all of them,
-and none finds its memory pushed out of the caches by the others. A time is all that happens between a picture in memory
-and its boxes: scaling, network, suppression. Detectors run with one and two threads, one picture at a time and eight
-at a time, which is given for one picture; "-" where a network takes only one. Selective search and RMAC have one.
-Middle 90 % of the times in brackets.
+MODEL is the path of an ONNX file or the name of a shipped model. Every row uses the same N photographs, decoded
+beforehand. The methods take turns after every eight runs: a machine that is busy for a while slows all of them, and no
+method evicts the memory of another from the caches. A time covers everything from a picture in memory to its boxes:
+scaling, network, suppression. Detectors run with one and two threads, one picture at a time and in batches of eight,
+whose time is given per picture; "-" if a network takes only one. Selective search and RMAC use one thread. The middle
+90 % of the times are in brackets.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def main() -> None:
 
 def _with_threads(detector: Detector, threads: int) -> Callable[..., object]:
     def look(*pictures: Picture) -> object:
-        set_threads(threads)  # a network is kept for each number of threads
+        set_threads(threads)  # the cache has a network for each number of threads
         return detector.detect(pictures)
 
     return look
 
 
 def _times(methods: list[Callable[..., object]], jobs: list[list[Picture]]) -> list[np.ndarray]:
-    """Return the milliseconds a picture of each method on each job."""
+    """Return the milliseconds per picture of each method on each job."""
     times = np.zeros((len(methods), len(jobs)))
     for start in range(0, len(jobs), BATCH):
         for row, method in enumerate(methods):

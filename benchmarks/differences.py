@@ -1,11 +1,11 @@
-"""The difference between two methods of a run, with its interval; the run's own table compares with its first row only.
+"""The difference between two methods of a run, with its interval; the run's own table compares only with its first row.
 
     python benchmarks/differences.py RUN.json METHOD OTHER
     python benchmarks/differences.py RUN.json METHOD OTHER --in OTHER_RUN.json
 
-RUN is what ``d2r evaluate --out`` or ``d2r reproduce`` wrote. Prints the mean difference of average precision, METHOD
-less OTHER, and its 95 % interval by paired bootstrap over the queries; a line each without and with verification. With
-``--in`` OTHER is taken from another run of the same data set, with other features perhaps.
+RUN is a file of ``d2r evaluate --out`` or ``d2r reproduce``. Prints the mean difference of average precision, METHOD
+minus OTHER, and its 95 % interval by paired bootstrap over the queries, on one line without and one with verification.
+With ``--in``, OTHER is from another run on the same data set, for example with other features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("method")
     parser.add_argument("other")
-    parser.add_argument("--in", dest="other_run", type=Path, help="run that has OTHER; the same where it is not given")
+    parser.add_argument("--in", dest="other_run", type=Path, help="run that has OTHER; default: RUN")
     options = parser.parse_args()
     run, other_run = (json.loads(path.read_text()) for path in (options.run, options.other_run or options.run))
     if run["benchmark"] != other_run["benchmark"]:
@@ -39,7 +39,7 @@ def main() -> None:
             gap = paired_bootstrap(one, other)
             where = f" in {options.other_run.name}" if options.other_run else ""
             print(
-                f"{options.method} less {options.other}{where}{', verified' if verified else ''} ({protocol}):"
+                f"{options.method} minus {options.other}{where}{', verified' if verified else ''} ({protocol}):"
                 f" {100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
             )
 

@@ -1,14 +1,14 @@
-"""How much an exact early stop could save: what no bound rules out must be read whole.
+"""How much an exact early stop could save: postings that no bound excludes must be read.
 
     python benchmarks/early_stop.py INDEX [--like real.index]
 
-A search for the best k may leave a picture alone as soon as an upper bound of its score is below the k-th best score.
-This counts how many postings belong to pictures that a bound rules out, with the k-th best score known beforehand,
-which no search has: what it prints is more than any search could save. The bounds:
+A search for the best k can skip a picture as soon as an upper bound of its score is below the k-th best score. This
+counts the postings of pictures that a bound excludes, given the k-th best score beforehand, which no search has: the
+result is more than any search could save. The bounds:
 
-- words: every word that query and picture share counts s(1) = 1. Needs only the slots, 2 bytes of a posting's 18.
-- half code: a word counts s of the distance of the first 64 bits, which the whole distance cannot be below. Needs the
-  slots and half the codes, 10 bytes of 18.
+- words: every word that query and picture share counts s(1) = 1. Needs only the slots, 2 of the 18 bytes of a posting.
+- half code: a word counts s of the distance of the first 64 bits, which is a lower bound of the whole distance. Needs
+  the slots and half of the codes, 10 of the 18 bytes.
 
 Queries are pictures of the index, each without itself, or with --like synthetic ones.
 """
@@ -64,7 +64,7 @@ def main() -> None:
                 for name, bound in (("words", words), ("half code", half)):
                     saved.setdefault((name, most), []).append(count[bound < least].sum() / count.sum())
         size = index.size()
-    print(f"{size.pictures:,} pictures, {size.num_words:,} words, {len(queries)} queries; share of postings ruled out")
+    print(f"{size.pictures:,} pictures, {size.num_words:,} words, {len(queries)} queries; share of postings excluded")
     for (name, most), shares in saved.items():
         low, middle, high = np.percentile(shares, [5, 50, 95])
         print(f"best {most:3}, bound by {name:9}: {middle:6.1%}  [{low:.1%}, {high:.1%}]")

@@ -1,12 +1,12 @@
-"""How many pictures a second local features are made of on this machine.
+"""How many pictures per second local features are extracted from on this machine.
 
     python benchmarks/feature_speed.py SPEC SPEC... --photos FOLDER [--pictures N] [--threads T] [--regions SPEC]
 
-SPEC is what `--features` takes: rootsift, delf:model=FILE.onnx. The first is what the others are compared with. The
-same N photographs, decoded beforehand and scaled down to --max-side, are described in every row, each with its regions.
-The methods take turns at every picture: a machine that is busy for a while slows all of them. Before that each
-describes the first photographs once for nothing. Times are medians of a picture with the middle 90 % in brackets;
-ratios are the medians of the ratios of the same picture. Features are those of the picture and its regions together.
+SPEC is a value of `--features`: rootsift, delf:model=FILE.onnx. The others are compared with the first. Every row
+describes the same N photographs, decoded beforehand and scaled down to --max-side, with their regions. The methods take
+turns at every picture: a machine that is busy for a while slows all of them. Before that, each describes the first
+photographs once as a warm-up. Times are medians per picture with the middle 90 % in brackets; ratios are medians of the
+ratios per picture. Features are counted over the picture and its regions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of OpenCV and of networks")
     parser.add_argument("--regions", default="whole")
     parser.add_argument("--max-side", type=int, default=1024)
-    parser.add_argument("--run-pixels", type=int, help="most pixels of one run of a network")
+    parser.add_argument("--run-pixels", type=int, help="maximum pixels per batch of a network")
     options = parser.parse_args()
     paths = [file.path for file in find_pictures(options.photos)]
     if len(paths) <= WARM_UP:
@@ -79,7 +79,7 @@ def main() -> None:
     heads = ("features", "dimensions", "ms/picture", "pictures/s", "features/picture", "features/s", "times as long")
     megapixels = np.median([photo.size / 3e6 for photo in photos])
     print(
-        f"{len(photos)} photographs of {megapixels:.2f} megapixels (median), longer side {options.max_side} at most;"
+        f"{len(photos)} photographs of {megapixels:.2f} megapixels (median), longer side at most {options.max_side};"
         f" regions {options.regions}; {options.threads} threads of {default_workers()} processors;"
         f" {pixels_a_run(on_gpu=False):,} pixels a run of a network at most\n"
     )

@@ -1,12 +1,12 @@
-"""Regions of a landmark detector against a grid, in retrieval: landmarks planted in ordinary pictures.
+"""Compare the regions of a landmark detector with a grid, in retrieval of landmarks planted in ordinary pictures.
 
     d2r dataset compose-detection LABELS=PICTURES --split validation --backgrounds PHOTOS --pictures 600 --out SCENES
     python benchmarks/landmark_scenes.py SCENES LABELS=PICTURES --regions rmac:levels=2 --regions detector:top=2 ...
 
-The photographs that were planted are the queries, with the boxes of their labels; the scenes in which one is planted
-are its answers. Scenes that show the same landmark from another photograph are neither right nor wrong. ASMK* without
-regions, and R-ASMK* for each --regions, all with the same visual words, learned on the scenes without regions. The
-change is that to the grid (the first --regions), by paired bootstrap over the queries.
+The planted photographs are the queries, with the boxes of their labels; the scenes with the photograph planted in them
+are the answers. Scenes with the same landmark from another photograph are ignored. Methods: ASMK* without regions, and
+R-ASMK* for each --regions, all with the same visual words, learned on the scenes without regions. The change is
+relative to the grid (the first --regions), by paired bootstrap over the queries.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
         codebook = Codebook.load(file)
         rows += [replace(row, regions=regions) for row in compare(benchmark, described, setup, file, verified, **run)]
     print(f"{len(benchmark.database):,} scenes, {len(benchmark.queries)} queries, {options.words:,} words\n")
-    print("| regions | regions a picture | bytes a picture | mAP | change | verified | change |")
+    print("| regions | regions per picture | bytes per picture | mAP | change | verified | change |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     grid = {row.stage: row for row in rows if row.regions == options.regions[0]}
     for row in rows:

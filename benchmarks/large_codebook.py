@@ -1,9 +1,9 @@
-"""Learn many visual words from descriptions that ``d2r evaluate --features rootsift --regions rmac:levels=2`` has kept.
+"""Learn a large codebook from the cache of ``d2r evaluate --features rootsift --regions rmac:levels=2``.
 
     python benchmarks/large_codebook.py --cache d2r-cache --out words.safetensors PHOTOS...
 
-PHOTOS are folders of pictures that such an evaluation with the same cache described. Takes 20 descriptors a word and
-8 iterations: 7 minutes for 65,536 words on two cores.
+PHOTOS are folders of pictures that an evaluation with the same cache described. Takes 20 descriptors per word and 8
+iterations: 7 minutes for 65,536 words on two cores.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Load a service with twice what it can carry, and compare it with the same index called in this process.
+"""Load a service with twice the searches it can handle, and compare it with the same index in this process.
 
     python benchmarks/load.py pictures.index QUERY... --seconds 600
 
 It searches in this process. Then it starts `d2r serve` and searches from a few clients that wait for their answers,
-which tells what the service can carry, and then at a fixed rate, by default twice that, whether or not answers come. A
-search that is told to come again (429) is counted and not sent again. Every answer is compared with what the index
-answers in this process. Memory is that of the service with all its processes, without the files it maps. The tables are
-Markdown. The exit status is 1 when an answer was wrong or a request failed.
+which measures what the service can handle; and then at a fixed rate, by default twice that, whether or not answers
+come. A search that gets 429 is counted and not sent again. Every answer is compared with that of the index in this
+process. Memory is that of the service with all its processes, without memory-mapped files. The tables are Markdown. The
+exit status is 1 if an answer was wrong or a request failed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ import numpy as np
 from d2r.engine import Engine
 from d2r.options import SearchOptions
 
-_SAMPLE_S = 5.0  # between two looks at the memory
-_PATIENCE_S = 300.0  # for one answer: longer than the queue of a service that works
+_SAMPLE_S = 5.0  # between two measurements of the memory
+_PATIENCE_S = 300.0  # for one answer: longer than the queue of a working service
 
 
 @dataclass
 class Outcome:
-    """What became of the searches of one phase: in ``wall`` seconds ``carried`` answers a second came."""
+    """The searches of one phase: ``carried`` answers per second in ``wall`` seconds."""
 
     wall: float = 0.0
     carried: float = 0.0
@@ -48,7 +48,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
     def end(self, started: float) -> None:
-        """Note how long it took and what was carried, at the end of the phase."""
+        """Record the duration and the rate at the end of the phase."""
         self.wall = time.perf_counter() - started
         self.carried = self.counts["answered"] / self.wall
 
@@ -68,10 +68,10 @@ def main() -> None:
     parser.add_argument("index", type=Path)
     parser.add_argument("queries", type=Path, nargs="+")
     parser.add_argument("--seconds", type=float, default=600.0, help="of the overload")
-    parser.add_argument("--short", type=float, default=30.0, help="seconds of each measurement before it")
-    parser.add_argument("--clients", type=int, default=8, help="that find out what the service can carry")
+    parser.add_argument("--short", type=float, default=30.0, help="seconds of each measurement before the overload")
+    parser.add_argument("--clients", type=int, default=8, help="clients that measure what the service can handle")
     parser.add_argument(
-        "--rate", type=float, help="searches a second of the overload; without it twice what it carries"
+        "--rate", type=float, help="searches per second of the overload; default: twice what the service handles"
     )
     parser.add_argument("--verify", type=int, default=100)
     parser.add_argument("--top", type=int, default=10)
@@ -89,8 +89,8 @@ def main() -> None:
         rate = given.rate or 2 * carried.carried
         with watched(process.pid) as memory:
             loaded = asyncio.run(open_loop(url, given, expected, rate))
-        rows.append(loaded.row(f"served, {rate:.2f} searches a second for {loaded.wall:,.0f} s"))
-    print("| | sent | a second | answered | come again | wrong | failed | answers a second | median ms | 99 % ms |")
+        rows.append(loaded.row(f"served, {rate:.2f} searches per second for {loaded.wall:,.0f} s"))
+    print("| | sent | per second | answered | told to retry | wrong | failed | answers/s | median ms | 99 % ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
     print(
@@ -109,13 +109,13 @@ def engine_size(index: Path) -> int:
 
 
 def told(engine: Engine, query: Path, given: argparse.Namespace) -> list[tuple[float, int | None]]:
-    """Return score and inliers of each result of a search in this process."""
+    """Return the score and inliers of each result of a search in this process."""
     answer = engine.search(query, SearchOptions(top=given.top, verify=given.verify))
     return [(result.score, result.inliers) for result in answer.results]
 
 
 def in_process(engine: Engine, given: argparse.Namespace, callers: int) -> Outcome:
-    """Search in this process, from some threads at once."""
+    """Search in this process, from several threads at once."""
     outcome, lock = Outcome(), threading.Lock()
     started = time.perf_counter()
 
@@ -183,7 +183,7 @@ async def open_loop(url: str, given: argparse.Namespace, expected: dict, rate: f
             for number in range(round(rate * given.seconds)):
                 await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
                 tasks.create_task(search(given.queries[number % len(given.queries)]))
-            outcome.end(started)  # what is answered after this is waited for, and makes neither rate look better
+            outcome.end(started)  # later answers are awaited, and count for neither rate
     return outcome
 
 
@@ -192,7 +192,7 @@ def client(url: str) -> httpx.AsyncClient:
 
 
 def searcher(http: httpx.AsyncClient, given: argparse.Namespace, expected: dict, outcome: Outcome) -> Callable:
-    """Return a coroutine function that searches with a file once, and notes what became of it."""
+    """Return a coroutine function that searches once with a file and records the outcome."""
     pictures = {query: query.read_bytes() for query in given.queries}
     asked = {"top": given.top, "verify": given.verify}
 
@@ -229,7 +229,7 @@ def same(found: list, expected: list) -> bool:
 
 @contextmanager
 def watched(process: int) -> Iterator[list[tuple[float, float]]]:
-    """Note the memory of a process and all it started, as seconds from now and MB, until the end."""
+    """Record the memory of a process and its descendants until the end, as seconds from now and MB."""
     samples: list[tuple[float, float]] = []
     over = threading.Event()
     started = time.perf_counter()
@@ -253,7 +253,7 @@ def watched(process: int) -> Iterator[list[tuple[float, float]]]:
 
 
 def family(process: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """Return a process and all its descendants."""
     found = [process]
     for parent in found:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -262,7 +262,7 @@ def family(process: int) -> list[int]:
 
 
 def memory_of(process: int) -> int:
-    """Return the bytes of memory of a process that are not of a mapped file; of shared ones its part."""
+    """Return the bytes of memory of a process without mapped files, with its share of shared memory."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it ended
@@ -271,7 +271,7 @@ def memory_of(process: int) -> int:
 
 
 def print_memory(samples: list[tuple[float, float]]) -> None:
-    """Print the memory at the start, after each minute and at the end, and how it grows."""
+    """Print the memory at the start, after each minute and at the end, and its growth."""
     last = samples[-1][0]
     whole = [min(samples, key=lambda sample: abs(sample[0] - 60 * minute)) for minute in range(1, int(last // 60) + 1)]
     print("| minute | memory of the service, MB |")
@@ -281,7 +281,7 @@ def print_memory(samples: list[tuple[float, float]]) -> None:
     for name, begin in (("all of it", 0.0), ("its second half", last / 2)):
         times, amounts = np.array([sample for sample in samples if sample[0] >= begin]).T
         slope = 60 * np.polyfit(times, amounts, 1)[0]
-        print(f"\nslope over {name}: {slope:+.2f} MB a minute")
+        print(f"\nslope over {name}: {slope:+.2f} MB per minute")
 
 
 if __name__ == "__main__":

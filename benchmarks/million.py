@@ -1,13 +1,13 @@
-"""Build, open and search an index of up to a million pictures, and see how everything grows.
+"""Build, open and search an index of up to a million pictures, and measure how everything grows.
 
     d2r index PHOTOS --out real.index --words 65536
     python benchmarks/million.py --like real.index --out FOLDER [--pictures 1001001]
 
-The pictures do not exist: their words are as many and as popular as those of the real index, and codes of one word
-agree as often as there. They go through the index's own writer, in batches, with its merges, checksums and syncs. At
-each size the index is opened and searched for the best 100 by one thread and by two, with queries that were not asked
-before and again with the same. Twenty queries have three pictures each that share a quarter of their words, with a
-fifth of the bits flipped; these must be the three best at every size. Writes results.json beside the index.
+The pictures are synthetic: the number and popularity of their words, and how often codes of one word agree, are those
+of the real index. They go through the index's own writer, in batches, with its merges, checksums and syncs. At each
+size the index is opened and searched for the best 100 by one thread and by two, with new queries and again with the
+same. Twenty queries have three pictures each that share a quarter of their words, with a fifth of the bits flipped;
+these must be the best three at every size. Writes results.json beside the index.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--like", type=Path, required=True, help="an index of real photographs")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the index; one of an earlier run is made anew"
+        "--out", type=Path, required=True, help="folder for the index; overwritten if it is from an earlier run"
     )
     parser.add_argument("--pictures", type=int, default=SIZES[-1])
     options = parser.parse_args()
     with Index(options.like) as real_index:
         real = measure(real_index)
     print(
-        f"like {len(real.words):,} pictures: {len(real.popularity):,} words, {real.words.mean():,.0f} a picture,"
+        f"like {len(real.words):,} pictures: {len(real.popularity):,} words, {real.words.mean():,.0f} per picture,"
         f" the most popular in {real.popularity[0] * real.words.mean():.1%} of them, codes agree in"
         f" {real.agreement:.1%} of bits",
         flush=True,
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def planted_first(queries: list[Aggregated], source: Iterator[Aggregated]) -> Iterator[Aggregated]:
-    """Yield pictures, of which the first hold three views of each query."""
+    """Yield pictures; the first are three views of each query."""
     rng = np.random.default_rng(3)
     for query in queries:
         for _ in range(3):
@@ -100,7 +100,7 @@ def planted_first(queries: list[Aggregated], source: Iterator[Aggregated]) -> It
 
 
 def measured(folder: Path, queries: list[Aggregated], build_seconds: float) -> dict[str, object]:
-    """Open and search an index, and return what it took."""
+    """Open and search an index, and return the measurements."""
     single = Aggregated(queries[0].words[:1], queries[0].vectors[:1], 128)
     started = time.perf_counter()
     with Index(folder) as index:
@@ -147,7 +147,7 @@ def measured(folder: Path, queries: list[Aggregated], build_seconds: float) -> d
 
 
 def visited(index: Index, query: Aggregated) -> int:
-    """Return how many postings a query's words have."""
+    """Return how many postings the words of a query have."""
     total = 0
     for segment in index._fresh().segments.values():
         rows = np.searchsorted(segment.words, query.words).clip(max=len(segment.words) - 1)

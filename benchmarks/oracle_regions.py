@@ -1,11 +1,10 @@
-"""What regions could give at best: the true boxes of a composed set in place of a selector's.
+"""The most that regions could gain: the true boxes of a composed set instead of a selector's.
 
     python benchmarks/oracle_regions.py SET [--words N] [--cache FOLDER]
 
-Every planted object's box, of instances and of decoys alike, is a region beside the whole picture, as a perfect
-detector would find them. The table compares ASMK*, R-ASMK* and regional search on those, with the codebook that
-``d2r evaluate SET --features rootsift --regions rmac:levels=3 --words N`` learned into the same cache, so that only the
-regions differ.
+The box of every planted object, instances and decoys alike, is a region beside the whole picture, as from a perfect
+detector. The table compares ASMK*, R-ASMK* and regional search on those, with the codebook that ``d2r evaluate SET
+--features rootsift --regions rmac:levels=3 --words N`` learned into the same cache, so that only the regions differ.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from d2r.support.processes import default_workers, map_in_processes
 
 @dataclass(frozen=True)
 class Given:
-    """A selector that chooses boxes that it was given."""
+    """A selector that returns given boxes."""
 
     boxes: Boxes
 

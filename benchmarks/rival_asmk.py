@@ -1,13 +1,13 @@
-"""Side by side with the ``asmk`` package: the same descriptors, words and options; scores, times and bytes.
+"""Compare with the ``asmk`` package: the same descriptors, words and options; scores, times and bytes.
 
     pip install asmk
     python benchmarks/rival_asmk.py [--data FOLDER] [--words 4096] [--pictures 300]
     python benchmarks/rival_asmk.py --synthetic --words 65536 --pictures 50000
 
-Takes real photographs (whole pictures, RootSIFT, one codebook learned from them), or with --synthetic 500 descriptors
-a picture, each near a word of its own. Words are assigned once and handed to both. Build is what follows: residuals,
-aggregation and the inverted file; ours is also written, checksummed and synced to the disk, theirs stays in memory.
-Search is a query's aggregated descriptor to its ranked list. All on one thread; medians, in alternation.
+Uses real photographs (whole pictures, RootSIFT, one codebook learned from them), or with --synthetic 500 descriptors
+per picture, each near a word of its own. Words are assigned once for both. Build is the rest: residuals, aggregation
+and the inverted file; ours is also written, checksummed and synced to the disk, theirs stays in memory. Search goes
+from a query's aggregated descriptor to its ranked list. All on one thread; medians; the two alternate.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
             worst = 0.0
             for descriptors, words in queries:
                 ours = described(descriptors, words, codebook)
-                single.search(ours, 10)  # both then find the query's postings where the other left them
+                single.search(ours, 10)  # so that both find the query's postings in the cache
                 codes, code_words = theirs.aggregate_image(descriptors, words[:, None])
                 found: dict[str, Any] = {}
 
@@ -121,10 +121,10 @@ def main() -> None:
     held = [(v.nbytes + i.nbytes) for v, i in zip(ivf.ivf_vecs, ivf.ivf_image_ids, strict=True) if v is not None]
     print(f"{done:,} pictures, {size.postings:,} postings, {options.words:,} words, {len(queries)} queries")
     print(f"largest difference of a score: {worst:.2e}")
-    line("build, us a picture", seconds["asmk build"], seconds["ours build"], 1e6)
+    line("build, us per picture", seconds["asmk build"], seconds["ours build"], 1e6)
     line("search, best 1,000, ms", seconds["asmk search"], seconds["ours search, best 1,000"], 1e3)
     line("search, best 10, ms", seconds["asmk search"], seconds["ours search, best 10"], 1e3)
-    line("bytes a posting", [sum(held) / size.postings], [size.search_bytes / size.postings], 1)
+    line("bytes per posting", [sum(held) / size.postings], [size.search_bytes / size.postings], 1)
 
 
 def photographs(options: argparse.Namespace) -> tuple[Codebook, Iterator[list[Picture]]]:

@@ -1,11 +1,11 @@
-"""What many shards do to the slowest of them: a simulation of a scattered search, and of a shard that stalls.
+"""How many shards affect the slowest of them: a simulation of a scattered search, and of stalls.
 
     python benchmarks/scale.py
 
-A query is scored by every shard, and answered when the last has answered or the time is up. Each shard works on one
-query after the other, on all its cores. The time of a search is that of :mod:`d2r.cluster.plan`, spread as it was
-measured (the slowest of a hundred over the median), and now and then a shard stalls, as processes on shared
-machines do. How often and for how long was not measured and is an assumption, which is why there are several.
+Every shard scores a query, which is answered when the last shard has answered or the time is up. Each shard works on
+one query after the other, on all its cores. The time of a search is that of :mod:`d2r.cluster.plan`, spread as measured
+(the slowest of a hundred over the median), and a shard stalls now and then, as processes on shared machines do. How
+often and how long was not measured: the values are assumptions, so there are several.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def simulate(
     """Return the seconds that each of many queries takes, and the share of the time that shards are busy.
 
     Args:
-        request: what is asked for.
+        request: pictures, queries per second and machines.
         shards: parts of the index.
-        replicas: of each; queries take turns.
-        often: share of the searches of a shard that stall.
-        long_s: for how long.
-        seed: of chance.
+        replicas: per shard; queries alternate between them.
+        often: share of a shard's searches that stall.
+        long_s: length of a stall in seconds.
+        seed: of the random numbers.
     """
     rng = np.random.default_rng(seed)
     count = round(request.qps * SECONDS)
@@ -78,14 +78,14 @@ def simulate(
 
 
 def of_shard(request: Request, shards: int) -> tuple[float, float]:
-    """Return the seconds that one shard scores, and verifies, for one query."""
+    """Return the seconds that one shard spends on scoring and on verifying one query."""
     plan: Plan = make_plan(dataclasses.replace(request, qps=0.0))
     scoring_s = plan.scoring_s * plan.shards / shards
     return scoring_s, request.verify * VERIFY_S.value / (shards * request.cores)
 
 
 def waited(arrivals: np.ndarray, service: np.ndarray) -> np.ndarray:
-    """Return from arrival to answer of queries that one shard answers in turn (Lindley's recursion)."""
+    """Return the seconds from arrival to answer of queries that one shard answers in turn (Lindley's recursion)."""
     before = np.concatenate([[0.0], np.cumsum(service)[:-1]])
     starts = before + np.maximum.accumulate(arrivals - before)
     return starts + service - arrivals

@@ -1,4 +1,4 @@
-"""Leave-one-out search over the scene photographs among distractors: the accuracy table of the README.
+"""Leave-one-out search over the scene photographs among distractors: the scenes table of docs/results.md.
 
     python benchmarks/scenes.py [--data FOLDER] [--work FOLDER]
 
@@ -6,9 +6,9 @@ Every photograph of ``scenes/`` is a query against all the others and the 1,000 
 ASMK* (whole pictures), R-ASMK* (R-MAC boxes, levels 1 and 2), and R-ASMK* with the best 100 verified.
 
 Two of the four folders show the same building: ``entry`` is the portal of the courtyard that ``castle`` shows, and
-most pictures of one contain part of the other. So each row is scored three times: by folder, as the labels stand;
-with the two folders as one building; and with the pictures of the other of the two folders ignored, like "junk" in
-the Oxford protocol.
+most pictures of one contain part of the other. So each row is scored three times: by folder, as labelled; with the two
+folders as one building; and with the pictures of the other of the two folders ignored, like "junk" in the Oxford
+protocol.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _rankings(engine: Engine, paths: list[Path], queries: int, verify: int, titl
     rows = {os.fspath(path): row for row, path in enumerate(paths)}
     rankings = []
     for query in track(range(queries), description=title):
-        # One more than are verified, because the query itself is found and does not count.
+        # One more, because the query itself is found and does not count.
         answer = engine.search(
             paths[query], SearchOptions(top=len(paths), verify=verify + 1 if verify else 0, expand=0)
         )

@@ -1,8 +1,8 @@
-"""Time the scoring loop alone over the length of posting lists, against the floor that memory sets.
+"""Time the scoring loop alone by the length of posting lists, against the limit of memory bandwidth.
 
     python benchmarks/scoring.py
 
-Random codes and random words, far more than the processor's caches hold, one thread; the floor is a sum over one array.
+Random codes and random words, far larger than the processor's caches, one thread; the limit is a sum over one array.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
         started = time.perf_counter()
         total(every.reshape(-1))
         speeds.append(every.nbytes / (time.perf_counter() - started) / 1e9)
-    speeds = speeds[1:]  # the first compiled
-    print(f"memory: {np.median(speeds):.1f} GB/s, so {18 / np.median(speeds):.2f} ns a posting of 18 bytes at best")
+    speeds = speeds[1:]  # the first run compiled
+    print(f"memory: {np.median(speeds):.1f} GB/s, so {18 / np.median(speeds):.2f} ns per posting of 18 bytes at best")
     scores = np.zeros(SLOTS, np.float32)
     for length in (60, 250, 500, 2_000, 8_000):
         count = POSTINGS // length
@@ -56,7 +56,7 @@ def main() -> None:
             times.append(time.perf_counter() - started)
         each = 1e9 * np.array(times[1:]) / (len(chosen[0]) * length)
         low, middle, high = np.percentile(each, [25, 50, 75])
-        print(f"lists of {length:5,} postings: {middle:.2f} ns a posting [{low:.2f}, {high:.2f}]")
+        print(f"lists of {length:5,} postings: {middle:.2f} ns per posting [{low:.2f}, {high:.2f}]")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Whether a detector finds landmarks, or the seams of what is pasted into a picture.
+"""Test whether a detector finds landmarks, or the seams of pasted objects.
 
     python benchmarks/seams.py REGIONS LABELS[=PICTURES] BACKGROUNDS [--pictures N] [--threshold T] [--leave-out A,B]
 
-REGIONS is any selector, ``detector:...`` or ``rmac``; give a detector a low threshold of its own, or the low scores are
-not seen. Each of N held-out photographs is looked at three times: as it is, with a decoy planted in it (a part of
-another ordinary photograph), and with a landmark of the validation split planted at the same place, in the same size
-and outline. The score of a place is that of the best region that overlaps with it by half (IoU).
+REGIONS is any selector, ``detector:...`` or ``rmac``; give a detector a low threshold, to include low scores. Each of N
+held-out photographs is used three times: unchanged, with a decoy planted in it (a part of another ordinary photograph),
+and with a landmark of the validation split planted at the same place, with the same size and outline. The score of a
+place is that of the best region that overlaps it by at least half (IoU).
 
 A detector that has learned seams scores decoys far above the same places with nothing planted ("above nothing"; 0.5 is
 no difference) and hardly below landmarks ("above decoys"). A good one does neither, and scores the boxes of the real
@@ -114,7 +114,7 @@ def _in_pixels(box: Sequence[float], image: Picture) -> list[float]:
 
 
 def _above(scores: Sequence[float], others: Sequence[float]) -> float:
-    """Return the probability that one of ``scores`` is above one of ``others``, a tie counting half."""
+    """Return the probability that one of ``scores`` is above one of ``others``; a tie counts half."""
     difference = np.array(scores)[:, None] - np.array(others)[None, :]
     return float((difference > 0).mean() + (difference == 0).mean() / 2)
 

@@ -1,4 +1,4 @@
-"""Descriptors of pictures that do not exist, with the statistics of those of a real index."""
+"""Synthetic descriptors of pictures, with the statistics of a real index."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NO_CODES = LocalCodes.empty(128)
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is taken over from real pictures.
+    """Statistics of real pictures.
 
     Attributes:
         popularity: float64 (C,), the probability of each word, most popular first.
-        words: int64 (N,), visual words of each of the real pictures.
-        agreement: the mean share of bits in which two pictures' codes of one word agree.
+        words: int64 (N,), number of visual words of each real picture.
+        agreement: the mean share of equal bits in two pictures' codes of one word.
     """
 
     popularity: NDArray[np.float64]
@@ -49,13 +49,13 @@ def measure(index: Index) -> Statistics:
             if word in codes and len(agreements) < 1_000_000:
                 agreements.append(1.0 - np.bitwise_count(codes[word] ^ code).sum() / one.dim)
             codes[word] = code
-    # A word that none of a few hundred pictures has is not impossible among a million.
+    # A word that no picture of a few hundred has can occur among a million.
     popularity = np.sort(counts + 0.5)[::-1]
     return Statistics(popularity / popularity.sum(), np.array(lengths), float(np.mean(agreements)))
 
 
 def uniform(num_words: int, each: int) -> Statistics:
-    """Words that are all as popular, and as many in each picture; codes of independent bits."""
+    """Return statistics with equally popular words, the same number per picture, and codes of independent bits."""
     return Statistics(np.full(num_words, 1.0 / num_words), np.array([each]), 0.5)
 
 
@@ -66,7 +66,7 @@ def pictures(real: Statistics, count: int, seed: int) -> Iterator[Aggregated]:
     """
     rng = np.random.default_rng(seed)
     size = len(real.popularity)
-    # Word numbers say nothing of how popular a word is.
+    # The number of a word must not depend on its popularity.
     order = np.random.default_rng(0).permutation(size)
     popularity = np.empty(size)
     popularity[order] = real.popularity
@@ -98,18 +98,18 @@ def _draw(ends, length, uniforms, seen, number):  # type: ignore[no-untyped-def]
 
 
 def _flips(rng: np.random.Generator, count: int, probability: float) -> NDArray[np.uint64]:
-    """Return packed bits, each set with a probability, rounded to 1/32: uint64 (count, 2)."""
+    """Return packed bits that are each set with a probability, rounded to 1/32: uint64 (count, 2)."""
     threshold = round(probability * 32)
     result = np.zeros((count, 2), np.uint64)
     lowest = (threshold & -threshold).bit_length() - 1
-    for bit in range(lowest, 5):  # the binary digits of the threshold, least first: OR for 1, AND for 0
+    for bit in range(lowest, 5):  # binary digits of the threshold, least significant first: OR for 1, AND for 0
         random = rng.integers(0, 2**64 - 1, (count, 2), dtype=np.uint64, endpoint=True)
         result = result | random if threshold >> bit & 1 else result & random
     return result
 
 
 def put(writer, start: int, descriptors: list[Aggregated]) -> None:  # type: ignore[no-untyped-def]
-    """Add descriptors to an index as pictures of consecutive names."""
+    """Add descriptors to an index as pictures with consecutive names."""
     writer.put(
         [
             (

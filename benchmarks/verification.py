@@ -1,11 +1,11 @@
-"""Verification by words and codes against brute-force matching with 1,000-trial affine RANSAC.
+"""Compare verification by words and codes with brute-force matching and 1,000-trial affine RANSAC.
 
     python benchmarks/verification.py clutter [--cache FOLDER] [--words 1024 | --codebook FILE]
 
-On a composed clutter set (`d2r dataset compose`): the best 100 of each query's ASMK* ranking of whole pictures are
-verified both ways. It gives the median time for the candidates of a query (of the processor, which a busy machine
-changes little, and by the clock with a thread a processor), what each confirms, the mAP, and how well the found box
-agrees with the true box of what was planted.
+On a composed clutter set (`d2r dataset compose`): both verify the best 100 of each query's ASMK* ranking of whole
+pictures. Prints the median time for the candidates of a query (of the processor, which a busy machine changes little,
+and of the clock with one thread per processor), what each confirms, the mAP, and the overlap of the found box with the
+true box of the planted object.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     plain = mean_average_precision(rankings, relevance, (10,))
     print(f"{benchmark.name}: {len(rankings)} queries, {len(stored):,} pictures, {book.num_words:,} words")
     print(f"not verified: mAP {plain.map:.1%}\n")
-    print("| verification | CPU ms | ms, threads | right | wrong | points that agree | mAP | change |")
+    print("| verification | CPU ms | ms, threads | right | wrong | inliers | mAP | change |")
     print("|---|---:|---:|---:|---:|---:|---:|---|")
     reference = None
     for name, way in (("brute force, RANSAC", by_descriptors), ("words, codes", by_codes)):
@@ -109,7 +109,7 @@ def ranked(extraction: Extraction, stored: list[Stored], book: Codebook) -> list
 def timed(
     check: Callable[[int], Callable[[int], int]], rankings: list[np.ndarray], candidates: int
 ) -> tuple[list[np.ndarray], list[float], list[float]]:
-    """Return the inliers of each query's candidates, and the seconds for them: of a processor, and by the clock."""
+    """Return the inliers of each query's candidates, and their seconds: of the processor, and of the clock."""
     counts, alone, together = [], [], []
     with ThreadPoolExecutor(default_workers()) as threads:
         for query, order in enumerate(rankings):
@@ -126,7 +126,7 @@ def timed(
     return counts, alone, together
 
 
-# ---- The two ways; each returns what verifies a picture for a query ----
+# ---- The two methods; each returns a function that verifies a picture for a query ----
 
 
 def by_codes(extraction: Extraction, stored: list[Stored], book: Codebook, query: int) -> Callable[[int], int]:
@@ -141,7 +141,7 @@ def by_codes(extraction: Extraction, stored: list[Stored], book: Codebook, query
 
 def by_descriptors(extraction: Extraction, stored: list[Stored], book: Codebook, query: int) -> Callable[[int], int]:
     own = extraction.queries[query].features
-    others = [whole_features(file) for file in extraction.files]  # read once, which is not what is timed
+    others = [whole_features(file) for file in extraction.files]  # reads the files once, which is not timed
 
     def check(row: int) -> int:
         return ransac(own, others[row], threshold_for(stored[row].side, MAX_SIDE))
@@ -158,7 +158,7 @@ def whole_features(file: Path | None) -> Features:
 
 
 def ransac(query: Features, other: Features, threshold: float) -> int:
-    """Match every descriptor with every other, and fit an affine map by 1,000 random trials."""
+    """Match every descriptor with every other, and fit an affine transform by 1,000 random trials."""
     if min(len(query), len(other)) < 2:
         return 0
     products = query.descriptors @ other.descriptors.T
@@ -194,7 +194,7 @@ def ransac(query: Features, other: Features, threshold: float) -> int:
     return int(agreeing.sum()) if agreeing.sum() >= MIN_INLIERS and spread >= 3 * threshold else 0
 
 
-# ---- What else is told ----
+# ---- Sizes and boxes ----
 
 
 def sizes(stored: list[Stored]) -> None:
@@ -208,7 +208,7 @@ def sizes(stored: list[Stored]) -> None:
 
 @dataclass
 class Overlaps:
-    """IoU with the true box, of every confirmed right answer."""
+    """IoU with the true box, of every confirmed correct result."""
 
     found: list[float]
     whole: list[float]
@@ -247,13 +247,13 @@ def localisation(
                 into.append(value)
     print("\n| box | mean IoU with the true one | IoU 0.5 or more |\n|---|---:|---:|")
     for name, values in zip(
-        ("found", "as if nothing had been drawn", "around the points"), vars(overlaps).values(), strict=True
+        ("found", "without the query box", "around the inliers"), vars(overlaps).values(), strict=True
     ):
         print(f"| {name} | {np.mean(values):.2f} | {np.mean(np.array(values) >= 0.5):.0%} |")
 
 
 def quiet(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 if __name__ == "__main__":

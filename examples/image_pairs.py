@@ -1,9 +1,9 @@
-"""Write the pairs of pictures worth matching, as hloc and COLMAP read them, and match two pictures.
+"""Write pairs of similar pictures in the format of hloc and COLMAP, and match two pictures.
 
     python image_pairs.py [FOLDER]
 
-Without a folder it takes photographs that scikit-image brings (``pip install 'detect-to-retrieve[demo]'``). It writes
-pairs.index, pairs.txt and match.png where it is run.
+Without a folder it uses photographs of scikit-image (``pip install 'detect-to-retrieve[demo]'``). It writes
+pairs.index, pairs.txt and match.png to the current folder.
 """
 
 import sys
@@ -30,8 +30,8 @@ def main(folder: str = "") -> None:
     if not pairs:
         return
     first, second = (read_image(Path(root) / name) for name in pairs[0])
-    match = d2r.match(first, second)  # with all that the pictures show; an index keeps the strongest features alone
-    print(f"{pairs[0][0]} and {pairs[0][1]}: {len(match.matches)} matches, {match.inliers} of them agree on the map")
+    match = d2r.match(first, second)  # uses all features; an index keeps only the strongest
+    print(f"{pairs[0][0]} and {pairs[0][1]}: {len(match.matches)} matches, {match.inliers} inliers")
     print(match.transform)
     drawn = draw_match(first, second, *match.positions(match.inlier), unconfirmed=match.positions(~match.inlier))
     write_png(drawn, Path("match.png"))

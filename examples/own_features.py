@@ -1,10 +1,10 @@
-"""Index and search with local features of one's own: VGG descriptors, which OpenCV brings and d2r does not.
+"""Index and search with your own local features: VGG descriptors, which OpenCV has and d2r does not.
 
     python own_features.py [FOLDER [QUERY]]
 
-Without a folder it takes photographs that scikit-image brings (``pip install 'detect-to-retrieve[demo]'``). It writes
-vgg.index where it is run. The features are given as an object, here and wherever the index is opened again;
-docs/extend.md shows how a package names them for the command line and the service as well.
+Without a folder it uses photographs of scikit-image (``pip install 'detect-to-retrieve[demo]'``). It writes vgg.index
+to the current folder. The extractor is passed as an object, here and wherever the index is opened again.
+docs/extend.md shows how a package makes it available to the command line and the service too.
 """
 
 import sys
@@ -20,7 +20,7 @@ from d2r.features import Features
 
 @dataclass(frozen=True)
 class Vgg:
-    """VGG descriptors at SIFT's key points; the fields are its options."""
+    """VGG descriptors at SIFT keypoints; the fields are its options."""
 
     top: int = 1000
     dim = 120

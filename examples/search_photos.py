@@ -1,9 +1,9 @@
-"""Index photographs, search them for what a box on one shows, and write the page of what was found.
+"""Index photographs, search them for the object in a box, and write a page of the results.
 
-    python search_photos.py                                         # photographs that scikit-image brings
-    python search_photos.py ~/Pictures castle.jpg 120,80,640,520    # one's own; the box may be left out
+    python search_photos.py                                         # photographs of scikit-image
+    python search_photos.py ~/Pictures castle.jpg 120,80,640,520    # your own; the box is optional
 
-It needs ``pip install 'detect-to-retrieve[demo]'``, and writes photos.index and found.html where it is run.
+It needs ``pip install 'detect-to-retrieve[demo]'``, and writes photos.index and found.html to the current folder.
 """
 
 import sys
@@ -21,7 +21,7 @@ def main(folder: str = "", query: str = "", box: str = "") -> None:
         else:
             bundled = bundled_photos()
             motorcycles = {thing.name: thing.photos for thing in bundled.instances}["motorcycle"]
-            query, box = str(motorcycles[0]), "240,90,560,430"  # two views, by the left and the right eye
+            query, box = str(motorcycles[0]), "240,90,560,430"  # a stereo pair: left and right view
             engine.add([*motorcycles, *bundled.backgrounds[:4]], workers=0)
         answer = engine.search(query, box=parse_box(box) if box else None)
     for result in answer:

@@ -1,1 +1,1 @@
-"""Ablations of the paper and beyond it: what was tried and lost."""
+"""Ablations of the paper and additions to it, with those that lost."""

@@ -1,11 +1,11 @@
-"""Measure what was tried beyond the paper, one row a variant, on a detector's regions.
+"""Measure additions to the paper, one row per variant, with a detector's regions.
 
     python -m benchmarks.ablation DATASET --out FOLDER [--features SPEC] [--words N] [--distractors FOLDER]
         [--overlapping A,B] [--cache FOLDER] [--workers N] [--force]
 
-DATASET is what `d2r evaluate` takes. It writes the table as text, CSV and LaTeX, and the run as JSON; milliseconds are
-of search, verification and expansion together. Rows of global descriptors are there where the network of the features
-gives its map.
+DATASET is as in `d2r evaluate`. It writes the table as text, CSV and LaTeX, and the run as JSON; milliseconds are of
+search, verification and expansion together. It has rows of global descriptors if the network of the features outputs
+its map.
 """
 
 from __future__ import annotations

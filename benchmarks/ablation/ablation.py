@@ -1,4 +1,4 @@
-"""Variants of the paper's configuration, each alone and the winners together, on one data set and in one table."""
+"""Variants of the paper's configuration, each alone and the best together, on one data set and in one table."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ _PLAIN = Pooling()
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the ablation: where it departs from R-ASMK* with verification, which the defaults are.
+    """One row of the ablation; the defaults are R-ASMK* with verification.
 
     Attributes:
         name: of the row.
-        pooling: of the database and of the query.
-        regions: the query has regions too: the symmetric R-AMK.
-        floats: the query's vectors are not binarised.
+        pooling: pooling of the database and of the query.
+        regions: whether the query has regions too (symmetric R-AMK).
+        floats: whether the query's vectors stay real-valued.
         weigh: the selectivity; None is the cube of positive products.
-        deviations: learn a threshold of each word, see :func:`benchmarks.ablation.variants.learned_thresholds`.
+        deviations: learn a threshold per word, see :func:`benchmarks.ablation.variants.learned_thresholds`.
         between: burstiness between pictures, see :func:`benchmarks.ablation.variants.weighed_scores`.
-        verified: sort the best by inliers.
-        expansion: search again with what the first search confirms, joined in one of these ways ("none": the query as
-            it was, so that only the order is that of expanded queries).
-        augmented: neighbours that join each picture of the database.
-        diffuse: re-rank by diffusion from the confirmed results.
-        look: pictures are compared by global descriptors, in place of R-ASMK* or together with it.
+        verified: whether the best results are ordered by inliers.
+        expansion: how confirmed results expand the query for the second search ("none": not at all, so that only the
+            ordering is that of expanded queries).
+        augmented: number of neighbours joined to each picture of the database.
+        diffuse: whether to re-rank by diffusion from the confirmed results.
+        look: comparison by global descriptors, instead of R-ASMK* or together with it.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Variant:
 
     @property
     def options(self) -> SearchOptions:
-        """What a search of this variant does, but that it returns every picture."""
+        """The search options of this variant; the search returns every picture."""
         expand = EXPAND if self.expansion is not None else 0
         return SearchOptions(verify=VERIFY if self.verified else 0, expand=expand, diffuse=self.diffuse)
 
@@ -159,7 +159,7 @@ GLOBAL_VARIANTS: tuple[Variant, ...] = (
 
 @dataclass(frozen=True)
 class _Kept:
-    """Of one picture: its signs by pooling, how many regions, what is verified, what joins a query, its longer side."""
+    """One picture: its signs by pooling, number of regions, keypoints, features for expansion, and longer side."""
 
     signs: dict[Pooling, Aggregated]
     regions: int
@@ -192,7 +192,7 @@ def ablate(
         codebook: visual words; None learns them from the database.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is.
+        progress: called with the progress.
     """
     pinned = replace(recipe, regions=pinned_regions(recipe.regions), features=pinned_features(recipe.features))
     extraction = extract(
@@ -251,7 +251,7 @@ def _assigned(book: Codebook, description: Description) -> Assigned:
 
 
 class _Ablation:
-    """A benchmark's pictures and queries, with what several variants need of them."""
+    """A benchmark's pictures and queries, with the data that several variants share."""
 
     def __init__(
         self,
@@ -269,13 +269,13 @@ class _Ablation:
         self.rows = picture_rows([str(path) for path in benchmark.database], kept)
         self._assigned = [_assigned(book, query) for query in queries]
         self._keypoints = [make_keypoints(whole_features(query), book, nearest=NEAREST) for query in queries]
-        # for each query, of each picture that was verified: how it agrees, and the seconds that took
+        # for each query and verified picture: the verification, and its seconds
         self._verified: list[dict[int, tuple[Verified, float]]] = [{} for _ in queries]
         self._similarity: NDArray[np.float32] | None = None
         self._searches: dict[tuple[str, bool], GlobalSearch] = {}
 
     def row(self, variant: Variant) -> Row:
-        """Rank every query's answers by a variant, and judge them."""
+        """Rank and score every query with a variant."""
         pictures = [one.signs[variant.pooling] for one in self.kept]
         if variant.augmented:
             pictures = augment(pictures, self._similarities(), variant.augmented, 0.5)
@@ -285,7 +285,7 @@ class _Ablation:
         if look is None:
             stored, regional = [local], True
         else:
-            seen = self._global(look)  # made here, so that no query waits for it
+            seen = self._global(look)  # computed here, so that no query is timed with it
             stored = [(seen.descriptors, seen.descriptor_bytes), *([] if look.alone else [local])]
             regional = look.regions or not look.alone
         rankings, times = [], []
@@ -312,7 +312,7 @@ class _Ablation:
     def _search(
         self, variant: Variant, number: int, scorer: _Scorer, pictures: Sequence[Aggregated]
     ) -> tuple[NDArray[np.int64], float]:
-        """Return the ranking of one query, and the seconds that it took."""
+        """Return the ranking of one query, and its seconds."""
         description = self._queries[number]
         assigned = self._assigned[number] if variant.regions else first_regions(self._assigned[number], 1)
         pooled = pool(assigned, description.box_scores[: assigned.region_count], variant.pooling)
@@ -339,7 +339,7 @@ class _Ablation:
         return mixed(local, seen, variant.look)
 
     def verified(self, query: int, picture: int) -> tuple[Verified, float]:
-        """Return how a picture agrees with a query, and the seconds that it took whichever variant asked first."""
+        """Return the verification of a picture for a query, and the seconds it took the first variant."""
         known = self._verified[query]
         if picture not in known:
             one = self.kept[picture]
@@ -351,7 +351,7 @@ class _Ablation:
         return known[picture]
 
     def features_inside(self, query: int, picture: int) -> Assigned:
-        """Return the features of a confirmed picture, with those of its regions, that lie where the query box is."""
+        """Return the features of a confirmed picture and its regions that lie inside the transformed query box."""
         file = self._extraction.files[picture]
         transform = self.verified(query, picture)[0].transform
         assert file is not None
@@ -451,15 +451,17 @@ class _Scorer:
         if variant.deviations is not None:
             self._weigh = learned_thresholds(database, variant.deviations)
         self._table = None
-        if variant.deviations is None and not variant.between:  # the same of every word: then by distance, as the index
+        if (
+            variant.deviations is None and not variant.between
+        ):  # equal for all words: computed by distance, as in the index
             blocks = database.vectors.shape[1]
             products = np.asarray(1.0 - 2.0 * np.arange(blocks * 64 + 1) / database.dim, np.float32)
             self._table = self._weigh(products, 0)
 
     def scores(self, query: Aggregated, floats: Pooled | None) -> NDArray[np.float32]:
-        """Return the similarity of a query to every picture, up to a factor that is the query's, float32 (N,).
+        """Return the similarity of a query to every picture, up to a factor per query, float32 (N,).
 
-        ``floats`` are what the query's signs are of; None compares by the signs.
+        ``floats`` are the query's real values; None compares the signs.
         """
         if floats is not None and self._unpacked is not None:
             return float_scores(floats, self.database, self._unpacked, self._weigh)
@@ -471,15 +473,15 @@ class _Scorer:
 def describe_queries(
     benchmark: Benchmark, recipe: Recipe, folder: Path, *, workers: int, max_pixels: int, progress: Progress
 ) -> list[Description]:
-    """Describe the queries with the regions that are selected inside their boxes.
+    """Describe the queries with the regions selected inside their boxes.
 
     Args:
         benchmark: the data set.
         recipe: how to describe, with pinned models.
-        folder: descriptions are kept here, by the content of the picture and the box.
+        folder: cache of descriptions, by the content of the picture and the box.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is: "queries".
+        progress: called with the progress; the stage is "queries".
 
     Raises:
         BenchmarkError: the process that read a query died.

@@ -38,12 +38,12 @@ _Job: TypeAlias = "tuple[Path, Boxes]"
 
 @dataclass(frozen=True)
 class Look:
-    """How pictures are compared as wholes.
+    """How whole pictures are compared.
 
     Attributes:
-        pooling: of the map.
-        regions: a picture's score is the best of its regions' and its own, each of which is stored.
-        mix: with R-ASMK*: not at all; the sum of the two similarities; or late fusion, the sum of reciprocal ranks.
+        pooling: pooling of the map.
+        regions: whether all regions are stored; the score of a picture is then the best of them and of the whole.
+        mix: combination with R-ASMK*: none; the sum of the similarities; or late fusion, the sum of reciprocal ranks.
     """
 
     pooling: Literal["gem", "rmac"]
@@ -52,13 +52,13 @@ class Look:
 
     @property
     def alone(self) -> bool:
-        """Whether nothing else counts."""
+        """Whether only this comparison counts."""
         return self.mix == "alone"
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalDescriptors:
-    """The global descriptors of a picture, of unit length, or zero where it has no features.
+    """The global descriptors of a picture, of unit length, or zero if it has no features.
 
     Attributes:
         gem: float32 (R, C), of each region, row 0 the whole picture or the query box.
@@ -70,12 +70,12 @@ class GlobalDescriptors:
 
 
 class GlobalSearch:
-    """A database of global descriptors, whitened as learned from it, that is searched by inner product.
+    """A database of global descriptors, whitened as learned from itself, and searched by inner product.
 
     Args:
-        look: which descriptors.
+        look: the descriptors to use.
         pictures: of the database.
-        queries: whose scores will be asked for.
+        queries: all queries to score.
     """
 
     def __init__(self, look: Look, pictures: Sequence[GlobalDescriptors], queries: Sequence[GlobalDescriptors]) -> None:
@@ -90,16 +90,16 @@ class GlobalSearch:
 
     @property
     def descriptor_bytes(self) -> int:
-        """Bytes of the database's descriptors."""
+        """Size of the database's descriptors in bytes."""
         return 4 * int(self._index.ntotal) * int(self._index.d)
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors the database has."""
+        """Number of descriptors in the database."""
         return int(self._index.ntotal)
 
     def scores(self, query: int) -> NDArray[np.float32]:
-        """Return the similarity of a query to every picture, float32 (N,), in [-1, 1]; 0 where one has no features."""
+        """Return the similarity of a query to every picture, float32 (N,), in [-1, 1]; 0 if it has no features."""
         products, rows = self._index.search(self._queries[query : query + 1], self._index.ntotal)
         values = np.empty(self._index.ntotal, np.float32)
         values[rows[0]] = products[0]
@@ -110,12 +110,12 @@ def mixed(local: NDArray[np.float32], seen: NDArray[np.float32], look: Look) -> 
     """Return the score of every picture by both similarities, float64 (N,).
 
     ``local + w max(seen, 0)^3``, or with late fusion ``1 / (60 + rank of local) + 1 / (60 + rank of seen)``. The cube
-    is that of R-ASMK*'s selectivity: without it the noise of unlike pictures outweighs words that agree.
+    is that of R-ASMK*'s selectivity: without it the noise of different pictures outweighs matching words.
 
     Args:
-        local: float32 (N,), of R-ASMK*, at most 1; 0 where a picture shares no word with the query.
+        local: float32 (N,), of R-ASMK*, at most 1; 0 if a picture shares no word with the query.
         seen: float32 (N,), of global descriptors.
-        look: how.
+        look: how to combine them.
     """
     if look.mix == "sum":
         return local.astype(np.float64) + WEIGHT * np.maximum(seen, 0.0) ** 3
@@ -131,7 +131,7 @@ def _reciprocal_ranks(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def without_map(features: str) -> str | None:
-    """Return why an extractor's pictures have no global descriptors, or None where they have.
+    """Return why an extractor gives no global descriptors, or None if it does.
 
     Args:
         features: specification of the extractor.
@@ -160,13 +160,13 @@ def pool_benchmark(
 
     Args:
         benchmark: the data set.
-        recipe: that they were described with, of an extractor with a map, see :func:`without_map`.
+        recipe: how they were described; its extractor outputs a map, see :func:`without_map`.
         files: description of each picture, whose regions are pooled too; None for one that could not be used.
-        queries: description of each query, of which the box is pooled.
-        folder: descriptors are kept here, by the content of the picture and its regions.
+        queries: description of each query; only its box is pooled.
+        folder: cache of descriptors, by the content of the picture and its regions.
         workers: processes.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is: "pool".
+        progress: called with the progress; the stage is "pool".
 
     Raises:
         BenchmarkError: the process that read a picture died.

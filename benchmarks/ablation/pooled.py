@@ -1,6 +1,6 @@
-"""Global descriptors: the map that a backbone ends with, pooled to one vector a picture.
+"""Global descriptors: the last map of a backbone, pooled to one vector per picture.
 
-GeM is of Radenovic, Tolias and Chum (PAMI 2019), R-MAC of Tolias, Sicre and Jegou (ICLR 2016). The map is of the
+GeM: Radenovic, Tolias and Chum (PAMI 2019). R-MAC: Tolias, Sicre and Jegou (ICLR 2016). The map is that of the
 network of the local features (:mod:`d2r.features.network`), which was not trained to be pooled.
 """
 
@@ -35,8 +35,8 @@ def gem(features: NDArray[np.float32], p: float = 3.0) -> NDArray[np.float32]:
 
     Args:
         features: float32 (C, h, w), at least 0, as all backbones here end with a ReLU. The linear bottleneck before
-            that of EfficientNet-Lite0 finds less: on the medium clutter set GeM has mAP 2.2 of it cut off at 0, 3.0 by
-            signed powers, and 8.1 of this map.
+            that of EfficientNet-Lite0 finds less: on the medium clutter set GeM has mAP 2.2 with it cut off at 0, 3.0
+            with signed powers, and 8.1 with this map.
         p: above 0.
 
     Returns:
@@ -47,7 +47,7 @@ def gem(features: NDArray[np.float32], p: float = 3.0) -> NDArray[np.float32]:
     """
     if not p > 0.0:
         raise ValueError(f"p must be above 0, not {p:g}")
-    largest = max(float(features.max(initial=0.0)), _ZERO)  # no power of it is too large, whatever p is
+    largest = max(float(features.max(initial=0.0)), _ZERO)  # so that no power overflows, whatever p is
     powers = (features / np.float32(largest)) ** np.float32(p)
     return unit(powers.mean(axis=(1, 2), dtype=np.float64) ** (1.0 / p))
 
@@ -56,7 +56,7 @@ def rmac(features: NDArray[np.float32], levels: int = 3) -> NDArray[np.float32]:
     """Return the sum of the regions' maxima, each of unit length, of unit length.
 
     ``f = sum_R m(R) / |m(R)|`` with ``m_c(R) = max_{x in R} x_c``, R the whole map and the squares of
-    :func:`d2r.regions.rmac.rmac_boxes` in cells. Nothing is whitened between, see :class:`Whitening`.
+    :func:`d2r.regions.rmac.rmac_boxes` in cells. There is no whitening in between, see :class:`Whitening`.
 
     Args:
         features: float32 (C, h, w).
@@ -75,19 +75,19 @@ def rmac(features: NDArray[np.float32], levels: int = 3) -> NDArray[np.float32]:
 def pool_pictures(
     network: FeatureNetwork, images: Sequence[Picture], pools: Sequence[Pool], scales: Sequence[float] = SCALES
 ) -> NDArray[np.float32]:
-    """Pool pictures in several ways at once: of each picture the sum over scales of unit vectors, of unit length.
+    """Pool pictures in several ways at once: the normalised sum over scales of unit vectors, per picture.
 
     Args:
-        network: whose map is pooled.
+        network: outputs the map.
         images: uint8 (H, W, 3) each, of any sizes.
-        pools: P ways, such as :func:`gem` and :func:`rmac`.
+        pools: P functions like :func:`gem` and :func:`rmac`.
         scales: of the pyramid, see :func:`d2r.features.pyramid.levels`.
 
     Returns:
-        float32 (P, N, C), of unit length, or zero where a map is.
+        float32 (P, N, C), of unit length, or zero if a map is.
 
     Raises:
-        FeatureError: the network's file does not give its map, or it fails.
+        FeatureError: the network does not output its map, or fails.
     """
     every = levels(images, scales, network.stride)
     found: dict[Level, NDArray[np.float32]] = {}
@@ -96,14 +96,14 @@ def pool_pictures(
         for level, features in zip(run, maps, strict=True):
             found[level] = np.stack([pool(features) for pool in pools])
     sums = np.zeros((len(pools), len(images), network.channels or 0), np.float32)
-    for level in every:  # not in the order of the runs, which depends on the other pictures
+    for level in every:  # in a fixed order: that of the batches depends on the other pictures
         sums[:, level.picture] += found[level]
     return unit(sums)
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """What makes global descriptors comparable by their inner product: their common directions count less.
+    """Whitening of global descriptors, which reduces their common directions before the inner product.
 
     ``y = L^T (x - m)``, of unit length, with ``L = V (S + s I)^(-1/2)``, V and S the largest eigenvectors and
     eigenvalues of the covariance of the descriptors that it was learned from, s its shrinkage.
@@ -117,7 +117,7 @@ class Whitening:
     projection: NDArray[np.float32]
 
     def apply(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return descriptors, float32 (N, C), whitened: float32 (N, D), of unit length, or zero for those that are."""
+        """Return descriptors, float32 (N, C), whitened: float32 (N, D), of unit length; zero stays zero."""
         return unit((descriptors - self.mean) @ self.projection * descriptors.any(axis=1, keepdims=True))
 
 
@@ -126,9 +126,9 @@ def learn_whitening(descriptors: NDArray[np.float32], dim: int, shrinkage: float
 
     Args:
         descriptors: float32 (N, C).
-        dim: D; fewer where there are fewer descriptors or channels.
-        shrinkage: s in shares of the mean of the C eigenvalues: 0 whitens wholly, also what is only noise of few
-            descriptors; the larger it is, the less directions of small variance count.
+        dim: D; fewer if there are fewer descriptors or channels.
+        shrinkage: s as a share of the mean of the C eigenvalues: 0 whitens fully, including the noise of few
+            descriptors; a larger value reduces directions of small variance.
 
     Raises:
         ValueError: there is no descriptor, D is below 1, or s below 0.
@@ -147,6 +147,6 @@ def learn_whitening(descriptors: NDArray[np.float32], dim: int, shrinkage: float
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return vectors (..., C) of unit length, float32; zero where they are."""
+    """Return vectors (..., C) of unit length, float32; zero stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, _ZERO), np.float32)

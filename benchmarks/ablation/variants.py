@@ -1,8 +1,7 @@
-"""What was tried beside the paper's R-ASMK* and did not win: for the rows of the ablation, and not in the engine.
+"""Variants of the paper's R-ASMK* that lost: rows of the ablation, not part of the engine.
 
-A picture's signs may be pooled with other weights of regions, or projected to other bits before they are taken; the
-inner product of two words' vectors may be weighed otherwise than by the power; and the query may be expanded otherwise
-than by :func:`d2r.expand.join`.
+They weight regions differently, or project residuals before the signs; they use another selectivity for the inner
+product of two words' vectors; or they expand the query in other ways than :func:`d2r.expand.join`.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ Weigh = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 """The selectivity s of inner products (P,) with a query's vector of a word."""
 
 _ZERO = 1e-12
-_SAMPLES = 2000  # pairs of one word that its threshold is learned from
+_SAMPLES = 2000  # pairs per word to learn its threshold from
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How the residuals of a picture's regions become one vector a word.
+    """How the residuals of a picture's regions become one vector per word.
 
     Attributes:
-        by_score: regions are weighed by the detector's score of them in place of equally; the whole picture has 1.
-        burst: the sum of a word's residuals in a region is divided by its length to this power: 0 leaves it, as the
-            paper does, 1 makes a word count the same however many features it has there.
-        bits: signs are taken after a random rotation to so many dimensions; of more than there are, after several
-            rotations one below the other. None takes them of the residuals as they are.
+        by_score: whether regions are weighted by their detector score instead of equally; the whole picture has 1.
+        burst: the sum of a word's residuals in a region is divided by its length to this power: 0 leaves it, as in the
+            paper; with 1 a word counts the same whatever its number of features there.
+        bits: number of signs after a random rotation; if it exceeds the dimensions, several rotations are stacked.
+            None takes the signs of the residuals without rotation.
     """
 
     by_score: bool = False
@@ -51,8 +50,8 @@ def pool(assigned: Assigned, scores: NDArray[np.float32], pooling: Pooling) -> P
 
     Args:
         assigned: the descriptors of R regions.
-        scores: float32 (R,), the detector's.
-        pooling: which weights and projection.
+        scores: float32 (R,), detector scores.
+        pooling: weights and projection.
     """
     residuals = assigned.residuals
     dim = residuals.shape[1]
@@ -90,10 +89,10 @@ def logistic(slope: float, middle: float) -> Weigh:
 
 
 def learned_thresholds(database: Inverted, deviations: float, seed: int = 0) -> Weigh:
-    """Return the cube above a threshold of each word, which is learned from pairs that do not match.
+    """Return the cube above a threshold per word, learned from pairs that do not match.
 
-    Two pictures of a database hardly ever show the same thing, so the inner products of a word's codes in random pairs
-    of pictures are of residuals that do not match. The threshold is their mean and so many standard deviations.
+    Two pictures of a database hardly ever show the same object, so the inner products of a word's codes in random pairs
+    of pictures are of residuals that do not match. The threshold is their mean plus a number of standard deviations.
     """
     rng = np.random.default_rng(seed)
     taus = np.zeros(len(database.starts) - 1, np.float32)
@@ -130,7 +129,7 @@ def float_scores(query: Pooled, database: Inverted, unpacked: NDArray[np.float32
     """Return ``g(Y) sum_c s(x_c . b(Y_c) / (|x_c| sqrt(D)))``, float32 (N,): only the database is binary.
 
     Args:
-        query: not signs.
+        query: real values.
         database: packed signs.
         unpacked: float32 (P, D), the database's signs as +1 and -1.
         weigh: s.
@@ -145,7 +144,7 @@ def float_scores(query: Pooled, database: Inverted, unpacked: NDArray[np.float32
 
 
 def as_regions(query: Assigned, found: Sequence[Assigned]) -> Assigned:
-    """Return a query with the features of each verified picture as one more region of it."""
+    """Return a query with the features of each verified picture as one more region."""
     parts = [query, *found]
     return Assigned(
         np.concatenate([part.words for part in parts]),
@@ -157,9 +156,9 @@ def as_regions(query: Assigned, found: Sequence[Assigned]) -> Assigned:
 
 
 def hamming_expansion(query: Assigned, found: Sequence[Assigned], min_parts: int = 2) -> Aggregated:
-    """Return the signs of the sum of the binarised residuals of a query and of what was verified (Tolias and Jegou).
+    """Return the signs of the sum of the binarised residuals of a query and its verified results (Tolias and Jegou).
 
-    Words of the query stay; others join when at least ``min_parts`` of the pictures have them.
+    Words of the query stay; others join if at least ``min_parts`` of the pictures have them.
     """
     every = as_regions(query, found)
     words, rows = np.unique(every.words, return_inverse=True)
@@ -171,19 +170,19 @@ def hamming_expansion(query: Assigned, found: Sequence[Assigned], min_parts: int
 def alpha_expansion(
     query: Aggregated, results: Sequence[Aggregated], similarity: Sequence[float], alpha: float
 ) -> Pooled:
-    """Return the sum of a query's signs and of its results', these weighed by ``similarity^alpha`` (alpha-QE)."""
+    """Return the sum of the signs of a query and its results, weighted by ``similarity^alpha`` (alpha-QE)."""
     return sign_sums([query, *results], [1.0, *(value**alpha for value in similarity)])
 
 
 def augment(
     pictures: Sequence[Aggregated], similarity: NDArray[np.float32], neighbours: int, alpha: float
 ) -> list[Aggregated]:
-    """Return each picture's signs joined with its nearest neighbours', weighed by ``similarity^alpha``.
+    """Return each picture's signs joined with those of its nearest neighbours, weighted by ``similarity^alpha``.
 
     Args:
         pictures: N descriptors, packed signs.
         similarity: float32 (N, N), 0 on the diagonal.
-        neighbours: nearest pictures that join.
+        neighbours: number of nearest pictures to join.
         alpha: exponent of the weight.
     """
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :neighbours]
