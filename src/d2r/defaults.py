@@ -9,11 +9,11 @@ from typing import Final
 
 # How pictures are described. A codebook is learned from, and an evaluation measures, what an index has.
 REGIONS: Final = "detector"
-FEATURES: Final = "hardnet"
+FEATURES: Final = "hardnet+delf"
 MAX_SIDE: Final = 1024
 """Pictures and region crops are scaled down to this longer side, in pixels."""
-VERIFY_FEATURES: Final = 1000
-"""Features a picture that are kept for verification."""
+VERIFY_FEATURES: Final = 700
+"""Features of each kind per picture that are kept for verification."""
 MAX_PIXELS: Final = 150_000_000
 """Larger pictures are refused: a guard against hostile files, far above any camera."""
 

@@ -75,8 +75,9 @@ STAGES = {
 }
 
 
+@pytest.mark.parametrize("features", [RECIPE.features, "rootsift:top=200+delf:top=200"], ids=["one-kind", "two-kinds"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_is_measured_under_a_name_is_what_the_engine_answers(stage, instances, benchmark, cache, monkeypatch):
+def test_what_is_measured_under_a_name_is_what_the_engine_answers(stage, features, benchmark, tmp_path, monkeypatch):
     """Picture by picture, with the query itself among the pictures, which both leave out."""
     rankings = []
 
@@ -85,15 +86,14 @@ def test_what_is_measured_under_a_name_is_what_the_engine_answers(stage, instanc
         return mean_average_precision(found, *rest)
 
     monkeypatch.setattr("d2r.evaluate.run.mean_average_precision", keep)
-    setup = Setup(RECIPE, ("asmk*", "r-asmk*"), 64, verify=6, expand=2)
-    rows, extraction = evaluate(benchmark, setup, cache, codebook=None, **IN_PROCESS)
+    recipe = replace(RECIPE, regions="rmac:levels=1", features=features)
+    setup = Setup(recipe, ("asmk*", "r-asmk*"), 64, verify=6, expand=2)
+    rows, extraction = evaluate(benchmark, setup, tmp_path, codebook=None, **IN_PROCESS)
     row = next(number for number, row in enumerate(rows) if (row.method, row.stage) == ("r-asmk*", stage))
     measured = [[benchmark.database[picture] for picture in ranking] for ranking in rankings[row]]
 
-    book = Codebook.load(next((cache / "codebooks").glob("*-64-0.safetensors")))
-    recipe = {"regions": RECIPE.regions, "features": RECIPE.features, "verify_features": RECIPE.verify_features}
-    folder = cache / f"{stage}.index"
-    with Engine.create(folder, **recipe, codebook=book) as engine:
+    book = Codebook.load(next((tmp_path / "codebooks").glob("*-64-0.safetensors")))
+    with Engine.create(tmp_path / "x.index", **asdict(recipe), codebook=book) as engine:
         engine.add(benchmark.database, workers=0)
         answered = []
         for query, description in zip(benchmark.queries, extraction.queries, strict=True):
