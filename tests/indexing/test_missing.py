@@ -297,7 +297,7 @@ def test_the_command_line_says_what_is_missing_and_how_to_drop_it(d2r, engine, c
     assert "7 missing: kept but not searched; `--prune` removes them" in out
     assert f"  4 from {nas}\n  3 from {nas / 'deeper'}\n" in out
     _, out, _ = d2r("info", index)
-    assert "missing          7, kept but not searched" in out
+    assert "missing            7, kept but not searched" in out
     assert f"  4 from {nas}\n" in out
     mount(away, nas)
     _, out, _ = d2r("index", collection, "--out", index, "--workers", "0")
