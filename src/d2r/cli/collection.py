@@ -223,7 +223,7 @@ def _check_fixed(
 
 
 def info(index: IndexArgument, as_json: AsJson = False) -> None:
-    """Say what an index holds and how it was made."""
+    """Print the contents of an index and how it was created."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine:

@@ -29,9 +29,7 @@ def search_index(
     ] = VERIFY,
     expand: Annotated[
         int,
-        typer.Option(
-            min=0, help="Query expansion: search again with the query joined by up to this many verified results."
-        ),
+        typer.Option(min=0, help="Query expansion: search again with the query and up to this many verified results."),
     ] = EXPAND,
     diffuse: Annotated[bool, typer.Option("--diffuse", help="Re-rank by diffusion from the verified results.")] = False,
     query_regions: Annotated[

@@ -34,7 +34,7 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File with the token for adding and removing pictures, disabled without one; or set D2R_TOKEN.",
+            help="File with the token for adding and removing pictures (both disabled without one); or set D2R_TOKEN.",
         ),
     ] = None,
     read_token: Annotated[

@@ -45,7 +45,7 @@ _Expand = Annotated[
     Query(
         ge=0,
         le=MAX_RESULTS,
-        description="query expansion: search again with the query joined by up to this many verified results; 0 is off",
+        description="query expansion: search again with the query and up to this many verified results; 0 is off",
     ),
 ]
 _Diffuse = Annotated[bool, Query(description="re-rank by diffusion from the verified results")]
