@@ -219,7 +219,7 @@ def _check_fixed(
     if bits is not None and bits != book.bits:
         raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; create another index for {bits}")
     if codebook is not None and not codebook_from(codebook).same_as(book):
-        raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
+        raise typer.BadParameter("--codebook: this index has different visual words; create another index for these")
 
 
 def info(index: IndexArgument, as_json: AsJson = False) -> None:
