@@ -1,4 +1,4 @@
-"""The page in a browser: boxes by mouse, finger and keys, undo, going on where it was, names that are an attack."""
+"""The page in a browser: boxes by mouse, touch and keys, undo, resuming, and hostile names."""
 
 from contextlib import contextmanager
 
@@ -25,7 +25,7 @@ def photos(tmp_path):
 
 @contextmanager
 def page_of(browser, photos, out, *, offered=None, trouble=None, **options):
-    """A browser window on a session; ``trouble`` gathers what the browser complains of and asks of other places."""
+    """A browser window on a session; ``trouble`` collects errors of the browser and requests to other hosts."""
     propose = None if offered is None else lambda picture: offered
     with open_session(photos, out) as session, serving(make_annotation_app(session, propose=propose)) as server:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
@@ -55,7 +55,7 @@ def window(browser, photos, tmp_path):
 
 @pytest.fixture
 def kept(tmp_path):
-    """What is on the disk: id to box in pixels, or None for no prominent landmark."""
+    """The decisions on disk: id to box in pixels, or None for no prominent landmark."""
 
     def read():
         dataset = read_dataset(tmp_path / "out")
@@ -69,7 +69,7 @@ def kept(tmp_path):
 
 
 def on_screen(window, x, y):
-    """Where a place of the picture, in its pixels, is on the screen."""
+    """The position on the screen of a point of the picture, in pixels."""
     return window.evaluate(
         "([x, y]) => { const p = new DOMPoint(x, y).matrixTransform(document.getElementById('drawing').getScreenCTM());"
         " return [p.x, p.y]; }",
@@ -86,7 +86,7 @@ def drag(window, start, end):
 
 
 def drawn(window):
-    """The box as the fields show it."""
+    """The box in the fields."""
     return [window.locator(f"#{name}").input_value() for name in ("x1", "y1", "x2", "y2")]
 
 
@@ -121,11 +121,11 @@ def test_a_box_is_moved_and_its_sides_and_corners_dragged(window):
     assert drawn(window) == ["150", "40", "380", "180"]
     drag(window, (150, 100), (60, 100))
     assert drawn(window) == ["60", "40", "380", "180"]
-    drag(window, (200, 100), (1000, 500))  # it stays in the picture
+    drag(window, (200, 100), (1000, 500))  # clipped to the picture
     assert drawn(window) == ["80", "60", "400", "200"]
-    drag(window, (20, 20), (40, 50))  # beside it: a new one
+    drag(window, (20, 20), (40, 50))  # beside the box: a new one
     assert drawn(window) == ["20", "20", "40", "50"]
-    window.mouse.click(*on_screen(window, 300, 100))  # a click is no box
+    window.mouse.click(*on_screen(window, 300, 100))  # a click draws no box
     assert drawn(window) == ["20", "20", "40", "50"]
 
 
@@ -212,7 +212,7 @@ def test_undo_takes_back_what_was_drawn_then_what_was_decided(window, kept):
     window.keyboard.press("z")
     shows(window, "a.jpg")
     assert kept() == {}
-    expect(window.locator("#state")).to_have_text("not decided")
+    expect(window.locator("#state")).to_have_text("undecided")
     expect(window.locator("#stage")).to_be_focused()
 
 
@@ -306,7 +306,9 @@ def test_a_file_that_is_no_picture_is_passed_over(browser, photos, tmp_path, kep
     with page_of(browser, photos, tmp_path / "out", trouble=[]) as window:
         window.keyboard.press("PageDown")
         shows(window, "b.jpg")
-        expect(window.locator("#problem")).to_contain_text("It cannot be used, and is passed over: not a picture")
+        expect(window.locator("#problem")).to_contain_text(
+            "This picture is skipped because it cannot be used: not a picture"
+        )
         stage, reason = window.locator("#stage").bounding_box(), window.locator("#problem").bounding_box()
         assert stage["height"] >= reason["height"] > 0
         assert window.locator("#problem").evaluate("p => p.scrollHeight <= p.clientHeight")
@@ -353,7 +355,15 @@ def test_on_a_phone_a_finger_draws_the_decisions_stay_in_sight_and_nothing_scrol
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
         finger("touchStart", 100, 50)
-        for step in (1, 2, 3, 4, 5, 5, 5):  # without a rest at the end it is a fling, which the next tap only ends
+        for step in (
+            1,
+            2,
+            3,
+            4,
+            5,
+            5,
+            5,
+        ):  # without a pause at the end it is a fling, and the next tap would only stop it
             finger("touchMove", 100 + 40 * step, 50 + 20 * step)
             window.wait_for_timeout(50)
         finger("touchEnd")
@@ -366,7 +376,7 @@ def test_on_a_phone_a_finger_draws_the_decisions_stay_in_sight_and_nothing_scrol
 
 
 def test_contrast_and_names_hold_for_who_cannot_see_well(window):
-    """Every control has a name, and text stands out from its ground by at least 4.5 to 1, in both schemes."""
+    """Every control has a name, and text has a contrast of at least 4.5 to 1, in both colour schemes."""
     for control in window.locator("button, input, [role=application], progress").all():
         assert control.evaluate(
             "e => e.ariaLabel || e.innerText || e.labels?.length || e.getAttribute('aria-labelledby')"

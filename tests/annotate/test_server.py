@@ -1,4 +1,4 @@
-"""What the server tells and takes, and what it takes from nobody: over HTTP, as a browser speaks to it."""
+"""The requests that the server answers and refuses, over HTTP, as a browser sends them."""
 
 import http.client
 import io
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_picture_waits_for_no_decision(ask, out):
     assert ask("GET", "/api/pictures/2/proposals")[0] == 404
     status, told, _ = ask("PUT", "/api/pictures/2/decision", {"box": None})
     assert status == 409
-    assert "Nothing can be decided about it: not a picture" in told["detail"]
+    assert "The picture cannot be annotated: not a picture" in told["detail"]
     assert read_dataset(out).pictures == {}
 
 
@@ -194,7 +194,7 @@ def test_other_sites_get_no_leave_to_send_decisions(ask):
     status, _, headers = ask("OPTIONS", "/api/pictures/0/decision", headers=asking)
     assert status == 405
     assert "Access-Control-Allow-Origin" not in headers
-    # what a form of another site could send without asking
+    # requests that a form of another site could send without a preflight
     assert ask("POST", "/api/pictures/0/decision", {"box": None}, {"Content-Type": "text/plain"})[0] == 405
     assert ask("POST", "/api/undo", {}, {"Content-Type": "text/plain"})[0] == 405
 

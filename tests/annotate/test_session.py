@@ -1,4 +1,4 @@
-"""Decisions are on the disk when they are made, whole or not at all, and a later session goes on with them."""
+"""Decisions are on disk once made, completely or not at all, and a later session continues from them."""
 
 import os
 from pathlib import Path
@@ -115,7 +115,7 @@ def test_what_cannot_be_written_changes_nothing(photos, tmp_path, monkeypatch, f
                 session.undo()
         assert session.decision(1) is None
         assert session.decision(0) == Decision(BOX)
-        # The box that may be on the disk without its picture must not become that of a picture without one.
+        # A box on disk without its picture must not become the box of a picture without one.
         session.decide(1, None)
         assert read_dataset(tmp_path / "out").training == {"loose.jpg": BOX}
         assert session.undo() == 1
@@ -124,7 +124,7 @@ def test_what_cannot_be_written_changes_nothing(photos, tmp_path, monkeypatch, f
 def test_a_box_whose_picture_was_never_written_is_not_taken_for_a_decision(photos, tmp_path):
     with open_session(photos, tmp_path / "out") as session:
         session.decide(0, BOX)
-    write_boxes(tmp_path / "out" / "boxes_split1.csv", {"loose.jpg": BOX, "bay/c.PNG": BOX})  # as a crash leaves it
+    write_boxes(tmp_path / "out" / "boxes_split1.csv", {"loose.jpg": BOX, "bay/c.PNG": BOX})  # as after a crash
     with open_session(photos, tmp_path / "out") as session:
         assert session.decision(1) is None
         session.decide(1, None)
@@ -190,7 +190,7 @@ def test_two_programs_do_not_write_the_same_files(photos, tmp_path):
     (tmp_path / "out").mkdir()
     with (
         FileLock(tmp_path / "out" / ".annotate.lock"),
-        pytest.raises(AnnotateError, match=r"out: another `d2r dataset annotate` writes into it"),
+        pytest.raises(AnnotateError, match=r"out: another `d2r dataset annotate` is writing there"),
         open_session(photos, tmp_path / "out"),
     ):
         pass

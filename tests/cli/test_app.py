@@ -215,20 +215,20 @@ def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
     assert facts["pictures"].strip() == "10"
     assert facts["regions"].strip().startswith("detector:sha256=")
     assert facts["features"].strip().startswith("hardnet:sha256=")
-    assert f"learned from 10 pictures, described as these are, by d2r {package_version()}" in " ".join(out.split())
+    assert f"learned from 10 pictures, described as in this index, by d2r {package_version()}" in " ".join(out.split())
 
 
 def test_compacting_and_checking_from_the_command_line(d2r, engine, collection):
     index = engine.index.folder
     for picture in sorted(collection.glob("*.jpg"))[:2]:
-        picture.write_bytes(picture.read_bytes() + b" ")  # another content, of the same picture
+        picture.write_bytes(picture.read_bytes() + b" ")  # other bytes, same picture
         engine.add([picture], workers=0)
     status, out, _ = d2r("compact", index)
     assert status == 0
     assert "3 segments became 1;" in out
     status, out, _ = d2r("check", index)
     assert status == 0
-    assert "all is well: 1 segments" in out
+    assert "no damage: 1 segments" in out
     file = next(index.glob("segments/*/posting_codes.npy"))
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
@@ -323,7 +323,7 @@ def test_odd_file_names_are_printed_and_survive_json(d2r, engine, collection, tm
     assert Path(json.loads(out)["results"][0]["path"]).exists()
 
 
-# The command, with worker processes that describe two pictures and then wait for ever.
+# The command, with worker processes that describe two pictures and then block.
 _HELD = """
 import threading
 from d2r.cli import app as cli
@@ -346,7 +346,7 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(collection, tmp_path):
     command = (sys.executable, "-c", _HELD, "index", collection, "--out", index, *options)
     with running(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: len(list(staging.glob("*.safetensors"))) == 2 or process.poll() is not None)
-        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the workers too
+        os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C: signals the workers too
         out, err = process.communicate()
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
@@ -378,7 +378,7 @@ def test_a_disk_that_fills_while_indexing_is_said_and_the_next_run_goes_on(colle
 
 @pytest.fixture
 def views(photo_folder, tmp_path):
-    """A folder with the three photographs of the pagoda alone."""
+    """A folder with only the three photographs of the pagoda."""
     (tmp_path / "views").mkdir()
     for photo in photo_folder.glob("pagoda-*.jpg"):
         shutil.copy(photo, tmp_path / "views")
@@ -466,7 +466,7 @@ def test_more_words_than_the_features_are_enough_for_are_capped_and_the_same_com
         status, out, err = d2r("index", collection, "--out", tmp_path / "x.index", *options)
         assert status == 0, err
         assert added in out
-        told = "(learned now; 65,536 would take 1,048,576 features, 16 for each, and there are fewer)"
+        told = "(learned now; 65,536 need 1,048,576 features, 16 per word)"
         assert (told in " ".join(out.split())) == (added == "10 added")
     status, out, err = d2r("codebook", collection, "--out", tmp_path / "words.safetensors", *options)
     assert status == 0, err
@@ -474,4 +474,4 @@ def test_more_words_than_the_features_are_enough_for_are_capped_and_the_same_com
         num_words = engine.index.codebook.num_words
     assert num_words in (16, 32)
     assert f"{num_words} words in" in out
-    assert "; 65,536 would take 1,048,576 features, 16 for each, and there are fewer" in out
+    assert "; 65,536 need 1,048,576 features, 16 per word" in out

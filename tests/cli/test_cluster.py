@@ -1,4 +1,4 @@
-"""The flags that need more than one machine's packages, without them."""
+"""The options for clusters, without the packages they need."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Detectors from the command line: judging one, indexing with one."""
+"""Detectors on the command line: evaluating one, and indexing with one."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def source(photo_folder, tmp_path):
-    """Three photographs with a box each for validation: two where the toy looks first, one where it looks second."""
+    """Three photographs with one validation box each: two match the toy's best box, one its second."""
     pictures = {f"pagoda-{k}.jpg": LandmarkPicture(f"pagoda-{k}.jpg", None, "pagoda") for k in range(3)}
     boxes = [FractionBox(0.1, 0.0, 0.9, 0.5), FractionBox(0.1, 0.0, 0.9, 0.5), FractionBox(0.1, 0.5, 0.9, 1.0)]
     write_dataset(tmp_path / "labels", LandmarkBoxes(pictures, {}, dict(zip(pictures, boxes, strict=True))))
@@ -105,7 +105,7 @@ def test_an_index_refuses_another_model_under_the_name_of_its_own(d2r, model, co
     write_detector(model, [LEFT], [0.7])
     status, _, err = d2r(*build, "--regions", spec)
     assert status == 2
-    assert "this index was made with" in err
+    assert "this index was created with" in err
     Image.open(collection / "pagoda-1.jpg").rotate(90).save(collection / "another.jpg")
     status, _, err = d2r(*build)
     assert status == 1

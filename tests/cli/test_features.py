@@ -1,4 +1,4 @@
-"""Indexing with a network of local features from the command line."""
+"""Indexing with a network of local features on the command line."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def model(tmp_path):
 
 @pytest.mark.parametrize("dim", [40, 150])
 def test_pictures_are_indexed_and_found_by_worker_processes(d2r, collection, tmp_path, dim):
-    """Codes of 40 bits fill less than a block of 64, those of 150 three."""
+    """Codes of 40 bits take less than one block of 64, codes of 150 take three."""
     model = write_features(tmp_path / "toy.onnx", dim=dim)
     right, down = 32, 16
     moved = read_image(collection / "pagoda-0.jpg")[down:, right:]
@@ -66,7 +66,7 @@ def test_an_index_refuses_another_network_under_the_name_of_its_own(d2r, model, 
     write_features(model, seed=1)
     status, _, err = d2r(*build, "--features", spec)
     assert status == 2
-    assert "--features: this index was made with" in err
+    assert "--features: this index was created with" in err
     status, _, err = d2r("search", index, collection / "pagoda-0.jpg")
     assert (status, REFUSED in err) == (1, True)
     status, out, err = d2r("serve", index, "--port", "0")

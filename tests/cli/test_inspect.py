@@ -1,4 +1,4 @@
-"""Pictures of features and matches from the command line."""
+"""Drawings of features and matches on the command line."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What commands print with ``--json``: one document, and docs/json.md has its fields."""
+"""With ``--json``, commands print one document, and docs/json.md lists its fields."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ WITHOUT |= {"train convert"}
 
 @pytest.fixture(scope="module")
 def index(built_index: Path, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The index of the ten photographs, and of ``again.jpg`` beside it, a copy of one of them."""
+    """An index of the ten photographs and of ``again.jpg``, a copy of one of them beside the index."""
     folder = tmp_path_factory.mktemp("with-a-copy")
     shutil.copy(photo_folder / "pagoda-1.jpg", folder / "again.jpg")
     shutil.copytree(built_index, folder / "photos.index")
@@ -74,7 +74,7 @@ def index(built_index: Path, photo_folder: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def places(index: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """What the commands are given, all of it a copy."""
+    """The arguments of the commands, all of them copies."""
     names = ("INDEX", "SET", "LABELS", "DATA", "THINGS", "GREY", "NEW")
     places = {name: tmp_path / name.lower() for name in names}
     places |= {"PHOTOS": collection, "AGAIN": index.parent / "again.jpg"}
@@ -95,7 +95,7 @@ def places(index: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.Mo
         write(places["GREY"] / f"{k}.jpg", texture(100 + k))
     write_features(places["NEW"] / "toy.onnx")
     monkeypatch.setenv("D2R_MODELS", str(tmp_path / "models"))
-    monkeypatch.setattr(difficulty, "DIFFICULTIES", {"easy": SMALL})
+    monkeypatch.setattr(difficulty, "DIFFICULTIES", {**difficulty.DIFFICULTIES, "easy": SMALL})
     monkeypatch.setattr(catalogue, "pull_model", lambda name, **_: catalogue.add_model(str(places["NEW"] / "toy.onnx")))
     return places
 
@@ -106,7 +106,7 @@ def command_line(places: dict[str, Path], name: str) -> list[str]:
 
 
 def fields(value: object, *above: str) -> Iterator[tuple[str, ...]]:
-    """Go through the names of a document, with those that they are under; ``[]`` follows that of a list of objects."""
+    """Yield the path of names to each field of a document; ``[]`` follows the name of a list of objects."""
     if isinstance(value, dict):
         for name, below in value.items():
             listed = isinstance(below, list) and below and isinstance(below[0], dict)

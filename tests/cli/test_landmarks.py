@@ -1,4 +1,4 @@
-"""Boxes of landmarks from the command line: drawing them, fetching, counting, drawing a sample."""
+"""Landmark boxes on the command line: annotating, fetching, statistics and sampling."""
 
 import http.client
 import json
@@ -49,7 +49,7 @@ def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, propos
         told, errors = process.communicate()
     assert process.returncode == 0, errors
     assert errors == ""
-    assert f"2 pictures: 1 with a box, 0 without a prominent landmark, 1 not decided; written to {out}" in told
+    assert f"2 pictures: 1 with a box, 0 without a prominent landmark, 1 undecided; written to {out}" in told
     assert read_dataset(out).training == {"petra/a.jpg": FractionBox(0, 0, 0.5, 0.5)}
 
 
@@ -57,7 +57,7 @@ def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, propos
     ("options", "status", "problem"),
     [
         (["--proposals", "nothing"], 2, "regions 'nothing' is not known"),
-        (["--leave-out-rare"], 2, "give both"),
+        (["--leave-out-rare"], 2, "--leave-out-rare needs --sample"),
         (["--sample", "0"], 1, "landmark 'petra' has 2 pictures, and 4 are drawn of each"),
         (["--sample", "0", "--leave-out-rare"], 1, "no pictures"),
     ],
@@ -79,7 +79,7 @@ def test_statistics_are_printed(d2r, labels):
     assert re.search(r"pictures +12 *\n", out)
     assert re.search(r"boxes +8 for training, 0 for validation", out)
     assert re.search(r"without a box +4 *\n", out)
-    assert re.search(r"pictures a landmark +4 to 8, median 6", out)
+    assert re.search(r"pictures per landmark +4 to 8, median 6", out)
     assert re.search(r"area of the boxes +25% to 25%, median 25%", out)
     assert re.search(r"20% to 30% +8 +█{40}", out)
 
@@ -116,13 +116,13 @@ def test_pictures_with_a_box_are_fetched_and_failures_counted(d2r, tmp_path):
         get = ["dataset", "get", "landmark-boxes", "--out", tmp_path / "data", "--rate", "1000"]
         status, out, err = d2r(*get)
         assert status == 0, err
-        assert f"3 pictures: 1 fetched, 1 without an address, 1 failed; {folder}" in out
+        assert f"3 pictures: 1 fetched, 1 without a URL, 1 failed; {folder}" in out
         assert f"failures: {folder}/failures.csv" in out
         status, out, _ = d2r(*get, "--all")
-        assert "4 pictures: 1 fetched, 1 there before, 1 without an address, 1 failed before and not tried again" in out
+        assert "4 pictures: 1 fetched, 1 already there, 1 without a URL, 1 failed before and not retried" in out
         server.files["/b"] = server.files["/a"]
         status, out, _ = d2r(*get, "--retry-failed")
-        assert "1 fetched, 1 there before, 1 without an address; " in out
+        assert "1 fetched, 1 already there, 1 without a URL; " in out
     assert {path.name for path in (folder / "jpg").iterdir()} == {"a.jpg", "b.jpg", "d.jpg"}
 
 

@@ -1,4 +1,4 @@
-"""What commands write is never written over a file that is not theirs; each command, twice, and over a user's file."""
+"""Commands overwrite their own files but no others: each command runs twice, and over a user's file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_file_of_the_user_survives_and_with_force_is_written_over_and_then_aga
     assert status == 1
     assert f"error: {file}: it exists and was not written by d2r; give another name, or --force" in err
     assert file.read_bytes() == NOTES
-    for force in (["--force"], []):  # at the second time it is ours
+    for force in (["--force"], []):  # the second run overwrites our own file
         status, _, err = d2r(*command(name, file), *force)
         assert status == 0, err
         assert file.read_bytes() != NOTES
@@ -173,11 +173,11 @@ def test_pairs_are_read_by_hloc_by_colmap_and_line_by_line_as_without_their_mark
     assert is_ours(file)
     pairs = [tuple(line.split(b" ")) for line in file.read_bytes().replace(b"\r", b"").splitlines()]
     text = file.read_text()
-    assert [tuple(line.split()) for line in text.rstrip("\n").split("\n")] == [  # as hloc's parse_retrieval does
+    assert [tuple(line.split()) for line in text.rstrip("\n").split("\n")] == [  # like hloc's parse_retrieval
         (first.decode(), second.decode()) for first, second in pairs
     ]
     lines = file.read_bytes().split(b"\n")
-    assert [tuple(line.strip().split(b" ")) for line in lines if line.strip()] == pairs  # as COLMAP does, which trims
+    assert [tuple(line.strip().split(b" ")) for line in lines if line.strip()] == pairs  # like COLMAP, which trims
     assert text.splitlines() == [f"{first.decode()} {second.decode()}" for first, second in pairs]
 
 

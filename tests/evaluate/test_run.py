@@ -193,7 +193,7 @@ def test_words_are_capped_by_the_descriptors_that_there_are_and_it_is_said(d2r, 
         assert run["setup"]["words"] == 65536
         (words,) = {row["words"] for row in run["rows"]}
         assert words in (8, 16)
-        assert f"{words} visual words; 65,536 would take 1,048,576 features, 16 for each, and there are fewer" in out
+        assert f"{words} visual words; 65,536 need 1,048,576 features, 16 per word" in out
     reproduce = [
         "reproduce",
         "table2",
@@ -207,7 +207,7 @@ def test_words_are_capped_by_the_descriptors_that_there_are_and_it_is_said(d2r, 
     status, out, err = d2r(*reproduce, "--features", "rootsift:top=50", "--workers", "0")
     assert status == 0, err
     for size in (1024, 65536):
-        assert f"{size:,} would take {16 * size:,} features, 16 for each, and there are fewer" in out
+        assert f"{size:,} need {16 * size:,} features, 16 per word" in out
 
 
 def test_without_options_evaluation_describes_pictures_as_an_index_does(d2r, instances, built_index, tmp_path):

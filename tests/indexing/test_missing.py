@@ -294,18 +294,18 @@ def test_the_command_line_says_what_is_missing_and_how_to_drop_it(d2r, engine, c
     status, out, _ = d2r("index", collection, "--out", index, "--workers", "0")
     assert status == 0
     assert "3  (7 missing, 3 unchanged)" in out
-    assert "7 missing: they are kept and not searched; `--prune` drops them" in out
+    assert "7 missing: kept but not searched; `--prune` removes them" in out
     assert f"  4 from {nas}\n  3 from {nas / 'deeper'}\n" in out
     _, out, _ = d2r("info", index)
-    assert "missing          7, kept and not searched" in out
+    assert "missing            7, kept but not searched" in out
     assert f"  4 from {nas}\n" in out
     mount(away, nas)
     _, out, _ = d2r("index", collection, "--out", index, "--workers", "0")
-    assert "10  (7 there again, 3 unchanged)" in out
+    assert "10  (7 back, 3 unchanged)" in out
     unmount(nas)
     _, out, _ = d2r("index", collection, "--out", index, "--workers", "0", "--prune")
-    assert "3  (7 dropped, 3 unchanged)" in out
-    assert f"7 dropped, whose files are gone\n  4 from {nas}\n" in out
+    assert "3  (7 removed, 3 unchanged)" in out
+    assert f"7 removed because their files are gone\n  4 from {nas}\n" in out
     assert engine.index.size().missing == 0
 
 
@@ -318,7 +318,7 @@ def test_on_a_terminal_it_is_asked_whether_to_drop_them_and_only_yes_does(engine
     process = subprocess.Popen(command, stdin=end, stdout=end, stderr=subprocess.DEVNULL)
     os.close(end)
     try:
-        said = told_until(terminal, "Drop them from the index? [y/N]")
+        said = told_until(terminal, "Remove them from the index? [y/N]")
         assert "7 missing" in said
         os.write(terminal, answer.encode())
         assert process.wait(timeout=100) == 0

@@ -1,4 +1,4 @@
-"""Groups of pictures: what joins them, and what must not."""
+"""Groups of pictures: which links join them, and which must not."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def test_the_picture_with_the_most_points_comes_first_and_the_strongest_link() -
     ("transform", "size", "same"),
     [
         (SAME, (100, 80), True),
-        (2 * SAME, (200, 160), True),  # scaled
+        (2 * SAME, (200, 160), True),  # rescaled
         (moved(2), (100, 80), True),
         (moved(20), (100, 80), False),  # the camera was moved
-        (SAME, (50, 80), False),  # cut
-        (1.3 * SAME, (100, 80), False),  # nearer
+        (SAME, (50, 80), False),  # cropped
+        (1.3 * SAME, (100, 80), False),  # closer
     ],
 )
 def test_near_duplicates_have_the_same_frame(transform: np.ndarray, size: tuple[int, int], same: bool) -> None:
@@ -115,7 +115,7 @@ def test_pictures_with_the_same_banner_are_no_duplicates() -> None:
 
 @pytest.fixture(scope="module")
 def copied(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ten photographs, a smaller and a cut copy of one of them, and an index of all."""
+    """The ten photographs, a smaller and a cropped copy of one of them, and an index of all."""
     folder = tmp_path_factory.mktemp("copied")
     photos = folder / "photos"
     photos.mkdir()

@@ -120,11 +120,11 @@ def test_a_record_says_where_a_network_came_from(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"name": "../up"}, r"'\.\./up' cannot be the name of a model"),
-        ({"name": "a,b"}, "cannot be the name of a model"),
-        ({"name": "x.onnx"}, "cannot be the name of a model"),
-        ({"name": DETECTOR}, f"a model that is shipped has the name {DETECTOR}"),
-        ({"sha256": SHA256}, f"its SHA-256 is [0-9a-f]*, and it should be {SHA256}"),
+        ({"name": "../up"}, r"'\.\./up' is not a valid name"),
+        ({"name": "a,b"}, "is not a valid name"),
+        ({"name": "x.onnx"}, "is not a valid name"),
+        ({"name": DETECTOR}, f"a shipped model has the name {DETECTOR}"),
+        ({"sha256": SHA256}, f"its SHA-256 is [0-9a-f]*, but should be {SHA256}"),
     ],
 )
 def test_what_cannot_be_added_leaves_nothing(folder, tmp_path, options, problem):
@@ -153,7 +153,9 @@ def test_a_name_stays_with_its_network(folder, tmp_path):
     add_model(str(write_features(tmp_path / "mine.onnx")))
     kept = (folder / "mine.onnx").read_bytes()
     write_features(tmp_path / "mine.onnx", seed=1)
-    with pytest.raises(ModelError, match=r"mine: another model of that name was added before; .* remove .*mine\.onnx"):
+    with pytest.raises(
+        ModelError, match=r"mine: another model with this name was added before; .* remove .*mine\.onnx"
+    ):
         add_model(str(tmp_path / "mine.onnx"))
     assert (folder / "mine.onnx").read_bytes() == kept
 
@@ -161,7 +163,7 @@ def test_a_name_stays_with_its_network(folder, tmp_path):
 def test_one_process_adds_at_a_time(folder, tmp_path):
     path = write_features(tmp_path / "mine.onnx")
     folder.mkdir()
-    with FileLock(folder / ".lock"), pytest.raises(ModelError, match="another process adds a model"):
+    with FileLock(folder / ".lock"), pytest.raises(ModelError, match="another process is adding a model"):
         add_model(str(path))
 
 
@@ -242,7 +244,7 @@ def test_without_torch_nothing_is_fetched(folder, server, monkeypatch):
     with pytest.raises(ModelError, match=r"tiny: .* is not installed; .* 'detect-to-retrieve\[train\]'"):
         pull_model("tiny")
     assert server.asked == []
-    with pytest.raises(ModelError, match="other: no such model is known; there are: tiny"):
+    with pytest.raises(ModelError, match="other: not a known model; there are: tiny"):
         pull_model("other")
 
 

@@ -22,7 +22,7 @@ def plain(height, width):
 
 
 def coloured(drawn):
-    """Rows and columns of what is neither grey nor the legend's."""
+    """Rows and columns of the coloured pixels outside the legend."""
     return np.argwhere(np.ptp(drawn.astype(int), axis=2) > 40)
 
 

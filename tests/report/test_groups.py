@@ -1,4 +1,4 @@
-"""The page of groups: whole in itself, safe with any name, its boxes where they belong."""
+"""The page of groups: self-contained, safe with any file name, with its boxes in the right places."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_large_group_shows_some_and_names_the_others(tmp_path: Path, monkeypat
     text = said(html)
     assert "and 2 more: view-2.png , view-3.png" in text
     assert "6 of 40 pictures are in 2 groups" in text
-    assert "One group, the smallest, is left out" in text
+    assert "The smallest group is left out" in text
 
 
 def test_names_are_text_and_not_markup(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page of a search: whole in itself, safe with any file name, its marks where they belong, usable by keyboard."""
+"""The page of a search: self-contained, safe with any file name, with correct marks, usable by keyboard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
 def picture(seed: int, width: int = 320, height: int = 240) -> Picture:
-    """Soft blobs of colour, different for every seed."""
+    """Smooth blobs of colour, different for every seed."""
     coarse = np.random.default_rng(seed).integers(30, 230, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -39,7 +39,7 @@ def saved(path: Path, seed: int = 1, width: int = 320, height: int = 240) -> str
 
 
 def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int = 240) -> Result:
-    """A result; with inliers, its points lie where TURN maps those of the query."""
+    """A result; its inliers are those of the query, transformed by TURN."""
     rng = np.random.default_rng(0)
     query_positions = rng.uniform((40, 30), (200, 150), (inliers or 0, 2)).astype(np.float32)
     return Result(
@@ -80,7 +80,7 @@ def page_of(*results: Result, name: str = "query.jpg", features: int = 30, box: 
 
 
 class Reader(HTMLParser):
-    """Every element with its attributes, and the text a reader sees, templates included."""
+    """Every element with its attributes, and the visible text, including templates."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Reader(HTMLParser):
         self.text += data
 
     def all(self, name: str, **wanted: str) -> list[dict[str, str | None]]:
-        """The attributes of the elements of a name that have the wanted classes or values."""
+        """The attributes of the elements with a name and the given classes or values."""
         return [
             attributes
             for tag, attributes in self.elements
@@ -108,7 +108,7 @@ def said(html: str) -> str:
 
 
 def embedded(html: str) -> list[tuple[int, int]]:
-    """The sizes of the pictures that the page holds."""
+    """The sizes of the embedded pictures."""
     return [Image.open(io.BytesIO(base64.b64decode(data))).size for data in re.findall(r"base64,([\w+/=]+)", html)]
 
 
@@ -237,15 +237,15 @@ def test_of_many_matched_points_an_even_choice_is_joined_and_that_is_told(tmp_pa
     tops = sorted(numbers(path["d"])[0, 1] for path in Reader(drawing).all("path"))
     assert len(tops) == MAX_LINES
     assert np.diff(tops).max() < 10
-    assert "150 of the 1,234 points are joined by lines." in said(html)
+    assert "150 of the 1,234 inliers are joined by lines." in said(html)
 
 
 def test_results_say_what_verification_found(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg")
     text = said(page_of(found(path, inliers=1214), found(path, inliers=0), found(path, inliers=None)))
-    assert "1 of 3 results is confirmed by matched points." in text
-    assert "verified, 1,214 matched points" in text
-    assert "no matched points" in text
+    assert "1 of 3 results is spatially verified." in text
+    assert "verified, 1,214 inliers" in text
+    assert "no inliers" in text
     assert "not verified" in text
 
 
@@ -335,14 +335,14 @@ def test_a_browser_opens_match_views_by_keyboard_without_errors_requests_or_side
     assert dialog.get_by_role("heading").inner_text() == "2 narrow.jpg"
     window.keyboard.press("Escape")
     assert not dialog.is_visible()
-    # The browser tells of the closing in a task of its own, so the focus may move a moment after the dialog is gone.
+    # The browser reports the closing in a separate task, so the focus may move a moment after the dialog closes.
     expect(window.locator(".open").nth(1)).to_be_focused()
 
     outline = window.locator("#view-1 .found")
     assert outline.is_visible()
-    window.get_by_label("where it was found").uncheck()
+    window.get_by_label("query outline").uncheck()
     assert not outline.is_visible()
-    window.get_by_label("regions described").check()
+    window.get_by_label("regions", exact=True).check()
     assert window.locator("#view-1 .regions").is_visible()
     window.set_viewport_size({"width": 1280, "height": 900})
     first.click()
@@ -359,7 +359,7 @@ def test_the_focused_card_has_an_outline_in_forced_colours_and_is_clear_of_the_t
     window = browser.new_page(viewport={"width": 1280, "height": 600}, forced_colors="active")
     window.goto((tmp_path / "page.html").as_uri())
     names = window.locator(".open")
-    # The toolbar hides the name of the card above, which is the next to be focused.
+    # The toolbar hides the name of the card above, which gets the focus next.
     names.nth(4).focus()
     names.nth(3).evaluate("name => window.scrollBy(0, name.getBoundingClientRect().top - 15)")
     window.keyboard.press("Shift+Tab")

@@ -8,7 +8,7 @@ from serving import serving
 
 @pytest.fixture(scope="module")
 def index(built_index, tmp_path_factory):
-    """A copy of the index, which a test may change."""
+    """A copy of the index that a test may change."""
     return Path(shutil.copytree(built_index, tmp_path_factory.mktemp("served") / "photos.index"))
 
 
@@ -20,5 +20,5 @@ def client(index, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pagoda(photo_folder):
-    """The bytes of a photograph of which the index has two other views."""
+    """The bytes of a photograph; the index has two other views of its object."""
     return (photo_folder / "pagoda-0.jpg").read_bytes()

@@ -1,4 +1,4 @@
-"""The API over HTTP: what it finds, what it refuses and in what form, and what no client can do."""
+"""The API over HTTP: results, errors and their format, and access control."""
 
 import io
 import shutil
@@ -74,7 +74,7 @@ def test_a_search_may_be_expanded(client, pagoda):
     answer = client.post("/v1/search?expand=5&diffuse=true&top=3", content=pagoda).json()
     assert set(answer["seconds"]) == {"describe", "search", "verify", "expand"}
     assert {one["picture"]["name"].split("/")[-1][:6] for one in answer["results"]} == {"pagoda"}
-    for options in ("verify=0&expand=5", "expand=0&diffuse=true"):  # nothing is confirmed, or nothing is to join
+    for options in ("verify=0&expand=5", "expand=0&diffuse=true"):  # no verified results, or none to expand with
         plain = client.post(f"/v1/search?top=3&{options.split('&')[0]}", content=pagoda).json()["results"]
         assert client.post(f"/v1/search?top=3&{options}", content=pagoda).json()["results"] == plain
     number = answer["results"][0]["picture"]["id"]
@@ -178,7 +178,7 @@ def test_a_page_elsewhere_cannot_make_the_service_work(client, site):
     costly = ("search", f"match?query={other}", f"thresholds?query={other}", "image", "thumbnail")
     for path in costly:
         is_problem(client.get(f"/v1/pictures/{number}/{path}", headers={"Sec-Fetch-Site": site}), 403)
-    for asked in ("same-origin", "none"):  # the page itself; an address that was typed
+    for asked in ("same-origin", "none"):  # the page itself; a typed address
         answer = client.get(f"/v1/pictures/{number}/thumbnail", headers={"Sec-Fetch-Site": asked})
         assert answer.status_code == 200
     assert client.get("/", headers={"Sec-Fetch-Site": site}).status_code == 200  # a link to the page
@@ -192,7 +192,7 @@ def test_head_is_answered_wherever_get_is(client, path):
 
 
 def test_a_body_with_two_lengths_ends_the_connection(client):
-    """What follows such a body, for one server on the way the body, would be the request of another client."""
+    """A proxy could take the bytes after the body for the request of another client."""
     hidden = b"0\r\n\r\nGET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(hidden)}\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port)) as line:
@@ -300,7 +300,7 @@ def test_a_service_that_only_reads_takes_no_token(built_index, tmp_path, pagoda)
         for path in ("/v1/info", "/v1/metrics", "/v1/pictures", "/v1/pictures/1/image"):
             is_problem(client.get(path), 401)
             assert client.get(path, headers={"Authorization": "Bearer another-token-to-read"}).status_code == 200
-            assert client.get(path, headers=AUTHORIZED).status_code == 200  # who may change may read
+            assert client.get(path, headers=AUTHORIZED).status_code == 200  # the write token allows reading
         assert client.get("/v1/health").status_code == 200
         assert client.get("/").status_code == 200
     assert not (tmp_path / "uploads").exists()
@@ -341,7 +341,7 @@ def test_a_picture_that_is_not_sent_in_time_is_given_up(built_index, tmp_path):
 
 @contextmanager
 def sending(client, count, length):
-    """Connections on which the service awaits a picture of so many bytes."""
+    """Connections on which the service awaits a picture of this many bytes."""
     head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
     with ExitStack() as stack:
         lines = []
@@ -415,7 +415,7 @@ def test_a_token_comes_from_a_file_or_the_environment_and_is_no_short_one(tmp_pa
     for short in ("", "short", "with a space in it"):
         with pytest.raises(ServeError, match="openssl"):
             token_from(None, "D2R_TOKEN", {"D2R_TOKEN": short})
-    with pytest.raises(ServeError, match="cannot be read"):
+    with pytest.raises(ServeError, match="cannot read the token"):
         token_from(tmp_path / "nowhere", "D2R_TOKEN", {})
 
 

@@ -1,4 +1,4 @@
-"""Broken and hostile pictures: each is refused with a reason, and the service goes on."""
+"""Broken and hostile pictures: each is refused with a reason, and the service keeps running."""
 
 import io
 import struct

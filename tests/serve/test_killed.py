@@ -1,4 +1,4 @@
-"""The command itself, killed and ended while it works: nothing that was acknowledged is lost."""
+"""The command, killed and stopped while it works: no acknowledged job is lost."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from synthetic import texture, write
 
 @contextmanager
 def service(index, *options, errors=None):
-    """Run ``d2r serve`` as a process of its own."""
+    """Run ``d2r serve`` as a separate process."""
     command = (*D2R, "serve", index, "--port", "0", "--workers", "1", *options)
     environment = {**os.environ, "D2R_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
     with running(*command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
@@ -69,7 +69,7 @@ def test_what_was_acknowledged_survives_a_kill_during_the_add(index, tmp_path):
         assert {job["state"] for job in jobs} <= {"queued", "running", "done"}
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for number, job in enumerate(jobs):  # it says on its error output who added what
+    for number, job in enumerate(jobs):  # standard error says who added what
         line = f'INFO d2r.serve.access: add job={job["id"]} client=127.0.0.1 token=write name="{number}.jpg"'
         assert line in log.read_text()
     assert TOKEN not in log.read_text()

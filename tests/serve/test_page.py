@@ -1,4 +1,4 @@
-"""The page in a browser, as people use it: drop a photo, draw a box, open the match, search again from a result."""
+"""The page in a browser: drop a photo, draw a box, open the match, search again with a result."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ WIDTHS = {
 
 @pytest.fixture(scope="module")
 def scenes(shared_data, tmp_path_factory):
-    """Small copies of photographs of two buildings and of other things, and one of the first to search with."""
+    """Small copies of photographs of two buildings and other objects, and a query photograph of the first building."""
     folder = tmp_path_factory.mktemp("scenes")
     taken = [(name, sorted((shared_data / "scenes" / name).iterdir())[:4]) for name in ("fountain", "herz-jesu")]
     taken.append(("other", sorted((shared_data / "photos").iterdir())[:4]))
@@ -48,7 +48,7 @@ def url(scenes, tmp_path_factory):
 
 @contextmanager
 def page_of(browser, url, **options):
-    """A window on the page, which may complain of nothing and ask nothing of other places."""
+    """A browser window with the page, which may log no errors and send no requests to other hosts."""
     context = browser.new_context(**options)
     window = context.new_page()
     heard = []
@@ -68,12 +68,12 @@ def page_of(browser, url, **options):
 
 
 def drop(window, path):
-    """Drop a file on the page, as a hand would."""
+    """Drop a file on the page."""
     carry(window, path, "drop")
 
 
 def carry(window, path, how):
-    """Bring a file to the page by the event that a browser sends when it is dropped or pasted."""
+    """Send the page the event of a dropped or pasted file."""
     data = base64.b64encode(path.read_bytes()).decode()
     window.evaluate(
         """async ([data, name, how]) => {
@@ -89,7 +89,7 @@ def carry(window, path, how):
 
 
 def draw(window, share):
-    """Draw a box with the mouse: x1, y1, x2, y2 as shares of the picture as it is shown."""
+    """Draw a box with the mouse: x1, y1, x2, y2 as shares of the displayed picture."""
     place = window.locator("#drawing").bounding_box()
     x1, y1, x2, y2 = (
         place[side] + place[length] * part
@@ -120,7 +120,7 @@ def test_a_photo_is_dropped_a_box_drawn_the_match_opened_and_a_result_searched_w
         window.screenshot(path=tmp_path / f"{width}-results.png", full_page=True)
         window.get_by_role("button", name="Result 1,").click()
         expect(window.locator("#match")).to_be_visible()
-        expect(window.locator("#match-facts")).to_contain_text("points agree")
+        expect(window.locator("#match-facts")).to_contain_text("inliers")
         assert window.locator("#match-view .line").count() > 5
         window.screenshot(path=tmp_path / f"{width}-match.png")
         assert window.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -151,7 +151,7 @@ def test_the_slider_says_how_many_are_checked(browser, url):
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
         window.locator("#verify").fill("0")
         expect(window.locator("#verify-shown")).to_have_text("0")
-        expect(window.locator(".facts").first).to_contain_text("not checked")
+        expect(window.locator(".facts").first).to_contain_text("not verified")
 
 
 def test_a_search_is_expanded_as_long_as_that_is_ticked(browser, url):
@@ -160,14 +160,14 @@ def test_a_search_is_expanded_as_long_as_that_is_ticked(browser, url):
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
         for change, expand in (("uncheck", 0), ("check", 5)):
             with window.expect_response(lambda response: "/search?" in response.url) as found:
-                getattr(window.get_by_label("Search again with the surest results"), change)()
+                getattr(window.get_by_label("Expand the query with verified results"), change)()
             assert f"expand={expand}" in found.value.url
             assert ("expand" in found.value.json()["seconds"]) == (expand > 0)
         expect(first_result(window)).to_contain_text("fountain/")
 
 
 def test_an_answer_that_misses_pictures_says_so(browser, url):
-    """The service is real; its answer is made to say what that of a cluster which has lost a shard says."""
+    """The service is real; its answer is changed to that of a cluster that has lost a shard."""
 
     def lose(route):
         answer = route.fetch()
@@ -176,7 +176,7 @@ def test_an_answer_that_misses_pictures_says_so(browser, url):
     with page_of(browser, url) as window:
         window.route("**/search?*", lose)
         window.get_by_role("button", name="Search with fountain/").first.click()
-        expect(window.locator("#trouble")).to_contain_text("3 pictures could not be looked at")
+        expect(window.locator("#trouble")).to_contain_text("3 pictures could not be searched")
         expect(first_result(window)).to_contain_text("fountain/")
         window.unroute("**/search?*")
         window.locator("#top").select_option("10")
@@ -207,7 +207,7 @@ def test_there_is_no_threshold_without_a_detector(browser, url):
 
 @pytest.fixture(scope="module")
 def detected_url(scenes, tmp_path_factory):
-    """A collection whose regions come from a detector that is sure of them by 0.8, 0.5 and 0.2."""
+    """A collection whose regions come from a detector, with confidences of 0.8, 0.5 and 0.2."""
     folder, _ = scenes
     boxes = ((0.1, 0.1, 0.8, 0.8), (0.2, 0.0, 0.6, 0.5), (0.5, 0.5, 1.0, 1.0))
     model = write_detector(folder / "toy.onnx", boxes, (0.8, 0.5, 0.2))
@@ -222,7 +222,9 @@ def detected_url(scenes, tmp_path_factory):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_another_threshold_shows_other_regions_and_another_score(browser, detected_url, scenes, width):
     with page_of(browser, detected_url, **WIDTHS[width]) as window:
-        window.get_by_label("Search again with the surest results").uncheck()  # scores are then of the query alone
+        window.get_by_label(
+            "Expand the query with verified results"
+        ).uncheck()  # so that scores are those of the query without expansion
         drop(window, scenes[1])
         expect(window.locator("#summary")).to_contain_text("results for the whole picture")
         score = window.locator(".facts").first.text_content().split()[1][:5]
@@ -267,7 +269,9 @@ def test_a_picture_is_added_with_the_token_and_removed(browser, url, scenes):
         expect(first_result(window)).to_have_text("query.jpg")
         window.get_by_role("button", name="Result 1,").click()
         for shown in (window.locator(".card image").first, window.locator("#match-view image").last):
-            expect(shown).to_have_attribute("href", re.compile("^blob:"))  # or it would be asked for when it is gone
+            expect(shown).to_have_attribute(
+                "href", re.compile("^blob:")
+            )  # otherwise it would be requested after its removal
         window.once("dialog", lambda asked: asked.accept())
         window.get_by_role("button", name="Remove from the collection").click()
         expect(window.locator("#collection")).to_contain_text("11 pictures")

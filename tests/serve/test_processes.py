@@ -1,4 +1,4 @@
-"""Work in processes: what kills one costs only itself, what is too long is ended, what is too much is refused."""
+"""Worker processes: a call that kills one affects no others, slow calls are killed, excess calls are refused."""
 
 import asyncio
 import os

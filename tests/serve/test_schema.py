@@ -1,4 +1,4 @@
-"""What the OpenAPI document promises, held against many generated requests."""
+"""The service keeps to its OpenAPI document, over many generated requests."""
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings

@@ -1,4 +1,4 @@
-"""What is refused before it costs anything."""
+"""Searches that are refused before any work is done."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from d2r.serve.searches import Searches, Threads
 
 
 class Busy:
-    """Processes whose work ends when it may, and fails."""
+    """Processes whose calls end when released, and fail."""
 
     def __init__(self):
         self.begun = 0

@@ -1,4 +1,4 @@
-"""What another threshold of the detector would make of a picture, against indexes that were made with it."""
+"""Regions and scores at other thresholds of the detector, compared with indexes built with those thresholds."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index_with(model, built_index, photo_folder, tmp_path_factory):
-    """Makes an index whose regions have a threshold."""
+    """Returns a function that creates an index with a threshold."""
 
     def make(threshold):
         folder = tmp_path_factory.mktemp("detected") / "photos.index"

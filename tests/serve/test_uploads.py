@@ -1,4 +1,4 @@
-"""The folder of uploads: nothing of a user's is deleted or written over, and nothing acknowledged is lost."""
+"""The folder of uploads: no file of a user is deleted or overwritten, and no acknowledged picture is lost."""
 
 import hashlib
 import shutil
@@ -51,7 +51,7 @@ def place(folder, name, data=b"of a user"):
 
 
 def claim(folder, *, index="nowhere.index", adopt=False):
-    """Take a folder, as a start of the service does, and give it back."""
+    """Lock a folder like a starting service, and release it."""
     uploads = Uploads(folder, index=folder.parent / index, adopt=adopt)
     uploads.close()
     return uploads
@@ -90,7 +90,7 @@ def test_a_folder_that_holds_anything_of_a_user_is_refused_and_left_as_it_is(tmp
     place(folder, name)
     folder.chmod(0o755)
     before = found(folder)
-    with pytest.raises(ServeError, match="not of d2r serve"):
+    with pytest.raises(ServeError, match="not from d2r serve"):
         claim(folder, adopt=Journal.is_in(folder))
     assert found(folder) == before
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -340,13 +340,13 @@ def test_an_add_that_waits_for_another_writer_says_so_and_begins_when_that_ends(
             wait_until(lambda: len(refused) >= 6)
             second = jobs.add(picture(2), ".jpg", "two.jpg")
             for job in (jobs.get(first.id), jobs.get(second.id)):
-                assert (job.state, job.problem) == ("queued", "it waits: another process is changing the index")
+                assert (job.state, job.problem) == ("queued", "waiting: another process is changing the index")
         released = time.monotonic()
         wait_until(lambda: jobs.get(first.id).problem is None, seconds=60)
         began = time.monotonic()
         assert ended(jobs, second).state == "done"
         assert ended(jobs, first).problem is None
-    assert began - released < 5  # half a second, but for a busy machine; the seventh wait was of 30 seconds
+    assert began - released < 5  # half a second, more on a busy machine; the seventh wait took 30 seconds
 
 
 def test_an_error_of_the_program_fails_the_one_picture_it_is_about_and_the_work_goes_on(engine, tmp_path, monkeypatch):

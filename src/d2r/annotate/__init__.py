@@ -1,1 +1,1 @@
-"""Draw at most one box on each picture of a folder, in a local web page, into the files of Google Landmark Boxes."""
+"""Annotation: draw at most one box per picture on a local web page, in the format of Google Landmark Boxes."""

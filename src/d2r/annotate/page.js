@@ -1,4 +1,4 @@
-// One picture at a time: a box is drafted here, and is decided when the server has it on disk.
+// One picture at a time: a box is a draft until the server has stored it on disk.
 // Boxes are [x1, y1, x2, y2] in whole pixels of the picture, half-open.
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -7,15 +7,15 @@ const stage = element("stage");
 const drawing = element("drawing");
 const fields = ["x1", "y1", "x2", "y2"].map(element);
 
-let session = null; // what the server said last: progress, next, can_undo
+let session = null; // last response of the server: progress, next, can_undo
 let current = null; // the picture: number, name, width, height, box, decided, problem
-let draft = null; // the box as it is drawn, or null
+let draft = null; // the drawn box, or null
 let past = []; // earlier drafts of this picture, for undo
 let offers = []; // proposed boxes
 let busy = false;
-const drafts = new Map(); // drafts of pictures that were left without deciding, by number
+const drafts = new Map(); // drafts of pictures that were left undecided, by number
 
-// Talking to the server
+// Requests to the server
 
 class Refused extends Error {}
 
@@ -28,7 +28,7 @@ async function ask(path, options) {
   }
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
-  const detail = typeof answer.detail === "string" ? answer.detail : `The server answers ${response.status}.`;
+  const detail = typeof answer.detail === "string" ? answer.detail : `The server responded with status ${response.status}.`;
   throw new Refused(detail);
 }
 
@@ -36,7 +36,7 @@ function put(path, body) {
   return ask(path, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) });
 }
 
-/** Do something that takes the server, one at a time; what it refuses is shown. */
+/** Run an action that calls the server, one at a time, and show its error, if any. */
 async function work(action) {
   if (busy) return;
   busy = true;
@@ -55,7 +55,7 @@ async function work(action) {
   }
 }
 
-// Going from picture to picture
+// Navigation
 
 async function load(number) {
   const answer = await ask(`/api/pictures/${number}`);
@@ -81,7 +81,7 @@ async function load(number) {
 
 const source = (number) => `/pictures/${number}.jpg?session=${session.version}`;
 
-/** Fetch the proposals of a picture, and show them if it is still the one that is looked at. */
+/** Fetch the proposals of a picture, and show them if it is still the current one. */
 async function offer(number) {
   const { boxes } = await ask(`/api/pictures/${number}/proposals`).catch(() => ({ boxes: [] }));
   if (current.number !== number) return;
@@ -112,7 +112,7 @@ async function goOn(said) {
 function save() {
   if (current.problem) return;
   if (!draft) say("There is no box yet. Draw one, or mark the picture as having no prominent landmark.");
-  else if (current.decided && same(draft, current.box)) work(() => goOn("Saved before."));
+  else if (current.decided && same(draft, current.box)) work(() => goOn("Already saved."));
   else work(() => decide(draft));
 }
 
@@ -135,7 +135,7 @@ function undo() {
   work(async () => {
     const { number } = await put("/api/undo");
     drafts.delete(number);
-    if (number === current.number) draft = current.box; // what was drawn since is not one to keep
+    if (number === current.number) draft = current.box; // drop what was drawn since
     await load(number);
     say(`The last decision is undone. ${title()}`);
     stage.focus({ preventScroll: true });
@@ -155,7 +155,7 @@ function go(number) {
 const same = (a, b) => String(a) === String(b);
 const bound = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** Return a box in whole pixels, within the picture and not empty; its corners may be given in any order. */
+/** Return a non-empty box in whole pixels within the picture, from two opposite corners in any order. */
 function whole([x1, y1, x2, y2]) {
   const [left, right] = side(x1, x2, current.width);
   const [top, bottom] = side(y1, y2, current.height);
@@ -173,7 +173,7 @@ function moved(box, dx, dy) {
   return [box[0] + x, box[1] + y, box[2] + x, box[3] + y];
 }
 
-/** Take a new draft; the old one can be had back by undo, unless this only goes on with the last change. */
+/** Set a new draft; undo restores the old one, unless this continues the last change. */
 function change(box, { goesOn = false } = {}) {
   if (same(box, draft)) return;
   if (!goesOn) past.push(draft);
@@ -191,7 +191,7 @@ function title() {
 }
 
 let saying = 0;
-/** Tell a screen reader; of several things in quick succession only the last. */
+/** Announce a text to screen readers; of several in quick succession, only the last. */
 function say(text) {
   clearTimeout(saying);
   saying = setTimeout(() => { element("said").textContent = text; }, 150);
@@ -205,7 +205,7 @@ function show() {
   element("bar").max = progress.pictures;
   element("bar").value = decided;
   const parts = [`${decided} of ${progress.pictures} decided`, `${progress.boxes} with a box`, `${progress.none} without`];
-  if (progress.unreadable) parts.push(`${progress.unreadable} cannot be read`);
+  if (progress.unreadable) parts.push(`${progress.unreadable} unreadable`);
   element("counts").textContent = parts.join(" · ");
   element("done").hidden = progress.open > 0;
   const all = progress.unreadable ? "Every picture that can be read is decided." : "Every picture is decided.";
@@ -217,14 +217,14 @@ function show() {
     `Picture ${current.number + 1} of ${progress.pictures}` + (current.landmark ? ` · ${current.landmark}` : "");
   const state = element("state");
   const changed = !same(draft, current.box);
-  state.textContent = changed ? "not saved yet" : !current.decided ? "not decided" : current.box ? "box saved" : "saved: no prominent landmark";
+  state.textContent = changed ? "not saved yet" : !current.decided ? "undecided" : current.box ? "box saved" : "saved: no prominent landmark";
   state.classList.toggle("saved", current.decided && !changed);
   state.hidden = Boolean(current.problem);
   element("stage-label").textContent = current.problem ? title() : `${title()} ${draft ? described(draft) : "No box."}`;
 
   element("problem").hidden = !current.problem;
-  element("problem").textContent = `It cannot be used, and is passed over: ${current.problem}.`;
-  drawing.classList.toggle("blank", Boolean(current.problem)); // its place stays, for the reason
+  element("problem").textContent = `This picture is skipped because it cannot be used: ${current.problem}.`;
+  drawing.classList.toggle("blank", Boolean(current.problem)); // keep its space for the message
   element("save").disabled = !draft || Boolean(current.problem);
   element("none").disabled = Boolean(current.problem);
   element("undo").disabled = !(past.length || session.can_undo);
@@ -234,7 +234,7 @@ function show() {
   fields.forEach((field, k) => {
     field.disabled = Boolean(current.problem);
     field.max = k % 2 ? current.height : current.width;
-    if (field !== document.activeElement) field.value = draft ? draft[k] : ""; // not under who is typing
+    if (field !== document.activeElement) field.value = draft ? draft[k] : ""; // leave the field that the user is typing in
   });
   if (focused?.disabled) stage.focus({ preventScroll: true });
   showOffers();
@@ -279,7 +279,7 @@ function part(name, attributes) {
   return made;
 }
 
-/** Return how many pixels of the picture one on the screen is. */
+/** Return the number of picture pixels per screen pixel. */
 function unit() {
   const matrix = drawing.getScreenCTM();
   return matrix && matrix.a > 0 ? 1 / matrix.a : 1;
@@ -297,7 +297,7 @@ function draw() {
     const corners = [[x1, y1], [x, y1], [x2, y1], [x1, y], [x2, y], [x1, y2], [x, y2], [x2, y2]];
     element("handles").replaceChildren(...corners.map(([cx, cy]) => part("circle", { cx, cy, r: 5 * one })));
   }
-  // The tags of boxes that begin in one corner stand beside each other.
+  // The tags of boxes that share a corner are placed side by side.
   const taken = [];
   element("offers").classList.toggle("behind", Boolean(draft));
   element("offers").replaceChildren(...offers.map((box, k) => {
@@ -315,14 +315,14 @@ function draw() {
   }));
 }
 
-// Drawing with a mouse, a finger or a pen
+// Drawing with a mouse, touch or a pen
 
 function at(event) {
   const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(drawing.getScreenCTM().inverse());
   return [point.x, point.y];
 }
 
-/** Return what lies under the pointer: which sides of the box it would move, or null for none of them. */
+/** Return the sides of the box that the pointer would move, or null for none. */
 function grip([x, y], reach) {
   if (!draft) return null;
   const near = (value, low, high) => {
@@ -352,7 +352,7 @@ let drag = null;
 
 drawing.addEventListener("pointerdown", (event) => {
   if (busy || !current || current.problem || drag || event.button !== 0) return;
-  event.preventDefault(); // no selection of text, no dragging of the picture
+  event.preventDefault(); // do not select text or drag the picture
   stage.focus({ preventScroll: true });
   drag = { pointer: event.pointerId, from: at(event), start: draft, grabbed: grip(at(event), reachOf(event)) };
   drawing.setPointerCapture(event.pointerId);
@@ -366,7 +366,7 @@ drawing.addEventListener("pointermove", (event) => {
     return;
   }
   const [x, y] = at(event);
-  // A click, or a hand that trembles, is no box.
+  // Ignore clicks and trembling hands.
   const far = Math.max(Math.abs(x - drag.from[0]), Math.abs(y - drag.from[1])) > 4 * unit();
   if (!drag.begun && !far) return;
   change(dragged(drag.start, drag.grabbed, drag.from, [x, y]), { goesOn: drag.begun });
@@ -383,7 +383,7 @@ function endDrag(event) {
 drawing.addEventListener("pointerup", endDrag);
 drawing.addEventListener("pointercancel", endDrag);
 
-// Keys, while the picture has the focus: so a letter never does anything in a field, or to who speaks to the computer
+// Keys work only while the picture has the focus, so that letters do nothing in a field or for users of voice control
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -400,7 +400,7 @@ function nudge(event) {
 function middle() {
   const [w, h] = [current.width, current.height];
   change(whole([w / 4, h / 4, (3 * w) / 4, (3 * h) / 4]));
-  say(`${described(draft)} Arrows move it, Shift and arrows size it, Enter saves it.`);
+  say(`${described(draft)} Arrows move it, Shift and arrows resize it, Enter saves it.`);
 }
 
 function onKey(event) {
@@ -426,7 +426,7 @@ function onKey(event) {
 stage.addEventListener("keydown", (event) => {
   if (!current || busy || drag || event.target !== stage) return;
   const repeats = ARROWS[event.key] !== undefined;
-  if (event.repeat && !repeats) event.preventDefault(); // a key that is held down decides nothing twice
+  if (event.repeat && !repeats) event.preventDefault(); // a held key must not decide twice
   else if (onKey(event)) event.preventDefault();
 });
 
@@ -438,7 +438,7 @@ element("undo").addEventListener("click", undo);
 for (const [id, target] of [["previous", () => current.number - 1], ["next", () => current.number + 1], ["open", () => session.next]]) {
   element(id).addEventListener("click", (event) => {
     go(target());
-    if (event.detail > 0) stage.focus({ preventScroll: true }); // by mouse: the keys are for the picture again
+    if (event.detail > 0) stage.focus({ preventScroll: true }); // clicked: give the keys back to the picture
   });
 }
 
@@ -446,7 +446,7 @@ fields.forEach((field, k) => field.addEventListener("change", () => {
   if (!current || current.problem || field.value === "") return;
   const box = draft ? [...draft] : [0, 0, current.width, current.height];
   const length = k % 2 ? current.height : current.width;
-  // The side that is given stays before or behind the other one, which does not move.
+  // The edited side stays on its side of the opposite one, which does not move.
   box[k] = k < 2 ? bound(Math.round(field.valueAsNumber), 0, box[k + 2] - 1) : bound(Math.round(field.valueAsNumber), box[k - 2] + 1, length);
   change(box);
   field.value = draft[k];

@@ -1,8 +1,8 @@
-"""The web application that shows the pictures of a session and takes the decisions; for this machine only.
+"""The web application that shows the pictures of a session and records decisions; for this machine only.
 
-It is to be bound to the loopback address. Pictures go by number: no path comes from a client. Requests that change
-something are PUTs with JSON, which a browser lets no other site make, and a request must name this machine as its host,
-so that no other site can pass itself off as this one.
+Bind it to the loopback address. Clients refer to pictures by number, never by path. Requests that change something are
+PUTs with JSON, which browsers do not let other sites send, and a request must name this machine as its host, so that no
+other site can impersonate this one (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from d2r.support.files import display_path, printable_path
 from d2r.support.webserver import base_style, fixed
 
 Propose: TypeAlias = Callable[[Picture], Boxes]
-"""Boxes to offer on a picture, best first."""
+"""Returns the proposed boxes of a picture, best first."""
 
 MAX_PROPOSALS: Final = 9
-"""Boxes that are offered: there is a digit for each."""
+"""Most proposals per picture: each has a digit as its key."""
 
 SHOWN_SIDE: Final = 1600
-"""Longer side of the pictures that the page gets, in pixels. Boxes are in pixels of the picture itself."""
+"""Longer side of the pictures on the page, in pixels. Boxes are in pixels of the original picture."""
 
 _QUALITY: Final = 88
-_KEPT: Final = 6  # pictures that are kept encoded: the one that is looked at and its neighbours
+_KEPT: Final = 6  # encoded pictures in the cache: the current one and its neighbours
 
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -59,7 +59,7 @@ Number: TypeAlias = Annotated[int, Path(ge=0)]
 
 
 class DecisionBody(BaseModel):
-    """A decision as the page sends it.
+    """A decision sent by the page.
 
     Attributes:
         box: x1, y1, x2, y2 in pixels of the picture, half-open; None for no prominent landmark.
@@ -72,14 +72,14 @@ def make_annotation_app(session: Session, *, propose: Propose | None = None, max
     """Return the application.
 
     Args:
-        session: what is looked through, and keeps the decisions.
-        propose: gives the boxes that are offered on each picture; None offers none.
-        max_pixels: larger pictures are not decoded; they wait for no decision.
+        session: the pictures and their decisions.
+        propose: returns the proposed boxes of each picture; None proposes none.
+        max_pixels: pictures of more pixels are not decoded and need no decision.
     """
-    # Nothing of the generated documentation: its pages load scripts from another site.
+    # No generated documentation: its pages load scripts from another site.
     app = FastAPI(title="d2r annotate", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    # Pictures may stay in the browser's cache, but the next session may have the same port and other pictures.
+    # The browser may cache pictures, but the next session may use the same port for other pictures.
     version = secrets.token_hex(8)
 
     @lru_cache(_KEPT)
@@ -123,7 +123,7 @@ def make_annotation_app(session: Session, *, propose: Propose | None = None, max
 
     @app.exception_handler(OSError)
     def tell(request: Request, error: OSError) -> JSONResponse:
-        return JSONResponse({"detail": f"It could not be written: {display_path(str(error))}."}, 507)
+        return JSONResponse({"detail": f"The files could not be written: {display_path(str(error))}."}, 507)
 
     for path, (name, kind) in _PAGE.items():
         app.add_api_route(path, fixed((files("d2r.annotate") / name).read_bytes(), kind), methods=["GET"])
@@ -176,7 +176,7 @@ def make_annotation_app(session: Session, *, propose: Propose | None = None, max
         try:
             width, height, _ = shown(number)
         except ImageError as error:
-            raise HTTPException(409, f"Nothing can be decided about it: {error.reason}.") from error
+            raise HTTPException(409, f"The picture cannot be annotated: {error.reason}.") from error
         try:
             box = None if body.box is None else from_pixels(check_box(body.box, width, height), width, height)
         except BoxError as error:

@@ -1,7 +1,7 @@
-"""The pictures that are looked through, what was decided about each, and the files that keep it.
+"""The pictures to annotate, the decisions about them, and the files that store these.
 
-A decision is a box, or that the picture has no prominent landmark. All of them are in the published format
-(:mod:`d2r.datasets.landmark_boxes`): a picture of ``train.csv`` was decided about, and has a box or none.
+A decision is a box, or that the picture has no prominent landmark. Decisions are stored in the published format
+(:mod:`d2r.datasets.landmark_boxes`): ``train.csv`` lists the decided pictures; each has a box or none.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from d2r.support.files import check_no_index, check_plain, display_path
 
 
 class AnnotateError(D2RError):
-    """A folder that cannot be looked through; the message names it and says what to do."""
+    """A folder cannot be annotated; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is said of a picture: where its landmark is, or with ``box`` None that it has no prominent one."""
+    """The decision about a picture: the box of its landmark, or None for no prominent landmark."""
 
     box: FractionBox | None
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to decide about.
+    """A picture to annotate.
 
     Attributes:
-        path: of its file.
-        picture: as ``train.csv`` will have it: its id is the path below the folder, its landmark the sub-folder.
-        split: name of the file that its box goes to.
+        path: path of its file.
+        picture: its row of ``train.csv``: the id is the path below the folder, the landmark is the sub-folder.
+        split: name of the file for its box.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Item:
 
 @dataclass(frozen=True)
 class AnnotationProgress:
-    """How far the work is: pictures in all, with a box, without a prominent landmark, and of no use."""
+    """Numbers of pictures: all, with a box, without a prominent landmark, and unreadable."""
 
     pictures: int
     boxes: int
@@ -69,13 +69,13 @@ class AnnotationProgress:
 
     @property
     def open(self) -> int:
-        """Pictures that wait for a decision."""
+        """Number of undecided pictures."""
         return self.pictures - self.boxes - self.none - self.unreadable
 
 
 @dataclass(frozen=True)
 class _State:
-    """What the files hold: pictures by id, and for each file of boxes its boxes by id."""
+    """The contents of the files: pictures by id, and for each file of boxes its boxes by id."""
 
     pictures: Mapping[str, LandmarkPicture]
     boxes: Mapping[str, Mapping[str, FractionBox]]
@@ -107,13 +107,13 @@ class _State:
 class Session:
     """Decisions about a list of pictures; safe to use from several threads.
 
-    Every method that changes something returns after that is on the disk, and changes nothing when it fails.
+    Every method that changes something returns once the change is on disk; if it fails, it changes nothing.
 
     Attributes:
         items: the pictures, by number.
         out: folder of the files.
-        sample: what was drawn, where only a sample is shown.
-        skipped: files and folders that could not be looked at.
+        sample: the sample, if only a sample is shown.
+        skipped: errors of files and folders that could not be read.
     """
 
     def __init__(self, items: tuple[Item, ...], out: Path, sample: Sample | None, skipped: tuple[OSError, ...]) -> None:
@@ -141,15 +141,15 @@ class Session:
         self._unreadable: set[int] = set()
 
     def decision(self, number: int) -> Decision | None:
-        """Return what is decided about a picture; None where nothing is."""
+        """Return the decision about a picture; None if it is undecided."""
         with self._lock:
             return self._state.decision(self.items[number].picture.id)
 
     def decide(self, number: int, box: FractionBox | None) -> None:
-        """Keep that a picture has this box, or with None no prominent landmark.
+        """Record that a picture has this box, or None for no prominent landmark.
 
         Raises:
-            OSError: it could not be written; nothing has changed.
+            OSError: the files could not be written; nothing has changed.
         """
         item = self.items[number]
         with self._lock:
@@ -158,10 +158,10 @@ class Session:
             self._history.append((number, before, place))
 
     def undo(self) -> int | None:
-        """Take back the last decision that this session made; return its picture's number, None where there is none.
+        """Undo the last decision of this session; return the number of its picture, or None if there is none.
 
         Raises:
-            OSError: it could not be written; nothing has changed.
+            OSError: the files could not be written; nothing has changed.
         """
         with self._lock:
             if not self._history:
@@ -177,16 +177,16 @@ class Session:
 
     @property
     def can_undo(self) -> bool:
-        """Whether :meth:`undo` has something to take back."""
+        """Whether there is a decision to undo."""
         return bool(self._history)
 
     def mark(self, number: int, *, readable: bool) -> None:
-        """Keep, until the session ends, whether a picture's file is of use; one that is not waits for no decision."""
+        """Record, until the session ends, whether a picture is readable; an unreadable one needs no decision."""
         with self._lock:
             (self._unreadable.discard if readable else self._unreadable.add)(number)
 
     def progress(self) -> AnnotationProgress:
-        """Return how far the work is."""
+        """Return the numbers of pictures by decision."""
         with self._lock:
             decisions = [self._state.decision(item.picture.id) for item in self.items]
             boxes = sum(decision is not None and decision.box is not None for decision in decisions)
@@ -195,7 +195,7 @@ class Session:
             return AnnotationProgress(len(self.items), boxes, decided - boxes, unreadable)
 
     def next_open(self, after: int) -> int | None:
-        """Return the first picture after a number, going round, that waits for a decision; None when none does."""
+        """Return the next undecided picture after a number, starting over at the end; None if there is none."""
         count = len(self.items)
         with self._lock:
             for number in ((after + step) % count for step in range(1, count + 1)):
@@ -204,12 +204,12 @@ class Session:
         return None
 
     def _keep(self, state: _State) -> None:
-        """Write what is on the disk in another way.
+        """Write the files whose contents changed.
 
-        Two files cannot change at the same time. Where a picture joins or goes, the order is such that a crash in
-        between leaves a box without its picture, never a picture without its box, which would say something else.
-        Such a box is no decision, but stays in its file until there is one about its picture: it may be somebody's who
-        has boxes without a list of pictures.
+        Two files cannot change at the same time. The order of writing makes sure that a crash in between leaves a box
+        without its picture, never a picture without its box, which would mean no prominent landmark. A box without its
+        picture is not a decision, but stays in its file until its picture is decided: it may come from someone who has
+        boxes without a list of pictures.
         """
         joins = len(state.pictures) >= len(self._state.pictures)
         for name in FILES if joins else reversed(FILES):
@@ -230,20 +230,20 @@ class Session:
 def open_session(
     folder: Path, out: Path, *, sample_seed: int | None = None, leave_out_rare: bool = False
 ) -> Iterator[Session]:
-    """Look through the pictures of a folder, or go on with that; the files are there from the beginning.
+    """Start or continue annotating the pictures of a folder; the files exist from the start.
 
     Args:
-        folder: of pictures, searched to any depth; a sub-folder's name is the landmark of all pictures below it.
-        out: folder of the files. Pictures that it lists already are decided; those that are not in ``folder`` stay.
-        sample_seed: show only a sample of each landmark, see :func:`d2r.datasets.landmark_sample.draw_sample`, and keep
-            the boxes of its two parts in two files; None shows all and keeps them in the file for training.
-        leave_out_rare: see there.
+        folder: folder of pictures, searched recursively; a sub-folder's name is the landmark of all pictures below it.
+        out: folder of the files. Pictures listed there are decided; those that are not in ``folder`` stay listed.
+        sample_seed: show only a sample of each landmark, see :func:`d2r.datasets.landmark_sample.draw_sample`, and
+            store the boxes of its two parts in two files; None shows all and stores the boxes in the file for training.
+        leave_out_rare: see :func:`d2r.datasets.landmark_sample.draw_sample`.
 
     Raises:
-        AnnotateError: there are no pictures, or another process writes the files.
-        d2r.datasets.landmark_boxes.LandmarkBoxesError: a file of ``out`` is damaged, or a landmark has too few pictures
-            to draw from.
-        OSError: ``out`` cannot be written, is in an index, or one of the files is a link.
+        AnnotateError: there are no pictures, or another process is writing the files.
+        d2r.datasets.landmark_boxes.LandmarkBoxesError: a file in ``out`` is damaged, or a landmark has too few pictures
+            for a sample.
+        OSError: ``out`` cannot be written or is inside an index, or one of the files is a link.
     """
     items, skipped = _items(folder)
     sample = None
@@ -253,7 +253,7 @@ def open_session(
         split = dict.fromkeys(sample.training, TRAINING) | dict.fromkeys(sample.validation, VALIDATION)
         items = [replace(item, split=split[item.picture.id]) for item in items if item.picture.id in split]
     if not items:
-        what = "no pictures" if sample is None else "no pictures in sub-folders, one a landmark"
+        what = "no pictures" if sample is None else "no pictures in sub-folders, one per landmark"
         raise AnnotateError(f"{display_path(folder)}: {what}")
     check_no_index(out)
     for name in FILES:
@@ -269,12 +269,12 @@ def open_session(
             yield Session(tuple(items), out, sample, tuple(skipped))
     except Timeout as error:
         raise AnnotateError(
-            f"{display_path(out)}: another `d2r dataset annotate` writes into it; stop that one first"
+            f"{display_path(out)}: another `d2r dataset annotate` is writing there; stop it first"
         ) from error
 
 
 def _items(folder: Path) -> tuple[list[Item], list[OSError]]:
-    """Return the pictures of a folder, all for training, and what could not be looked at."""
+    """Return the pictures of a folder, all for training, and the errors of what could not be read."""
     root = folder.absolute()
     skipped: list[OSError] = []
     items = []

@@ -1,4 +1,4 @@
-"""The command line: its tree of commands, and what becomes of an error. Exit status 2 is for usage, 1 for failure."""
+"""The command line: the tree of commands and the handling of errors. Exit status 2 is a usage error, 1 a failure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from d2r.cli.terminal import err
 from d2r.errors import D2RError, UsageError
 from d2r.support.files import display_path
 
-# What a command needs is imported inside it: the engine's libraries take a second, which --help should not cost.
+# Each command imports what it needs when it runs: loading the engine takes a second, too long for --help.
 
 DAILY: Final = "Find pictures"
-CARE: Final = "Look after an index"
-MINE: Final = "What an index says of its own pictures"
+CARE: Final = "Maintain an index"
+MINE: Final = "Compare the pictures of an index"
 MEASURE: Final = "Measure"
 DATA: Final = "Data sets"
 NETWORKS: Final = "Networks"
-LOOK: Final = "Look and plan"
+LOOK: Final = "Inspect and plan"
 
 _Commands = tuple[tuple[str, Callable[..., Any]], ...]
 
@@ -65,7 +65,7 @@ _GROUPS: Final[tuple[tuple[str, str, str, _Commands], ...]] = (
     (
         DATA,
         "dataset",
-        "Fetch public data sets, compose benchmarks, and draw or look at boxes of landmarks.",
+        "Fetch public data sets, compose benchmarks, and annotate or inspect landmark boxes.",
         (
             ("get", datasets.dataset_get),
             ("compose", datasets.compose),
@@ -78,7 +78,7 @@ _GROUPS: Final[tuple[tuple[str, str, str, _Commands], ...]] = (
     (
         NETWORKS,
         "models",
-        "List the networks that can be named, add your own, fetch those of others.",
+        "List the available networks, add your own, or fetch published ones.",
         (("list", models.list_networks), ("add", models.add_network), ("pull", models.pull_network)),
     ),
     (
@@ -93,12 +93,12 @@ _GROUPS: Final[tuple[tuple[str, str, str, _Commands], ...]] = (
             ("convert", train.convert),
         ),
     ),
-    (LOOK, "show", "Draw what is found in a picture.", (("features", inspect.show_features),)),
+    (LOOK, "show", "Draw the features of a picture.", (("features", inspect.show_features),)),
 )
 
 
 class _InOrder(TyperGroup):
-    """Lists commands and groups of commands in the order of a user's day; Typer would list all groups last."""
+    """Lists commands and groups of commands in the order of this module; Typer would list all groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = [name for _, commands in _PANELS for name, _ in commands] + [group for _, group, _, _ in _GROUPS]
@@ -130,20 +130,20 @@ app = _make_app()
 
 
 def main() -> None:
-    """Run the command line; every expected failure becomes one line that says what to do."""
+    """Run the command line; print every expected failure as one line that says what to do."""
     try:
         app(prog_name="d2r")
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of our output, for example `head`, has closed the pipe
         os._exit(1)
     except KeyboardInterrupt:
-        _fail("stopped; what was committed stays, run the same command again to go on", status=130)
+        _fail("stopped; committed work is kept, run the same command again to continue", status=130)
     except Exception as error:
         _explain(error)
         raise
 
 
 def _explain(error: Exception) -> None:
-    """Print an expected error and exit; return when it is not one, which makes it a defect to be seen whole."""
+    """Print an expected error and exit; return if the error is unexpected, so that its traceback is shown."""
     if isinstance(error, UsageError | NotADirectoryError):
         _fail(str(error), status=2)
     if isinstance(error, D2RError):
@@ -154,7 +154,7 @@ def _explain(error: Exception) -> None:
         _fail(f"{name} is not installed; install it with: pip install 'detect-to-retrieve[{extra}]'")
     if isinstance(error, OSError | sqlite3.OperationalError):
         if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
-            _fail("the disk is full; make room and run the same command again, it goes on where it stopped")
+            _fail("the disk is full; free some space and run the same command again to continue")
         _fail(str(error))
 
 
@@ -163,7 +163,7 @@ _EXTRAS: Final = {
     **dict.fromkeys(("torch", "torchvision", "onnx"), "train"),
     **dict.fromkeys(("ray", "pyarrow", "pandas", "fsspec"), "cluster"),
 }
-"""Module to the extra of this package that brings it."""
+"""Module to the extra of this package that installs it."""
 
 
 def _fail(message: str, *, status: int = 1) -> NoReturn:

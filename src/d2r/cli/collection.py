@@ -1,4 +1,4 @@
-"""Commands on a collection: index, info, compact, check, remove, codebook."""
+"""Commands that build and maintain an index: index, info, compact, check, remove, codebook."""
 
 from __future__ import annotations
 
@@ -43,31 +43,33 @@ def index_photos(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of pictures, searched to any depth; the URL of one in object storage (s3://..., gs://...);"
-            " a picture; or a text file with a path or a URL a line. Pictures are added to what the index has.",
+            help="Folder of pictures, searched recursively; the URL of one in object storage (s3://..., gs://...);"
+            " a picture; or a text file with one path or URL per line. Pictures are added to those in the index.",
         ),
     ],
-    index: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Folder of the index; made when it is new.")],
+    index: Annotated[
+        Path, typer.Option("--out", metavar="INDEX", help="Folder of the index; created if it does not exist.")
+    ],
     regions: Annotated[
         str | None,
         typer.Option(
-            help="Where to look beside the whole picture: whole (nowhere else), rmac:levels=1 to 3,"
-            " selective-search:top=N, or detector:model=FILE.onnx,threshold=T. Fixed when the index is made.",
-            show_default=f"{REGIONS}, the shipped one",
+            help="Regions to describe besides the whole picture: whole (none), rmac:levels=1 to 3,"
+            " selective-search:top=N, or detector:model=FILE.onnx,threshold=T. Fixed when the index is created.",
+            show_default=f"{REGIONS}, shipped with d2r",
         ),
     ] = None,
     features: Annotated[
         str | None,
         typer.Option(
-            help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx. Fixed when the index is made.",
-            show_default=f"{FEATURES}, the shipped one",
+            help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx. Fixed when the index is created.",
+            show_default=f"{FEATURES}, shipped with d2r",
         ),
     ] = None,
     codebook: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Visual words to use when the index is made: a codebook (.safetensors, .npy) or another index.",
+            help="Codebook for a new index: a codebook file (.safetensors, .npy) or another index.",
         ),
     ] = None,
     num_words: Annotated[
@@ -75,20 +77,20 @@ def index_photos(
         typer.Option(
             "--words",
             min=1,
-            help="Visual words to learn when the index is made; fewer where there are not 16 features for each.",
-            show_default="by the number of pictures",
+            help="Visual words to learn for a new index; fewer if there are fewer than 16 features per word.",
+            show_default="depends on the number of pictures",
         ),
     ] = None,
     bits: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Bits of the code of a word when the index is made: 64 halve its size, and find somewhat less.",
-            show_default="one a dimension of the features, 128 for what is shipped",
+            help="Bits of the binary code of each word in a new index: 64 halve its size and lower accuracy somewhat.",
+            show_default="one per dimension of the features, 128 for the shipped ones",
         ),
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Drop pictures from the index whose files are gone from SOURCE.")
+        bool, typer.Option("--prune", help="Remove pictures from the index whose files are gone from SOURCE.")
     ] = False,
     workers: Workers = None,
     ray: Ray = False,
@@ -96,14 +98,14 @@ def index_photos(
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: AsJson = False,
 ) -> None:
-    """Index photos, or bring their index up to date.
+    """Index photos, or update their index.
 
-    New pictures are added, changed ones described again, and the rest is not touched. Those whose files are gone, as
-    when a drive is not mounted, are kept and not searched until the files are there again, which then costs nothing;
-    they are dropped with --prune, or when you say so on a terminal.
+    New pictures are added, changed pictures are described again, and unchanged ones are left alone. Pictures whose
+    files are gone, for example because a drive is not mounted, stay in the index but are not searched; once the files
+    are back, they are searched again at no cost. They are removed with --prune, or if you confirm it on a terminal.
 
-    It can be stopped at any time: the same command goes on where it was. With --ray the machines of a cluster describe
-    the pictures; all of them must see these under the same paths.
+    You can stop at any time: the same command continues from there. With --ray the machines of a cluster describe the
+    pictures; all of them must see the pictures under the same paths.
     """
     from d2r.engine import Engine
     from d2r.features import pinned_features
@@ -115,10 +117,10 @@ def index_photos(
     kind = kind_of(source)
     ray = ray or ray_address is not None
     if workers is not None and ray:
-        raise typer.BadParameter("--workers: with --ray there are as many as the cluster has processors")
+        raise typer.BadParameter("--workers cannot be given with --ray, which uses all processors of the cluster")
     for option, value in (("--words", num_words), ("--bits", bits)):
         if codebook is not None and value is not None:
-            raise typer.BadParameter(f"--codebook brings its own: give one of --codebook and {option}")
+            raise typer.BadParameter(f"--codebook sets {option} already: give only one of them")
     with ExitStack() as stack:
         describers = stack.enter_context(_cluster_workers(ray_address)) if ray else workers
         if Index.exists(index):
@@ -154,13 +156,13 @@ def index_photos(
             print_json("index", record)
             return
         print_report(engine, report)
-        if report.missing and sys.stdin.isatty() and sys.stdout.isatty() and _confirmed("Drop them from the index?"):
+        if report.missing and sys.stdin.isatty() and sys.stdout.isatty() and _confirmed("Remove them from the index?"):
             pruned = engine.prune(listed_paths(Path(source)) if kind == "list" else [source])
-            out.print(f"{pruned:,} dropped", highlight=False)
+            out.print(f"{pruned:,} removed", highlight=False)
 
 
 def _report_record(report: Report) -> dict[str, Any]:
-    """Return what a run did to an index as JSON knows it."""
+    """Return the report of an indexing run as JSON values."""
     counts = ("added", "changed", "returned", "missing", "removed", "unchanged", "words_learned")
     return {
         **{name: getattr(report, name) for name in counts},
@@ -176,7 +178,7 @@ def _report_record(report: Report) -> dict[str, Any]:
 
 
 def _confirmed(question: str) -> bool:
-    """Ask on the terminal; whoever does not answer has said no."""
+    """Ask on the terminal; no answer means no."""
     try:
         return typer.confirm(question, default=False)
     except typer.Abort:
@@ -196,28 +198,32 @@ def _cluster_workers(address: str | None) -> Iterator[Describers]:
 def _check_fixed(
     engine: Engine, *, codebook: Path | None, num_words: int | None, bits: int | None, **recipe: str | None
 ) -> None:
-    """Refuse options that contradict what an index was made with."""
+    """Refuse options that contradict those the index was created with."""
     from d2r.indexing.codebook import codebook_from
 
     for option, wanted in recipe.items():
         given = getattr(engine.recipe, option)
         if wanted is not None and wanted != given:
-            raise typer.BadParameter(f"--{option}: this index was made with {given}; make another index for {wanted}")
+            raise typer.BadParameter(
+                f"--{option}: this index was created with {given}; create another index for {wanted}"
+            )
     book = engine.index.codebook
-    if book is None:  # the run that made the index ended before it had words
+    if book is None:  # the run that created the index ended before it learned words
         if (codebook, num_words, bits) != (None, None, None):
             engine.choose_words(codebook_from(codebook) if codebook is not None else None, num_words, bits)
         return
     if num_words is not None and num_words not in (book.num_words, engine.index.settings.get("words")):
-        raise typer.BadParameter(f"--words: this index has {book.num_words} words; make another index for {num_words}")
+        raise typer.BadParameter(
+            f"--words: this index has {book.num_words} words; create another index for {num_words}"
+        )
     if bits is not None and bits != book.bits:
-        raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; make another index for {bits}")
+        raise typer.BadParameter(f"--bits: this index has codes of {book.bits} bits; create another index for {bits}")
     if codebook is not None and not codebook_from(codebook).same_as(book):
-        raise typer.BadParameter("--codebook: this index has other visual words; make another index for these")
+        raise typer.BadParameter("--codebook: this index has different visual words; create another index for these")
 
 
 def info(index: IndexArgument, as_json: AsJson = False) -> None:
-    """Say what an index holds and how it was made."""
+    """Print the contents of an index and how it was created."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine:
@@ -252,14 +258,14 @@ def info(index: IndexArgument, as_json: AsJson = False) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("pictures", f"{size.pictures:,}")
     if size.missing:
-        table.add_row("missing", f"{size.missing:,}, kept and not searched until their files are there again")
+        table.add_row("missing", f"{size.missing:,}, kept but not searched until their files are back")
     table.add_row("skipped", f"{size.skipped:,}")
     table.add_row("visual words", f"{size.num_words:,}" if size.num_words else "none yet")
     if size.num_words:
         table.add_row("learned from", _origin_text(origin, recipe))
     table.add_row("regions", recipe.regions)
     table.add_row("features", recipe.features)
-    table.add_row("longer side", f"{recipe.max_side} pixels at most when described")
+    table.add_row("longer side", f"at most {recipe.max_side} pixels")
     add_sizes(table, size)
     table.add_row("on disk", f"{(size.search_bytes + size.verify_bytes) / 1e6:,.1f} MB in {size.segments:,} segments")
     if size.dead:
@@ -275,18 +281,18 @@ def info(index: IndexArgument, as_json: AsJson = False) -> None:
 
 
 def _origin_text(origin: Origin | None, recipe: Recipe) -> str:
-    """Say what the visual words of an index were learned from."""
+    """Return a description of the pictures that the visual words of an index were learned from."""
     if origin is None:
         return "not recorded"
     pictures = "pictures" if origin.pictures is None else f"{origin.pictures:,} pictures"
     version = "" if origin.version is None else f", by d2r {origin.version}"
     if (origin.features, origin.regions, origin.max_side) == (recipe.features, recipe.regions, recipe.max_side):
-        return f"{pictures}, described as these are{version}"
+        return f"{pictures}, described as in this index{version}"
     return f"{pictures} of at most {origin.max_side} pixels, {origin.features}, {origin.regions}{version}"
 
 
 def compact_index(index: IndexArgument, as_json: AsJson = False) -> None:
-    """Merge the segments of an index, and give back the disk space of removed pictures."""
+    """Merge the segments of an index and free the disk space of removed pictures."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine:
@@ -300,13 +306,11 @@ def compact_index(index: IndexArgument, as_json: AsJson = False) -> None:
         )
         return
     saved = before.search_bytes + before.verify_bytes - after.search_bytes - after.verify_bytes
-    out.print(
-        f"{before.segments:,} segments became {after.segments:,}; {saved / 1e6:,.1f} MB given back", highlight=False
-    )
+    out.print(f"{before.segments:,} segments became {after.segments:,}; {saved / 1e6:,.1f} MB freed", highlight=False)
 
 
 def check_index(index: IndexArgument, as_json: AsJson = False) -> None:
-    """Read all of an index and compare it with its checksums; ends with status 1 when something is damaged."""
+    """Check all files of an index against their checksums; the exit status is 1 if any is damaged."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine, progress_bars() as progress:
@@ -315,7 +319,7 @@ def check_index(index: IndexArgument, as_json: AsJson = False) -> None:
     if as_json:
         print_json("check", {"index": os.path.abspath(index), "segments": segments, "problems": problems})
     elif segments is not None:
-        out.print(f"all is well: {segments:,} segments, the visual words and the catalogue are what was written")
+        out.print(f"no damage: {segments:,} segments, the visual words and the catalogue match their checksums")
     else:
         for problem in problems:
             say(problem)
@@ -325,10 +329,12 @@ def check_index(index: IndexArgument, as_json: AsJson = False) -> None:
 
 def remove(
     index: IndexArgument,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders for all under them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders to remove all pictures below them.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Remove pictures from an index; the files themselves are not touched."""
+    """Remove pictures from an index; their files are not touched."""
     from d2r.engine import Engine
 
     with Engine.open(index) as engine:
@@ -345,16 +351,18 @@ def codebook(
     num_words: Annotated[
         int,
         typer.Option(
-            "--words", min=1, help="How many visual words to learn; fewer where there are not 16 features for each."
+            "--words", min=1, help="Visual words to learn; fewer if there are fewer than 16 features per word."
         ),
     ] = MAX_WORDS,
     bits: Annotated[
         int | None,
-        typer.Option(min=1, help="Bits of the code of a word.", show_default="one a dimension of the features"),
+        typer.Option(
+            min=1, help="Bits of the binary code of each word.", show_default="one per dimension of the features"
+        ),
     ] = None,
-    regions: Annotated[str, typer.Option(help="Regions to describe beside the whole picture.")] = REGIONS,
+    regions: Annotated[str, typer.Option(help="Regions to describe besides the whole picture.")] = REGIONS,
     features: Annotated[
-        str, typer.Option(help="Local features; the words are for indexes of the same ones.")
+        str, typer.Option(help="Local features; the codebook fits indexes of the same features.")
     ] = FEATURES,
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,

@@ -1,4 +1,4 @@
-"""Commands on data sets: fetch, compose, annotate, sample."""
+"""Commands on data sets: get, compose, annotate, stats, sample, compose-detection."""
 
 from __future__ import annotations
 
@@ -31,24 +31,27 @@ LeaveOutRare = Annotated[
 
 
 def compose(
-    backgrounds: Annotated[Path, typer.Argument(metavar="BACKGROUNDS", help="Folder of photographs to plant in.")],
+    backgrounds: Annotated[
+        Path, typer.Argument(metavar="BACKGROUNDS", help="Folder of photographs to use as backgrounds.")
+    ],
     instances: Annotated[
         list[Path],
         typer.Option(
             "--instances",
             metavar="FOLDER",
-            help="Folder of things to plant: each sub-folder of photos, or each photo, is one. May be given again.",
+            help="Folder of objects to plant: each sub-folder of photos, or each photo, is one object. Repeatable.",
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write the set.")],
     most: Annotated[
-        int | None, typer.Option(min=1, help="Use at most so many things of each folder, drawn by the seed.")
+        int | None,
+        typer.Option(min=1, help="Use at most this many objects of each folder, drawn at random with the seed."),
     ] = None,
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
     seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compose a clutter benchmark: real things planted small in busy photographs, with known answers."""
+    """Compose a clutter benchmark: real objects planted small in busy photographs, with known answers."""
     from d2r.compose.clutter import compose_set
     from d2r.compose.sources import draw_instances, read_backgrounds
     from d2r.datasets.difficulty import DIFFICULTIES
@@ -70,7 +73,7 @@ def compose(
 
 
 def annotate(
-    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures, a sub-folder a landmark.")],
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of pictures, one sub-folder per landmark.")],
     folder: Annotated[
         Path,
         typer.Option("--out", metavar="FOLDER", help="Folder for train.csv, boxes_split1.csv and boxes_split2.csv."),
@@ -78,7 +81,7 @@ def annotate(
     proposals: Annotated[
         str | None,
         typer.Option(
-            help="Offer these regions on each picture: rmac:levels=1, selective-search:top=3,"
+            help="Region proposals to offer on each picture: rmac:levels=1, selective-search:top=3,"
             " detector:model=FILE.onnx.",
             show_default="none",
         ),
@@ -88,18 +91,18 @@ def annotate(
         typer.Option(
             min=0,
             metavar="SEED",
-            help="Show four pictures of each landmark for training and four for validation, drawn by this seed.",
-            show_default="show all, for training",
+            help="Show four pictures per landmark for training and four for validation, drawn with this seed.",
+            show_default="all pictures, for training",
         ),
     ] = None,
     leave_out_rare: LeaveOutRare = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes one that is free.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
-    """Draw at most one box on each picture, in a local web page, or mark that no landmark is prominent.
+    """Annotate pictures on a local web page: draw at most one box, or mark that there is no prominent landmark.
 
-    Every decision is on disk before the page says so. Stop it with Ctrl-C; the same command goes on where it was.
+    The page reports a decision as saved once it is on disk. Stop with Ctrl-C; the same command continues from there.
     """
     from d2r.annotate.server import make_annotation_app
     from d2r.annotate.session import open_session
@@ -109,7 +112,7 @@ def annotate(
     if not photos.is_dir():
         raise NotADirectoryError(f"{photos}: not a folder")
     if leave_out_rare and sample is None:
-        raise typer.BadParameter("--leave-out-rare says what --sample draws from; give both")
+        raise typer.BadParameter("--leave-out-rare needs --sample")
     selector = make_selector(pinned_regions(proposals)) if proposals is not None else None
     with open_session(photos, folder, sample_seed=sample, leave_out_rare=leave_out_rare) as session:
         for error in session.skipped:
@@ -127,7 +130,7 @@ def annotate(
     out.print(
         escape(
             f"{progress.pictures:,} pictures: {progress.boxes:,} with a box, {progress.none:,} without a prominent"
-            f" landmark, {progress.open + progress.unreadable:,} not decided; written to {display_path(folder)}"
+            f" landmark, {progress.open + progress.unreadable:,} undecided; written to {display_path(folder)}"
         ),
         soft_wrap=True,
         highlight=False,
@@ -135,7 +138,7 @@ def annotate(
 
 
 def _open_browser(url: str) -> None:
-    """Open a page where there is a screen; a browser for terminals would take this one."""
+    """Open a page if there is a screen; without one, a text browser would take over this terminal."""
     if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open(url)
 
@@ -147,7 +150,7 @@ def _print_sample(sample: Sample) -> None:
         shown += f"; {len(sample.rare):,} {what} with fewer than four pictures left out"
     if sample.unlabelled:
         what = "picture" if sample.unlabelled == 1 else "pictures"
-        shown += f"; {sample.unlabelled:,} {what} of no known landmark left out"
+        shown += f"; {sample.unlabelled:,} {what} without a landmark left out"
     say(shown)
 
 
@@ -158,19 +161,21 @@ def dataset_get(
     ),
     rate: Annotated[
         float | None,
-        typer.Option(min=0.01, help="landmark-boxes: at most so many requests a second.", show_default="10"),
+        typer.Option(min=0.01, help="landmark-boxes: at most this many requests per second.", show_default="10"),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="landmark-boxes: try again what failed before.")
+        bool, typer.Option("--retry-failed", help="landmark-boxes: retry pictures that failed before.")
     ] = False,
-    without_box: Annotated[bool, typer.Option("--all", help="landmark-boxes: also pictures without a box.")] = False,
+    without_box: Annotated[
+        bool, typer.Option("--all", help="landmark-boxes: also fetch pictures without a box.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the pictures and the ground truth of a data set; run it again to go on where it stopped.
+    """Fetch the pictures and the ground truth of a data set; run it again to continue where it stopped.
 
-    For landmark-boxes, put train.csv, boxes_split1.csv and boxes_split2.csv into FOLDER/landmark-boxes yourself: they
-    are given out to people with an account only. The pictures are fetched from the addresses in them, to
-    FOLDER/landmark-boxes/jpg; those that cannot be are listed in failures.csv there.
+    For landmark-boxes, put train.csv, boxes_split1.csv and boxes_split2.csv into FOLDER/landmark-boxes yourself:
+    downloading them needs an account. The pictures are fetched from the URLs in train.csv to
+    FOLDER/landmark-boxes/jpg; failures are listed in failures.csv there.
     """
     from d2r.datasets.download import NAMES, get_dataset
 
@@ -210,10 +215,10 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
         f"{count:,} {what}"
         for count, what in (
             (done.fetched, "fetched"),
-            (done.there, "there before"),
-            (done.without_url, "without an address"),
+            (done.there, "already there"),
+            (done.without_url, "without a URL"),
             (len(done.failed), "failed"),
-            (done.passed_over, "failed before and not tried again (--retry-failed)"),
+            (done.passed_over, "failed before and not retried (--retry-failed)"),
         )
         if count
     ]
@@ -227,10 +232,10 @@ def _get_landmark_pictures(folder: Path, rate: float, retry_failed: bool, withou
 
 
 def dataset_stats(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with train.csv and its two files of boxes.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say how many pictures and boxes a set of landmark boxes has, and how large the boxes are."""
+    """Print how many pictures and boxes a set of landmark boxes has, and how large the boxes are."""
     import numpy as np
 
     from d2r.datasets.landmark_boxes import read_dataset
@@ -258,11 +263,11 @@ def dataset_stats(
     table.add_row("pictures", f"{found.pictures:,}")
     table.add_row("boxes", f"{found.training:,} for training, {found.validation:,} for validation")
     table.add_row("without a box", f"{found.without_box:,}")
-    table.add_row("without an address", f"{found.without_url:,}")
-    table.add_row("landmarks", f"{len(found.pictures_each):,}; {found.without_landmark:,} pictures of no known one")
+    table.add_row("without a URL", f"{found.without_url:,}")
+    table.add_row("landmarks", f"{len(found.pictures_each):,}; {found.without_landmark:,} pictures without one")
     if each is not None:
         low, middle, high = each
-        table.add_row("pictures a landmark", f"{low:,.0f} to {high:,.0f}, median {middle:,.0f}")
+        table.add_row("pictures per landmark", f"{low:,.0f} to {high:,.0f}, median {middle:,.0f}")
     if areas is not None:
         low, first, middle, third, high = areas
         table.add_row(
@@ -277,16 +282,14 @@ def dataset_stats(
 
 
 def dataset_sample(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of train.csv and its two files of boxes.")],
-    folder: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where to write the same files of the sample.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with train.csv and its two files of boxes.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the same files of the sample.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
     leave_out_rare: LeaveOutRare = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Draw four pictures of each landmark for training and four for validation, and leave out those without a box."""
+    """Draw four pictures per landmark for training and four for validation, and leave out those without a box."""
     from d2r.datasets.landmark_boxes import FILES, PICTURES, read_dataset, write_dataset
     from d2r.datasets.landmark_sample import sample_dataset
 
@@ -322,34 +325,34 @@ def dataset_compose_detection(
         str,
         typer.Argument(
             metavar="LABELS[=PICTURES]",
-            help="Boxed landmarks to plant: a folder of landmark boxes or a COCO file, and the folder of the pictures.",
+            help="Landmarks to plant: a folder of landmark boxes or a COCO file, and the folder of its pictures.",
         ),
     ],
     backgrounds: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="Ordinary photographs, to plant in and to cut decoys from."),
+        typer.Option(metavar="FOLDER", help="Ordinary photographs, used as backgrounds and to cut decoys from."),
     ],
-    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder to write the set to.")],
-    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to compose.")] = 4000,
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New folder for the set.")],
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures to compose.")] = 4000,
     split: Annotated[
         str,
         typer.Option(
-            help="training or validation: boxes of that split, and backgrounds (four fifths or one fifth of them) that"
-            " the other does not use."
+            help="training or validation: use the boxes of that split, and four fifths (training) or one fifth"
+            " (validation) of the backgrounds; the two splits share none."
         ),
     ] = "training",
     leave_out: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATTERN,...",
-            help="Do not use backgrounds that show landmarks: *castle*,*church*. May be given again.",
+            help="Leave out backgrounds that show landmarks: *castle*,*church*. Repeatable.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same pictures.")] = 0,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compose pictures to train or to judge a detector with: landmarks with boxes, and decoys planted the same way."""
+    """Compose pictures to train or evaluate a detector: landmarks with boxes, and decoys planted the same way."""
     from d2r.compose.detection_scenes import BOXES, compose_scenes
     from d2r.compose.scene_plan import plan_scenes, split_backgrounds
     from d2r.datasets.detection import read_training, read_validation

@@ -1,4 +1,4 @@
-"""The main job from end to end on a small collection, or on a folder of one's own: index, search, verify."""
+"""The demo: index, search and verify a small collection or the user's own folder, from end to end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from d2r.indexing.fill import Report
     from d2r.results import Answer
 
-_CANDIDATES = 1000  # pictures of a folder that are tried as the query
+_CANDIDATES = 1000  # pictures of a folder that are tried as query
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Demo:
     """What the demo did.
 
     Attributes:
-        photos: the collection's folder.
-        index: the index that was made of it.
+        photos: folder of the collection.
+        index: folder of its index.
         page: the HTML page that was written.
-        query: the picture that was searched for.
-        box: the box on it; None is the whole picture.
-        report: what indexing did.
-        answer: what searching found.
-        right: paths of the pictures that are known to show the same thing; None for a folder of one's own.
+        query: path of the query picture.
+        box: the query box, (x1, y1, x2, y2) in pixels; None for the whole picture.
+        report: report of the indexing run.
+        answer: answer to the query.
+        right: paths of the pictures that are known to show the same object; None for the user's own folder.
     """
 
     photos: Path
@@ -51,7 +51,7 @@ class Demo:
 
     @property
     def right_on_top(self) -> int:
-        """How many of the right answers are among as many first results."""
+        """The number of right answers among the first ``len(right)`` results."""
         right = self.right or frozenset()
         return sum(result.path in right for result in self.answer.results[: len(right)])
 
@@ -59,21 +59,21 @@ class Demo:
 def run_demo(
     photos: Path | None, folder: Path, *, workers: int | None, progress: Progress, force: bool = False
 ) -> Demo:
-    """Index a collection, search it, verify, and write the page.
+    """Index a collection, search it, verify the results, and write the page.
 
     Args:
-        photos: folder of pictures; None composes a small collection of photographs that installed libraries bring,
-            six things each planted in five cluttered pictures, from five viewpoints.
-        folder: for the collection, its index and the page.
+        photos: folder of pictures; None composes a small collection from the photographs of installed libraries: six
+            objects, each planted in five cluttered pictures from five viewpoints.
+        folder: folder for the collection, its index and the page.
         workers: see :meth:`d2r.engine.Engine.sync`.
-        progress: told how far it is.
-        force: write the page over a file that is no page of this program.
+        progress: called with the progress of each stage.
+        force: overwrite a file that is not a page of this program.
 
     Raises:
-        d2r.support.files.OutputError: there is such a file, or the folder is in an index.
-        d2r.datasets.ground_truth.ClutterError: the folder holds something else than the collection.
+        d2r.support.files.OutputError: the page would overwrite such a file, or ``folder`` is inside an index.
+        d2r.datasets.ground_truth.ClutterError: ``folder`` holds something other than the collection.
         d2r.compose.bundled.BundledError: the libraries with the photographs are not installed.
-        d2r.index.StoreError: the folder holds no pictures.
+        d2r.index.StoreError: ``photos`` holds no pictures.
     """
     from d2r.compose.bundled import demo_collection
     from d2r.engine import Engine
@@ -112,7 +112,7 @@ def run_demo(
 
 
 def _telling_query(engine: Engine) -> Path:
-    """Return the picture that has the most to find: the largest similarity to its third most similar picture."""
+    """Return the picture with the most to find: the one most similar to its third most similar picture."""
     best, query = -1.0, ""
     for tried, (picture, hits) in enumerate(engine.pairs(top=3)):
         if tried == _CANDIDATES:
@@ -126,7 +126,7 @@ def _telling_query(engine: Engine) -> Path:
 def demo(
     photos: Annotated[
         Path | None,
-        typer.Argument(metavar="[PHOTOS]", help="Folder of pictures.", show_default="a small collection of its own"),
+        typer.Argument(metavar="[PHOTOS]", help="Folder of pictures.", show_default="a small composed collection"),
     ] = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the collection, its index and the page.")] = Path(
         "d2r-demo"
@@ -134,10 +134,10 @@ def demo(
     workers: Workers = None,
     force: Force = False,
 ) -> None:
-    """Do the whole job once, with no network: index pictures, search them, verify, write a page.
+    """Index pictures, search them, verify the results and write a page, all without network access.
 
-    Without a folder it composes a small collection from photographs that installed libraries bring along: six things,
-    each planted in five cluttered pictures from five viewpoints. With a folder it takes a query from that.
+    Without PHOTOS it composes a small collection from the photographs of installed libraries: six objects, each
+    planted in five cluttered pictures from five viewpoints. With PHOTOS it picks a query from that folder.
     """
     from d2r.engine import Engine
 

@@ -42,15 +42,15 @@ def evaluate_detector(
         typer.Argument(
             metavar="SOURCE...",
             help="LABELS[=PICTURES]: a folder of landmark boxes (its validation boxes), a COCO file (.json), or a"
-            " composed set; and the folder that its pictures lie in, where that is another one.",
+            " composed set; and the folder of its pictures, if that is a different one.",
         ),
     ],
     regions: Annotated[
         str,
         typer.Option(
-            help="What to judge: detector:model=FILE.onnx, or any other way to select regions, such as rmac:levels=2."
-            " For a detector, threshold=0.01 and top=100 are used where you give none: average precision needs the"
-            " unsure boxes too."
+            help="What to evaluate: detector:model=FILE.onnx, or any other region selector, for example rmac:levels=2."
+            " For a detector, threshold=0.01 and top=100 are the defaults: average precision needs boxes of low"
+            " confidence too."
         ),
     ] = REGIONS,
     file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON.")] = None,
@@ -58,17 +58,17 @@ def evaluate_detector(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"Also write the {_WORST} worst failures as one PNG: true boxes green, the best found red.",
+            help=f"Also write the {_WORST} worst failures as one PNG: true boxes in green, the best detection in red.",
         ),
     ] = None,
-    max_pixels: Annotated[int, typer.Option(help="Leave out a picture of more pixels than this.")] = MAX_PIXELS,
+    max_pixels: Annotated[int, typer.Option(help="Leave out pictures of more pixels than this.")] = MAX_PIXELS,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Measure how well a detector, or another selector of regions, finds the boxes of pictures.
+    """Measure how well a detector, or another region selector, finds the annotated boxes of pictures.
 
-    AP50 is average precision at an overlap (IoU) of 0.5, AP50:95 its mean over 0.5, 0.55, ..., 0.95; recall at k is the
-    share of true boxes that the best k boxes of a picture find at 0.5. The time is the median of a picture in memory.
+    AP50 is average precision at an IoU of 0.5, AP50:95 its mean over 0.5, 0.55, ..., 0.95; recall at k is the share of
+    true boxes that the best k boxes of a picture find at 0.5. The time is the median per picture, already in memory.
     """
     from d2r.datasets.detection import read_validation
     from d2r.evaluate import detector
@@ -142,61 +142,61 @@ def evaluate_methods(
         typer.Argument(
             metavar="DATASET",
             help="A Revisited data set (gnd_*.json|pkl|mat and jpg/), a composed set (`d2r dataset compose`), or a"
-            " folder whose sub-folders are instances: each picture a query to the others, or test/ to train/ where"
-            " there are both.",
+            " folder with one sub-folder per instance: each picture is a query against all others, or those of test/"
+            " against train/ if both exist.",
         ),
     ],
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Methods to compare; give it several times. One of bow, vlad, asmk, asmk*, r-vlad, naive-r-asmk,"
-            " r-asmk, r-asmk*, or regional search: d2r-vlad|asmk|asmk*(max|avg).",
+            help="Method to compare; repeatable. One of bow, vlad, asmk, asmk*, r-vlad, naive-r-asmk, r-asmk, r-asmk*,"
+            " or regional search: d2r-vlad|asmk|asmk*(max|avg).",
             show_default="asmk* and r-asmk*",
         ),
     ] = None,
-    regions: Annotated[str, typer.Option(help="Where to look beside the whole picture.")] = REGIONS,
+    regions: Annotated[str, typer.Option(help="Regions to describe besides the whole picture.")] = REGIONS,
     features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
     num_words: Annotated[
         int | None,
         typer.Option(
             "--words",
             min=1,
-            help="Visual words, learned from the database; fewer where it has not 16 features for each.",
-            show_default="by the number of pictures, as `d2r index`",
+            help="Visual words to learn from the database; fewer if it has fewer than 16 features per word.",
+            show_default="depends on the number of pictures, as in `d2r index`",
         ),
     ] = None,
     codebook: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
+        Path | None, typer.Option(metavar="FILE", help="Use this codebook: a codebook file or an index.")
     ] = None,
     verify: Annotated[
-        int, typer.Option(min=0, help="Also verify so many of each ranking, and give a row for that; 0 does not.")
+        int, typer.Option(min=0, help="Also verify this many results of each ranking, as another row; 0 turns it off.")
     ] = VERIFY,
     expand: Annotated[
         int,
         typer.Option(
-            min=0, help="Also expand each query by so many confirmed results, and give a row for that; 0 does not."
+            min=0, help="Also expand each query by up to this many verified results, as another row; 0 turns it off."
         ),
     ] = EXPAND,
     distractors: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures to add to the database that answer no query.")
     ] = None,
     overlapping: Annotated[
         list[str] | None,
         typer.Option(
             metavar="A,B",
-            help="Instances that show parts of each other: pictures of the one are ignored for queries of the other.",
+            help="Instances that show parts of each other: queries of one ignore pictures of the other.",
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the run as JSON.")] = None,
     cache: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
+        Path, typer.Option(metavar="FOLDER", help="Cache of descriptions and codebooks for the next run.")
     ] = Path("d2r-cache"),
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Measure how well methods find the right pictures, on a data set whose answers are known."""
+    """Measure the retrieval accuracy of methods on a data set with known answers."""
     from d2r.evaluate import run
     from d2r.evaluate.benchmark import load_benchmark
     from d2r.evaluate.methods import METHODS
@@ -246,37 +246,37 @@ def reproduce_experiment(
     experiment: Annotated[
         str,
         typer.Argument(
-            help="table1 (regional search by MAX and AVG against aggregation), table2 (headline, with verification),"
-            " fig4a (regional search over regions), fig4b (R-ASMK* over regions) or fig5 (kernels)."
+            help="table1 (regional search by MAX and AVG against aggregation), table2 (main results, with"
+            " verification), fig4a (regional search over regions), fig4b (R-ASMK* over regions) or fig5 (kernels)."
         ),
     ],
-    folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As for `d2r evaluate`.")],
+    folder: Annotated[Path, typer.Option("--dataset", metavar="DATASET", help="As in `d2r evaluate`.")],
     file: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where to write the table, the figure and the run.")
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for the table, the figure and the run.")
     ] = Path("results"),
     num_words: Annotated[
         list[int] | None,
-        typer.Option("--words", min=1, help="Sizes of the codebook.", show_default="those of the paper"),
+        typer.Option("--words", min=1, help="Sizes of the codebook.", show_default="as in the paper"),
     ] = None,
     codebook: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Use these visual words: a codebook file or an index.")
+        Path | None, typer.Option(metavar="FILE", help="Use this codebook: a codebook file or an index.")
     ] = None,
     features: Annotated[str, typer.Option(help="Local features.")] = FEATURES,
     distractors: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Pictures that join the database and are nobody's answer.")
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures to add to the database that answer no query.")
     ] = None,
     overlapping: Annotated[
-        list[str] | None, typer.Option(metavar="A,B", help="As for `d2r evaluate`.", show_default=False)
+        list[str] | None, typer.Option(metavar="A,B", help="As in `d2r evaluate`.", show_default=False)
     ] = None,
     cache: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Descriptions and codebooks are kept here for the next run.")
+        Path, typer.Option(metavar="FOLDER", help="Cache of descriptions and codebooks for the next run.")
     ] = Path("d2r-cache"),
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Run one of the paper's experiments: a table as text, CSV and LaTeX, a figure, and the run as JSON."""
+    """Run one of the paper's experiments; write a table as text, CSV and LaTeX, a figure, and the run as JSON."""
     from d2r.evaluate import reproduce as paper
     from d2r.evaluate import run
     from d2r.evaluate.benchmark import load_benchmark

@@ -15,16 +15,14 @@ from d2r.support.files import check_output, display_path, is_our_page
 if TYPE_CHECKING:
     from d2r.mining.groups import Group
 
-Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with the pictures.")]
-Top = Annotated[int, typer.Option(min=1, help="Most similar pictures to compare each picture with.")]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page with the pictures.")]
+Top = Annotated[int, typer.Option(min=1, help="Compare each picture with this many of the most similar pictures.")]
 
 
 def group(
     index: IndexArgument,
     top: Top = 20,
-    least: Annotated[
-        int, typer.Option(min=8, help="Matched points that two pictures need to be grouped.")
-    ] = GROUP_INLIERS,
+    least: Annotated[int, typer.Option(min=8, help="Inliers that two pictures need to be grouped.")] = GROUP_INLIERS,
     as_json: AsJson = False,
     html: Html = None,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -32,8 +30,8 @@ def group(
 ) -> None:
     """Group the pictures of an index by what they show.
 
-    Each picture is compared with those most similar to it, and pairs whose matched points agree on one change of view
-    are joined. Two groups become one only where two pairs of different pictures join them. No picture is read for this.
+    Each picture is compared with those most similar to it, and pairs that pass spatial verification are joined. Two
+    groups are merged only if two pairs of different pictures join them. No picture file is read.
     """
     from d2r.engine import Engine
     from d2r.mining.groups import find_links, instances
@@ -44,7 +42,7 @@ def group(
         with progress_bars() as progress:
             groups = instances(find_links(engine, top=top, progress=progress), min_inliers=least)
         collection = engine.index.size().pictures
-    explanation = f"Those of a group show the same thing: each shares {least} matched points or more with another."
+    explanation = f"The pictures of a group show the same object: each has at least {least} inliers with another."
     if html is not None:
         _write_page(html, groups, "Groups", explanation, index, collection, max_pixels, boxed=True, force=force)
     _print_groups("group", groups, collection, as_json, html)
@@ -58,10 +56,10 @@ def duplicates(
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
 ) -> None:
-    """Find near-duplicates in an index: the same photograph, scaled or compressed again.
+    """Find near-duplicates in an index: the same photograph, rescaled or recompressed.
 
-    Each picture is compared with those most similar to it; no picture is read for this, and none is removed. A part
-    that was cut out of a photograph is not its duplicate; shots of one burst may be.
+    Each picture is compared with those most similar to it. No picture file is read, and none is removed. A crop of a
+    photograph is not its duplicate; shots of one burst may be duplicates.
     """
     from d2r.engine import Engine
     from d2r.mining.groups import duplicate_groups, find_links
@@ -72,7 +70,7 @@ def duplicates(
         with progress_bars() as progress:
             groups = duplicate_groups(find_links(engine, top=top, progress=progress))
         collection = engine.index.size().pictures
-    explanation = "Those of a group are the same photograph, scaled or compressed again, or shots of one burst."
+    explanation = "The pictures of a group are the same photograph, rescaled or recompressed, or shots of one burst."
     if html is not None:
         title = "Near-duplicates"
         _write_page(html, groups, title, explanation, index, collection, max_pixels, boxed=False, force=force)
@@ -122,7 +120,7 @@ def _print_groups(command: str, groups: list[Group], collection: int, as_json: b
 
 
 def _as_json(group: Group) -> dict[str, object]:
-    """Return a group as JSON knows it."""
+    """Return a group as JSON values."""
     return {
         "pictures": [picture.path for picture in group.pictures],
         "links": [

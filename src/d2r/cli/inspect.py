@@ -1,4 +1,4 @@
-"""The commands that draw what is found in pictures: ``d2r show`` and ``d2r match``."""
+"""The commands that draw local features and matches: ``d2r show`` and ``d2r match``."""
 
 from __future__ import annotations
 
@@ -22,24 +22,20 @@ if TYPE_CHECKING:
 
 FeaturesOption = Annotated[str, typer.Option(help="Local features: hardnet, rootsift, delf, or delf:model=FILE.onnx.")]
 Png = Annotated[Path, typer.Option("--out", metavar="FILE", help="PNG to write.")]
-MaxSide = Annotated[
-    int, typer.Option(min=32, help="Scale pictures down to this longer side, in pixels, as an index does.")
-]
+MaxSide = Annotated[int, typer.Option(min=32, help="Shrink pictures to this longer side, in pixels, as indexing does.")]
 
 
 def show_features(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture to describe.")],
     file: Png,
     features: FeaturesOption = FEATURES,
-    box: Annotated[
-        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe what is in this box, in pixels.")
-    ] = None,
+    box: Annotated[str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Describe only this box, in pixels.")] = None,
     max_side: MaxSide = MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Draw the local features of a picture: circles by scale, coloured by attention, counted by scale."""
+    """Draw the local features of a picture: circles by scale, coloured by attention, with counts per scale."""
     from d2r.boxes import parse_box
     from d2r.features import make_extractor
     from d2r.images import read_image
@@ -66,22 +62,22 @@ def show_features(
 
 
 def match_two(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Picture that shows what to look for.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Picture to look for it in.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="Query picture.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Picture to search in.")],
     file: Png,
     features: FeaturesOption = FEATURES,
     box: Annotated[
         str | None,
-        typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Look for what this box on A shows, in pixels."),
+        typer.Option("--box", "--box-a", metavar="X1,Y1,X2,Y2", help="Match only this box of A, in pixels."),
     ] = None,
     max_side: MaxSide = MAX_SIDE,
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Match two pictures, and draw the matches that agree on one map, and those that do not in grey.
+    """Match two pictures, and draw the inliers in colour and the other matches in grey.
 
-    It is done as in a search, but that all features have one visual word.
+    The matching is that of a search, except that all features share one visual word.
     """
     from d2r.boxes import parse_box
     from d2r.features import make_extractor
@@ -97,7 +93,7 @@ def match_two(
     left, right = (read_image(path, max_pixels=max_pixels) for path in (first, second))
     query, query_s = _describe(left, region, extractor, max_side)
     other, other_s = _describe(right, None, extractor, max_side)
-    get_ready(extractor.dim)  # before the time is taken
+    get_ready(extractor.dim)  # not part of the measured time
     started = time.perf_counter()
     match = match_described(query, other, max_side=max_side)
     match_s = time.perf_counter() - started
@@ -131,7 +127,7 @@ def match_two(
 
 
 def _record(path: Path, description: Description, seconds: float) -> dict[str, Any]:
-    """Return how a picture was described, as JSON knows it."""
+    """Return how a picture was described, as JSON values."""
     from d2r.results import tenths
 
     return {
@@ -147,7 +143,7 @@ def _record(path: Path, description: Description, seconds: float) -> dict[str, A
 def _describe(
     image: Picture, box: tuple[float, float, float, float] | None, extractor: FeatureExtractor, max_side: int
 ) -> tuple[Description, float]:
-    """Return a description, and the seconds that it took; what is loaded at first use is loaded before."""
+    """Return a description and the seconds it took, without the time to load what the first use loads."""
     from d2r.describe import describe_query
 
     describe_query(image[:64, :64], None, extractor, max_side=max_side)

@@ -1,4 +1,4 @@
-"""What commands print with ``--json``: one document on the output, whose fields docs/json.md lists."""
+"""The output of commands with ``--json``: one document on standard output; docs/json.md lists its fields."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import typer
 if TYPE_CHECKING:
     from d2r.index import IndexSize
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, as docs/json.md has it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, as in docs/json.md.")]
 
 
 def print_json(kind: str, record: Mapping[str, Any]) -> None:
-    """Print a record as a JSON document that begins with the version of d2r and what it is.
+    """Print a record as a JSON document that begins with the version of d2r and the kind of the document.
 
     A path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode).
 
     Args:
-        kind: the command, as it is typed after ``d2r``.
-        record: what JSON knows, and paths.
+        kind: the command, as typed after ``d2r``.
+        record: JSON values and paths.
     """
     from d2r.support.version import package_version
 
@@ -31,5 +31,5 @@ def print_json(kind: str, record: Mapping[str, Any]) -> None:
 
 
 def size_record(size: IndexSize) -> dict[str, int]:
-    """Return the size of an index as JSON has it."""
+    """Return the size of an index with the names of fields that JSON uses."""
     return {"words" if name == "num_words" else name: value for name, value in asdict(size).items()}

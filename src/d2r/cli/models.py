@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def list_networks(as_json: AsJson = False) -> None:
-    """List the networks that are shipped or were added, and those that can be fetched.
+    """List the shipped and added networks, and those that can be fetched.
 
-    A name can be used wherever a file can: detector:model=NAME, delf:model=NAME.
+    A name can be used instead of a file: detector:model=NAME, delf:model=NAME.
     """
     from rich.table import Table
 
@@ -45,7 +45,7 @@ def list_networks(as_json: AsJson = False) -> None:
         print_json("models list", record)
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for head in ("name", "kind", "MB", "sha256", "from", "licence", "what it is"):
+    for head in ("name", "kind", "MB", "sha256", "from", "licence", "summary"):
         table.add_column(head, justify="right" if head == "MB" else "left", overflow="fold")
     for model in models:
         cells = (
@@ -56,21 +56,19 @@ def list_networks(as_json: AsJson = False) -> None:
     out.print(table)
     for name, known in offered.items():
         say(f"d2r models pull {name}: {known.summary}; licence: {known.licence}")
-    say(f"added ones are in {display_path(user_folder())}")
+    say(f"added networks are in {display_path(user_folder())}")
 
 
 def add_network(
     source: Annotated[str, typer.Argument(metavar="FILE|URL", help="An ONNX file that `d2r train` exported.")],
-    name: Annotated[str | None, typer.Option(help="What to call it.", show_default="the file's name")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the network.", show_default="the file's name")] = None,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Refuse the file unless it has this SHA-256.")
+        str | None, typer.Option(metavar="HEX", help="Refuse the file if its SHA-256 is different.")
     ] = None,
-    licence: Annotated[
-        str, typer.Option(help="Licence of the weights, to be listed.", show_default="what the file says")
-    ] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the weights.", show_default="as stated in the file")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Add a network, to be used by its name. A download that breaks off goes on where it was."""
+    """Add a network, to use it by name. An interrupted download continues where it stopped."""
     from d2r.hub.catalogue import add_model
     from d2r.models.onnx import check_sha256
 
@@ -90,10 +88,10 @@ def add_network(
 
 
 def pull_network(
-    name: Annotated[str, typer.Argument(help="A name that `d2r models list` offers.")],
+    name: Annotated[str, typer.Argument(help="A name listed by `d2r models list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a network that others published, and convert it; needs the extra `train` for that."""
+    """Fetch a published network and convert it; needs the extra `train`."""
     from d2r.hub.catalogue import pull_model
 
     with progress_bars() as progress:
@@ -114,4 +112,4 @@ def _print_added(command: str, model: Model, as_json: bool) -> None:
     if model.licence:
         say(f"licence: {model.licence}")
     if record is not None and not record.verified:
-        say(f"not verified: no checksum was known of {record.source}; what came has sha256 {record.source_sha256}")
+        say(f"not verified: no checksum of {record.source} is known; the download has sha256 {record.source_sha256}")

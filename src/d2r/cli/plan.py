@@ -1,4 +1,4 @@
-"""The command that says what a collection needs: ``d2r plan``."""
+"""The command that estimates the hardware for a collection: ``d2r plan``."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from d2r.defaults import VERIFY
 
 
 def plan(
-    pictures: Annotated[str, typer.Option(metavar="NUMBER", help="Of the collection: 100e6, or 100M.")],
-    regions: Annotated[float, typer.Option(min=1.0, help="Of a picture on average, the whole picture counted.")] = 9.0,
-    qps: Annotated[float, typer.Option(min=0.0, help="Queries a second.")] = 1.0,
-    latency: Annotated[
-        str, typer.Option(metavar="TIME", help="That half of the queries may take: 200ms, or 1s.")
-    ] = "1s",
-    verify: Annotated[int, typer.Option(min=0, help="Pictures of each query whose geometry is checked.")] = VERIFY,
-    cores: Annotated[int, typer.Option(min=1, help="Of a machine.")] = 32,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Of a machine: 256GB.")] = "256GB",
+    pictures: Annotated[str, typer.Option(metavar="NUMBER", help="Pictures in the collection: 100e6 or 100M.")],
+    regions: Annotated[
+        float, typer.Option(min=1.0, help="Mean regions per picture, including the whole picture.")
+    ] = 9.0,
+    qps: Annotated[float, typer.Option(min=0.0, help="Queries per second.")] = 1.0,
+    latency: Annotated[str, typer.Option(metavar="TIME", help="Median time per query: 200ms or 1s.")] = "1s",
+    verify: Annotated[int, typer.Option(min=0, help="Results of each query to verify.")] = VERIFY,
+    cores: Annotated[int, typer.Option(min=1, help="Cores per machine.")] = 32,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory per machine: 256GB.")] = "256GB",
     bandwidth: Annotated[
-        str, typer.Option(metavar="SIZE", help="That a machine's cores together read from memory in a second.")
+        str, typer.Option(metavar="SIZE", help="Memory bandwidth per machine, all cores together, per second.")
     ] = "150GB",
-    busy: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of the time that cores may be busy.")] = 0.6,
-    replicas: Annotated[int, typer.Option(min=1, help="Machines that have each part of the index.")] = 1,
-    days: Annotated[float, typer.Option(min=0.01, help="In which the collection is to be described.")] = 7.0,
+    busy: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Highest share of the time that cores may be busy.")
+    ] = 0.6,
+    replicas: Annotated[int, typer.Option(min=1, help="Machines that hold each shard of the index.")] = 1,
+    days: Annotated[float, typer.Option(min=0.01, help="Days in which to describe the collection.")] = 7.0,
     as_json: AsJson = False,
 ) -> None:
-    """Say what machines, memory and disk a collection needs, from what was measured of this build."""
+    """Estimate the machines, memory and disk that a collection needs, from measurements of this build."""
     from d2r.cluster.plan import MEASURED, PlanError, Request, make_plan
 
     request = Request(
@@ -58,23 +60,23 @@ def plan(
         print_json("plan", {"request": asdict(request), "plan": asdict(made), "measured": measured})
         return
     least = {
-        "memory": "the least that holds the index in memory",
-        "queries": f"the least that is busy {busy:.0%} of the time at most",
-        "latency": "the least that is quick enough",
+        "memory": "the fewest that hold the index in memory",
+        "queries": f"the fewest that are busy at most {busy:.0%} of the time",
+        "latency": "the fewest that are fast enough",
     }
     _print_rows(
         "To search",
         [
             ("machines", f"{made.machines:,}  ({cores} cores, {_size(request.memory)} each; {least[made.bound]})"),
-            ("parts of the index", f"{made.shards:,}, each on {replicas:,} of them"),
+            ("shards of the index", f"{made.shards:,}, each on {replicas:,} machine{'' if replicas == 1 else 's'}"),
             (
                 "memory of the index",
-                f"{_size(made.search_bytes * replicas)}  ({_size(made.search_bytes / made.shards)} a machine)",
+                f"{_size(made.search_bytes * replicas)}  ({_size(made.search_bytes / made.shards)} per machine)",
             ),
-            ("words a picture", f"{made.words:,.0f}"),
-            ("postings a query", f"{made.scored:,.0f} of {made.postings:,.0f}"),
+            ("words per picture", f"{made.words:,.0f}"),
+            ("postings per query", f"{made.scored:,.0f} of {made.postings:,.0f}"),
             ("cores for descriptions", f"{made.front_cores:,}, in front"),
-            ("network, front to parts", f"{_size(made.network)} a second"),
+            ("network, front to shards", f"{_size(made.network)} per second"),
         ],
     )
     _print_rows(
@@ -82,7 +84,7 @@ def plan(
         [
             ("half take at most", f"{1000 * made.median_s:,.0f} ms"),
             (
-                "of that scoring",
+                "of this, scoring",
                 f"{1000 * made.scoring_s:,.0f} ms, waiting {1000 * made.waiting_s:,.0f} ms,"
                 f" verifying {1000 * made.verifying_s:,.0f} ms",
             ),
@@ -98,17 +100,17 @@ def plan(
                 f"{made.describing_core_hours:,.0f} core hours: {made.describing_cores:,} cores for {days:g} days",
             ),
             ("writing", f"{made.writing_hours:,.0f} hours of the one process that commits"),
-            ("disk", f"{_size(made.disk_bytes)}, a copy"),
+            ("disk", f"{_size(made.disk_bytes)} per copy"),
         ],
     )
     _print_rows(
-        "What costs",
+        "Cost",
         [
             (
-                "machine hours a month",
+                "machine hours per month",
                 f"{730 * made.machines:,.0f} to search, {730 * made.front_cores:,.0f} core hours in front",
             ),
-            ("core seconds a query", f"{made.core_s_a_query:,.2f}"),
+            ("core seconds per query", f"{made.core_s_a_query:,.2f}"),
             ("core hours, once", f"{made.describing_core_hours:,.0f} to describe"),
             ("memory, disk", f"{_size(made.search_bytes * replicas)}, {_size(made.disk_bytes)}"),
         ],
@@ -120,8 +122,8 @@ def plan(
         table.add_row(one.name, f"{one.value:,.4g} {one.unit}", f"[dim]{escape(one.source)}[/]")
     out.print(table)
     say(
-        f"Assumed, and not measured: {_size(request.bandwidth)} a second from a machine's memory, queries that come at"
-        " random, a network that costs nothing beside them. docs/scale.md has stragglers."
+        f"Assumed, not measured: {_size(request.bandwidth)} per second from the memory of a machine, random arrival of"
+        " queries, negligible network time. For stragglers see docs/scale.md."
     )
 
 
@@ -131,13 +133,11 @@ _SIZES = {"": 1.0, "gb": 1e9, "tb": 1e12, "mb": 1e6}
 
 
 def _number(option: str, text: str, units: dict[str, float]) -> float:
-    """Return a positive number with a unit."""
+    """Parse a positive number with an optional unit."""
     found = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)", text.strip().lower())
     if found is None or found[2] not in units or not float(found[1]) > 0:
         known = ", ".join(unit for unit in units if unit)
-        raise typer.BadParameter(
-            f"{option} {text!r}: a number above 0 is wanted, with one of the units {known} or none"
-        )
+        raise typer.BadParameter(f"{option} {text!r}: give a number above 0, with one of the units {known} or none")
     return float(found[1]) * units[found[2]]
 
 

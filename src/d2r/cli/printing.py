@@ -1,4 +1,4 @@
-"""What several commands print: what a run did to an index, and what a search found."""
+"""Output that several commands share: the report of an indexing run, and the results of a search."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from d2r.indexing.fill import Report
     from d2r.results import Answer
 
-_FOLDERS = 10  # that are told of one by one
+_FOLDERS = 10  # listed one by one
 
 
 def print_report(engine: Engine, report: Report) -> None:
-    """Print what a run did to an index, and what of it needs attention."""
+    """Print the report of an indexing run, and what needs attention."""
     size = engine.index.size()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     changes = [
@@ -30,9 +30,9 @@ def print_report(engine: Engine, report: Report) -> None:
         for count, what in (
             (report.added, "added"),
             (report.changed, "changed"),
-            (report.returned, "there again"),
+            (report.returned, "back"),
             (report.missing, "missing"),
-            (report.removed, "dropped"),
+            (report.removed, "removed"),
             (report.unchanged, "unchanged"),
             (len(report.skipped), "skipped"),
         )
@@ -47,13 +47,13 @@ def print_report(engine: Engine, report: Report) -> None:
     table.add_row("time", f"{report.seconds:.1f} s{_speeds(report)}")
     out.print(table)
     if report.missing:
-        out.print(f"\n[bold]{report.missing:,} missing[/]: they are kept and not searched; `--prune` drops them")
+        out.print(f"\n[bold]{report.missing:,} missing[/]: kept but not searched; `--prune` removes them")
     if report.removed:
-        out.print(f"\n[bold]{report.removed:,} dropped[/], whose files are gone")
+        out.print(f"\n[bold]{report.removed:,} removed[/] because their files are gone")
     print_vanished(report.vanished)
     for title, rows in (
         ("skipped", report.skipped),
-        ("without features, so they cannot be found", [(path, "") for path in report.empty]),
+        ("without features: they cannot be found", [(path, "") for path in report.empty]),
     ):
         if rows:
             out.print(f"\n[bold]{len(rows):,} {title}[/]")
@@ -63,7 +63,7 @@ def print_report(engine: Engine, report: Report) -> None:
 
 
 def print_vanished(folders: Counter[str]) -> None:
-    """Say from which folders how many pictures are gone, those with the most first."""
+    """Print the number of missing pictures of each folder, the largest first."""
     for folder, count in folders.most_common(_FOLDERS):
         say(f"  {count:,} from {display_path(folder)}")
     if len(folders) > _FOLDERS:
@@ -72,37 +72,36 @@ def print_vanished(folders: Counter[str]) -> None:
 
 
 def too_many(num_words: int, asked: int) -> str:
-    """Say why there are fewer visual words than were asked for; nothing where there are not."""
+    """Return why there are fewer visual words than requested; an empty string if there are not fewer."""
     if num_words >= asked:
         return ""
-    needed = f"{FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} for each"
-    return f"; {asked:,} would take {needed}, and there are fewer"
+    return f"; {asked:,} need {FEATURES_PER_WORD * asked:,} features, {FEATURES_PER_WORD} per word"
 
 
 def _speeds(report: Report) -> str:
-    """Say how many pictures a second each stage did, in one process."""
+    """Return the pictures per second of each stage, in one process."""
     speeds = [
         f"{name} {report.stage_pictures[name] / max(seconds, 1e-6):,.1f}"
         for name, seconds in report.stage_seconds.items()
         if report.stage_pictures[name]
     ]
-    return f"  (pictures a second and process: {', '.join(speeds)})" if speeds else ""
+    return f"  (pictures per second and process: {', '.join(speeds)})" if speeds else ""
 
 
 def add_sizes(table: Table, size: IndexSize) -> None:
     """Add the bytes per picture to a table."""
     each = max(1, size.pictures + size.missing + size.dead)
     table.add_row(
-        "bytes a picture",
+        "bytes per picture",
         f"{size.search_bytes / each:,.0f} to search, {size.verify_bytes / each:,.0f} to verify and expand"
-        f"  ({size.postings / each:,.0f} words a picture)",
+        f"  ({size.postings / each:,.0f} words per picture)",
     )
 
 
 def print_results(answer: Answer) -> None:
     """Print the results of a search, best first."""
     if not answer.results:
-        hint = "" if len(answer.query.features) else ": the query has no texture to describe"
+        hint = "" if len(answer.query.features) else ": the query has no texture to extract features from"
         out.print(f"nothing found{hint}")
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))

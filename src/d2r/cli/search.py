@@ -18,36 +18,39 @@ from d2r.support.files import check_output, display_path, is_our_page
 
 def search_index(
     index: IndexArgument,
-    query: Annotated[Path, typer.Argument(metavar="QUERY", help="Picture that shows what to look for.")],
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="Query picture.")],
     box: Annotated[
-        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Look for what this box on the query shows, in pixels.")
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="Search for this box of the query, in pixels.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Results to give.")] = TOP,
+    top: Annotated[int, typer.Option(min=1, help="Number of results.")] = TOP,
     verify: Annotated[
-        int, typer.Option(min=0, help="Check the geometry of this many best and put those that agree first.")
+        int,
+        typer.Option(min=0, help="Verify this many of the best results spatially and rank the verified ones first."),
     ] = VERIFY,
     expand: Annotated[
         int,
-        typer.Option(
-            min=0, help="Search again, with the query joined with what this many confirmed results show of it."
-        ),
+        typer.Option(min=0, help="Query expansion: search again with the query and up to this many verified results."),
     ] = EXPAND,
     diffuse: Annotated[bool, typer.Option("--diffuse", help="Re-rank by diffusion from the verified results.")] = False,
     query_regions: Annotated[
-        bool, typer.Option("--query-regions", help="Describe the query by regions too, as the pictures are.")
+        bool, typer.Option("--query-regions", help="Describe the query by regions too, like the indexed pictures.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page with the pictures.")
+    ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
 ) -> None:
-    """Find the pictures that show what a picture, or a box on it, shows."""
+    """Find the pictures that show the same object as a picture, or as a box on it."""
     from d2r.boxes import parse_box
     from d2r.engine import Engine
     from d2r.images import read_image
 
     if diffuse and not (verify and expand):
-        raise typer.BadParameter("--diffuse starts from the verified results that --expand joins: neither may be 0")
+        raise typer.BadParameter(
+            "--diffuse starts from the verified results that --expand uses: neither --verify nor --expand may be 0"
+        )
     options = SearchOptions(top, verify, expand, diffuse, query_regions)
     if html is not None:
         check_output(html, is_our_page, force=force, inputs=[query])
@@ -78,22 +81,24 @@ def search_index(
 
 def pairs(
     index: IndexArgument,
-    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Text file to write, one pair a line.")],
-    top: Annotated[int, typer.Option(min=1, help="Most similar pictures to pair each picture with.")] = 20,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Write only pairs whose matched points agree on one change of view.")
-    ] = False,
+    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Text file to write, one pair per line.")],
+    top: Annotated[
+        int, typer.Option(min=1, help="Pair each picture with this many of the most similar pictures.")
+    ] = 20,
+    verify: Annotated[bool, typer.Option("--verify", help="Write only pairs that pass spatial verification.")] = False,
     root: Annotated[
         Path | None,
-        typer.Option(help="Write names relative to this folder.", show_default="the folder that holds all pictures"),
+        typer.Option(
+            help="Write names relative to this folder.", show_default="the deepest folder that holds all pictures"
+        ),
     ] = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Write the pairs of pictures worth matching, as hloc and COLMAP read them: two names a line.
+    """Write the pairs of pictures worth matching in the format of hloc and COLMAP: two names per line.
 
-    Each pair appears once. Names are relative to the folder that holds all the pictures, which is what those programs
-    call the image folder.
+    Each pair appears once. Names are relative to the folder that holds all the pictures, which those programs call the
+    image folder.
     """
     from d2r.engine import Engine
     from d2r.mining.pairs import is_ours, write_pairs

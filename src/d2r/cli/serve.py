@@ -18,68 +18,70 @@ from d2r.support.files import display_path
 
 def serve(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = PORT,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Any but the loopback one lets others in.")
+        str, typer.Option(help="Address to listen on. Any address but loopback lets other machines connect.")
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Name that requests may call this service by. May be given again.",
-            show_default="this machine's on the loopback address, else any",
+            help="Host name that requests may use for this service. Repeatable.",
+            show_default="127.0.0.1, localhost and [::1] on a loopback address, otherwise any",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File with the token that adding and removing pictures need; or set D2R_TOKEN. Else nobody can.",
+            help="File with the token for adding and removing pictures (both disabled without one); or set D2R_TOKEN.",
         ),
     ] = None,
     read_token: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File with a token that everything else needs; or set D2R_READ_TOKEN."),
+        typer.Option(metavar="FILE", help="File with the token for everything else; or set D2R_READ_TOKEN."),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody add or remove pictures.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Disable adding and removing pictures.")] = False,
     uploads: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where added pictures are kept: new, empty, or given before.",
-            show_default="INDEX with .uploads added",
+            help="Folder for added pictures: new, empty, or used for this before.",
+            show_default="INDEX.uploads",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read pictures.", show_default="one a processor")
+        int | None,
+        typer.Option(min=1, help="Processes that decode and describe pictures.", show_default="one per processor"),
     ] = None,
     queue: Annotated[
-        int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")
+        int, typer.Option(min=0, help="Requests that may wait; any more are told to retry later.")
     ] = ServiceLimits.queue,
     max_upload: Annotated[
-        int, typer.Option(min=1, metavar="MB", help="Refuse a larger picture.")
+        int, typer.Option(min=1, metavar="MB", help="Refuse larger uploads.")
     ] = ServiceLimits.upload_bytes >> 20,
     max_pixels: Annotated[
-        int, typer.Option(min=1, help="Refuse a picture of more pixels (width x height).")
+        int, typer.Option(min=1, help="Refuse pictures of more pixels (width x height).")
     ] = ServiceLimits.pixels,
     timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="For receiving a picture, and again for describing it.")
+        float,
+        typer.Option(min=0.1, metavar="SECONDS", help="Limit for receiving a picture, and again for describing it."),
     ] = ServiceLimits.seconds,
     ray: Ray = False,
     ray_address: RayAddress = None,
     shards: Annotated[
         int | None,
         typer.Option(
-            min=1, help="With --ray: parts of the index that are searched apart.", show_default="one a machine"
+            min=1, help="With --ray: shards of the index, searched separately.", show_default="one per machine"
         ),
     ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="With --ray: processes that can search each part.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: processes that can search each shard.")] = 1,
 ) -> None:
-    """Serve a page to search an index, and an HTTP API (its document is at /v1/openapi.json).
+    """Serve a search page for an index, and an HTTP API (its OpenAPI document is at /v1/openapi.json).
 
-    It listens on this machine only, unless --host says otherwise. Stop it with Ctrl-C: it ends what it has begun, and
-    pictures that were added and not indexed yet are indexed after the next start. With --ray the machines of a cluster
-    search, each a part of the index, whose folder all of them must see under the same path.
+    It listens on this machine only, unless --host says otherwise. Stop it with Ctrl-C: requests in progress are
+    completed, and added pictures that are not indexed yet are indexed after the next start. With --ray the machines of
+    a cluster search one shard of the index each; all of them must see its folder under the same path.
     """
     from d2r.engine import Engine
     from d2r.serve.app import make_service_app
@@ -116,7 +118,7 @@ def serve(
             say(f"added pictures are kept in {display_path(settings.uploads)}")
         else:
             why = "--read-only" if read_only else "no --token-file and no D2R_TOKEN"
-            say(f"nothing can be added or removed: {why}")
+            say(f"adding and removing pictures is disabled: {why}")
         with suppress(KeyboardInterrupt):
             server.run()
 

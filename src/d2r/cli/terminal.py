@@ -1,4 +1,4 @@
-"""What the commands share: where they print, bars, and options that several have."""
+"""What the commands share: consoles, progress bars, and options of several commands."""
 
 from __future__ import annotations
 
@@ -24,50 +24,51 @@ from rich.progress import (
 
 from d2r.support.files import display_path
 
-_WIDEST: Final = 1 << 16  # letters: to a file or another program one record a line, however long its path
+_WIDEST: Final = 1 << 16  # characters: in a file or a pipe each record takes one line, however long its path
 
 out: Final = Console(width=None if sys.stdout.isatty() else _WIDEST)
 err: Final = Console(stderr=True)
 
 LINE_EVERY_S: Final = 15.0
-"""Between two lines about a stage, where the error output is no terminal."""
+"""Seconds between two progress lines of a stage when standard error is not a terminal."""
 
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index, made by `d2r index`.")]
 MaxPixels = Annotated[
-    int, typer.Option(help="Refuse a picture of more pixels than this (width x height); a guard against hostile files.")
+    int, typer.Option(help="Refuse pictures of more pixels (width x height), as a guard against hostile files.")
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Worker processes; 0 does everything in one.", show_default="one a processor")
+    int | None, typer.Option(min=0, help="Worker processes; 0 works without any.", show_default="one per processor")
 ]
 
 Force = Annotated[
-    bool, typer.Option("--force", help="Write over a file that d2r did not write; never over a picture or in an index.")
+    bool,
+    typer.Option("--force", help="Overwrite a file that d2r did not write; never a picture or a file of an index."),
 ]
-"""Of commands that write a file; see :func:`d2r.support.files.check_output`."""
+"""Option of commands that write a file; see :func:`d2r.support.files.check_output`."""
 
 Ray = Annotated[
     bool,
     typer.Option(
         "--ray",
-        help="Use the machines of a Ray cluster: the one this machine belongs to, or this machine when it belongs to"
-        " none. Needs the cluster extra.",
+        help="Use the machines of the Ray cluster that this machine belongs to, or this machine alone if it belongs to"
+        " none. Needs the extra `cluster`.",
     ),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="As --ray, with the cluster that has its head there."),
+    typer.Option(metavar="HOST:PORT", help="Like --ray, with the cluster whose head is at this address."),
 ]
 
 
 def say(text: str) -> None:
-    """Print a line as it is: paths readable, nothing taken for markup, never broken."""
+    """Print a line with readable paths, without markup and without wrapping."""
     out.print(escape(display_path(text)), soft_wrap=True, highlight=False)
 
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar with rate and time left for each stage; lines now and then where the error output is no terminal."""
+    """Show a bar with rate and time left for each stage, or periodic lines if standard error is not a terminal."""
     if not err.is_terminal:
         yield _progress_lines()
         return
@@ -97,7 +98,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _progress_lines() -> Callable[[str, int, int], None]:
-    """Return what writes a line about a long stage every :data:`LINE_EVERY_S`, as a log wants it."""
+    """Return a function that writes a line about a long stage every :data:`LINE_EVERY_S`, for logs."""
     began: dict[str, float] = {}
     last: dict[str, float] = {}
 
@@ -115,7 +116,7 @@ def _progress_lines() -> Callable[[str, int, int], None]:
 
 _STAGES = {
     "describe": "describing pictures",
-    "detect": "looking for landmarks",
+    "detect": "detecting landmarks",
     "words": "learning words",
     "index": "indexing",
     "merge": "merging segments",
@@ -125,6 +126,6 @@ _STAGES = {
     "queries": "describing queries",
     "aggregate": "aggregating",
     "verify": "verifying",
-    "instances": "looking at photos",
+    "instances": "reading photos",
     "pictures": "composing pictures",
 }

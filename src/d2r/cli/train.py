@@ -1,4 +1,4 @@
-"""The commands of training: ``d2r train``."""
+"""The commands that train and export networks: ``d2r train``."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ if TYPE_CHECKING:
     from d2r.train.log import EpochRow
 
 RunFolder = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the run.")]
-HeldOut = Annotated[float, typer.Option(help="Share of each --data to validate on.")]
+HeldOut = Annotated[float, typer.Option(help="Share of each --data to hold out for validation.")]
 FrozenBlocks = Annotated[
     int,
-    typer.Option(min=0, help="Blocks of the backbone, from the picture on, that keep the weights of --init; faster."),
+    typer.Option(min=0, help="First blocks of the backbone to freeze at the weights of --init; faster."),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the data.")]
 LearningRate = Annotated[float, typer.Option(help="The highest learning rate.")]
-EpochsBetween = Annotated[int, typer.Option(help="Epochs between two validations.")]
+EpochsBetween = Annotated[int, typer.Option(help="Epochs between validations.")]
 Preparing = Annotated[
     int | None, typer.Option(min=0, help="Processes that prepare pictures.", show_default="1, more with a GPU")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out, with the same options.")]
 
 OnnxPath = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the .onnx file.")]
-Half = Annotated[
-    bool, typer.Option("--half", help="Store the weights in 16 bits; the file is half as large, the time the same.")
-]
+Half = Annotated[bool, typer.Option("--half", help="Store the weights in 16 bits; halves the file, not the time.")]
 
 
 def detector(
@@ -40,8 +38,8 @@ def detector(
         list[str],
         typer.Option(
             metavar="LABELS[=PICTURES]",
-            help="What to train on: a folder of landmark boxes, a COCO .json, or a composed set; and the folder that"
-            " its pictures are in, where that is another. May be given again.",
+            help="Training data: a folder of landmark boxes, a COCO .json, or a composed set; and the folder of its"
+            " pictures, if that is a different one. Repeatable.",
         ),
     ],
     folder: RunFolder,
@@ -51,36 +49,36 @@ def detector(
     share: Annotated[
         list[float] | None,
         typer.Option(
-            help="How often an epoch takes each picture of a --data on average, one for each.", show_default="1"
+            help="Mean number of times an epoch uses each picture of a --data; one value per --data.", show_default="1"
         ),
     ] = None,
     validation: Annotated[
         str | None,
         typer.Option(
             metavar="LABELS[=PICTURES]",
-            help="What to validate on; its boxes for validation are used.",
+            help="Validation data; its validation boxes are used.",
             show_default="held out of --data",
         ),
     ] = None,
-    hold_out: Annotated[float, typer.Option(help="Share of each --data to validate on, without --validation.")] = 0.15,
+    hold_out: Annotated[float, typer.Option(help="Share of each --data to hold out, without --validation.")] = 0.15,
     init: Annotated[
-        str, typer.Option(help="Weights to begin with: none, imagenet, or a .safetensors file of another run.")
+        str, typer.Option(help="Initial weights: none, imagenet, or a .safetensors file of another run.")
     ] = "none",
     freeze: FrozenBlocks = 0,
-    side: Annotated[int, typer.Option(help="Pictures are squashed to a square of so many pixels a side.")] = 320,
+    side: Annotated[int, typer.Option(help="Resize pictures to a square of this side, in pixels.")] = 320,
     epochs: Epochs = 100,
-    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
+    batch: Annotated[int, typer.Option(help="Pictures per step.")] = 32,
     lr: LearningRate = 1e-3,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same detector.")] = 0,
     validate_every: EpochsBetween = 1,
-    patience: Annotated[int, typer.Option(help="Stop after so many validations without a better AP50.")] = 30,
+    patience: Annotated[int, typer.Option(help="Stop after this many validations without a better AP50.")] = 30,
     workers: Preparing = None,
     resume: Resume = False,
 ) -> None:
-    """Train a detector of landmarks; it can be stopped at any time and resumed.
+    """Train a landmark detector; you can stop it at any time and resume.
 
-    The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
-    best.safetensors, and last.pt to resume from.
+    The folder of the run receives log.csv, curves.png, best.safetensors (the weights that were best on the validation
+    pictures) and last.pt (to resume from).
     """
     from d2r.train.course import BEST
     from d2r.train.detector import loop
@@ -111,16 +109,16 @@ def delf(
         list[str],
         typer.Option(
             metavar="FOLDER",
-            help="Photos to train on: a folder of photos, a folder with a sub-folder for each landmark, or one with"
-            " train.csv of Google Landmarks, LABELS=PICTURES where its pictures are elsewhere. May be given again.",
+            help="Training photos: a folder of photos, a folder with one sub-folder per landmark, or one with train.csv"
+            " of Google Landmarks, LABELS=PICTURES if its pictures are elsewhere. Repeatable.",
         ),
     ],
     folder: RunFolder,
     recipe: Annotated[
         str,
         typer.Option(
-            help="self: no labels, warps of each photo; metric: pictures of one landmark are alike; classify: landmarks"
-            " are classes, as in DELF."
+            help="self: no labels, warps of each photo; metric: metric learning on pictures of the same landmark;"
+            " classify: landmarks as classes, as in DELF."
         ),
     ] = "self",
     arch: Annotated[
@@ -130,31 +128,31 @@ def delf(
     init: Annotated[
         str,
         typer.Option(
-            help="Weights to begin with: none, imagenet, the .safetensors file of another run, or a state dictionary of"
+            help="Initial weights: none, imagenet, the .safetensors file of another run, or a state dictionary of"
             " torchvision's network (.pth)."
         ),
     ] = "imagenet",
     freeze: FrozenBlocks = 0,
-    side: Annotated[int, typer.Option(help="Squares of so many pixels a side are cut from the photos.")] = 256,
-    dim: Annotated[int, typer.Option(help="Values of a descriptor.")] = 128,
+    side: Annotated[int, typer.Option(help="Side of the square crops, in pixels.")] = 256,
+    dim: Annotated[int, typer.Option(help="Dimensions of a descriptor.")] = 128,
     epochs: Epochs = 20,
-    attention_epochs: Annotated[int, typer.Option(help="Passes for attention, which classify learns last.")] = 5,
-    batch: Annotated[int, typer.Option(help="Photos a step; of metric, queries.", show_default="16, of metric 4")] = 0,
-    hard: Annotated[int, typer.Option(help="Negatives of a query in metric.")] = 5,
+    attention_epochs: Annotated[int, typer.Option(help="Passes for the attention, which classify trains last.")] = 5,
+    batch: Annotated[int, typer.Option(help="Photos per step; for metric, queries.", show_default="16, metric 4")] = 0,
+    hard: Annotated[int, typer.Option(help="Hard negatives per query, for metric.")] = 5,
     lr: Annotated[
         float | None,
         typer.Option(help="The highest learning rate.", show_default="self 5e-4, metric 2e-5, classify 1e-3"),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same features.")] = 0,
     validate_every: EpochsBetween = 1,
-    patience: Annotated[int, typer.Option(help="Stop after so many validations without a better one.")] = 10,
+    patience: Annotated[int, typer.Option(help="Stop after this many validations without improvement.")] = 10,
     workers: Preparing = None,
     resume: Resume = False,
 ) -> None:
-    """Train local features with attention; it can be stopped at any time and resumed.
+    """Train local features with attention; you can stop it at any time and resume.
 
-    The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
-    best.safetensors, and last.pt to resume from.
+    The folder of the run receives log.csv, curves.png, best.safetensors (the weights that were best on the validation
+    pictures) and last.pt (to resume from).
     """
     from d2r.train.course import BEST
     from d2r.train.delf import loop
@@ -185,24 +183,27 @@ def delf(
 def hardnet(
     data: Annotated[
         list[str],
-        typer.Option(metavar="FOLDER", help="Photos to train on, a folder searched to any depth. May be given again."),
+        typer.Option(metavar="FOLDER", help="Training photos: a folder, searched recursively. Repeatable."),
     ],
     folder: RunFolder,
     channels: Annotated[
-        int, typer.Option(help="Of the first layers; the published network has 32, and takes four times as long as 16.")
+        int,
+        typer.Option(
+            help="Channels of the first layers; the published network has 32, which takes four times as long."
+        ),
     ] = 16,
     hold_out: HeldOut = 0.1,
     epochs: Epochs = 4,
-    batch: Annotated[int, typer.Option(help="Photos a step.")] = 24,
+    batch: Annotated[int, typer.Option(help="Photos per step.")] = 24,
     lr: LearningRate = 3e-3,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same descriptors.")] = 0,
     workers: Preparing = None,
     resume: Resume = False,
 ) -> None:
-    """Train a network that describes the patches at SIFT's key points, without labels; it can be stopped and resumed.
+    """Train a network for patch descriptors at SIFT keypoints, without labels; you can stop it at any time and resume.
 
-    The folder of the run gets log.csv and curves.png, the weights that were best on the validation pictures as
-    best.safetensors, and last.pt to resume from.
+    The folder of the run receives log.csv, curves.png, best.safetensors (the weights that were best on the validation
+    pictures) and last.pt (to resume from).
     """
     from d2r.train.course import BEST
     from d2r.train.hardnet import loop
@@ -216,12 +217,12 @@ def hardnet(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a .safetensors file of one.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its .safetensors file.")],
     path: OnnxPath,
     picture: Annotated[
         Path | None,
         typer.Option(
-            "--check", metavar="PHOTO", help="Compare with torch on this photo.", show_default="one that comes along"
+            "--check", metavar="PHOTO", help="Compare with torch on this photo.", show_default="a bundled photo"
         ),
     ] = None,
     half: Half = False,
@@ -229,22 +230,22 @@ def export(
         str | None,
         typer.Option(
             metavar="S,S,...",
-            help="Of local features: the pyramid they are looked for in.",
-            show_default="0.25 to 2 by the square root of 2",
+            help="For local features: the scales of the image pyramid.",
+            show_default="0.25 to 2 in steps of the square root of 2",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Of local features: least attention worth keeping.",
-            show_default="what a quarter of the cells of training photos stay below",
+            help="For local features: the least attention to keep.",
+            show_default="the lower quartile over the cells of training photos",
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write the best weights of a run, of a detector or of features, as an ONNX file, which is run without torch.
+    """Export the best weights of a run, of a detector or local features, as an ONNX file, which runs without torch.
 
-    The file is written only when ONNX Runtime finds the same in a photo as torch does.
+    The file is written only if ONNX Runtime and torch give the same result on a photo.
     """
     from d2r.compose.bundled import bundled_photos
     from d2r.images import read_image
@@ -263,35 +264,35 @@ def export(
         say(_features(export_features(run, path, photo, half=half, scales=levels, threshold=threshold, force=force)))
         return
     if scales is not None or threshold is not None:
-        raise ExportError(f"{run}: --scales and --threshold are of deep local features, and these are no such weights")
+        raise ExportError(f"{run}: --scales and --threshold are for deep local features, which these weights are not")
     if kind == KIND:
         patches = export_hardnet(run, path, photo, half=half, force=force)
         say(
-            f"{patches.path}: {patches.arch}, {patches.bytes / 1e6:.1f} MB; from torch its values differ by at most"
+            f"{patches.path}: {patches.arch}, {patches.bytes / 1e6:.1f} MB; its values differ from torch's by at most"
             f" {patches.difference:.2g}"
         )
         return
     made = export_detector(run, path, photo, half=half, force=force)
     say(
-        f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; from torch its boxes differ by at most"
-        f" {made.box_difference:.2g} pixels, its scores by {made.score_difference:.2g}"
+        f"{made.path}: {made.arch}, side {made.side}, {made.bytes / 1e6:.1f} MB; its boxes differ from torch's by at"
+        f" most {made.box_difference:.2g} pixels, its scores by {made.score_difference:.2g}"
     )
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file of torch with weights.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A torch file with weights.")],
     arch: Annotated[
         str,
         typer.Option(
             help="how-r18 or how-r50: checkpoints of HOW; resnet18, resnet18-conv5 or resnet50: weights of torchvision,"
-            " whose projection is then fitted to a few photos."
+            " with a projection fitted to a few photos."
         ),
     ],
     path: OnnxPath,
     half: Half = False,
     force: Force = False,
 ) -> None:
-    """Write weights that others have published as an ONNX file of local features."""
+    """Convert published weights to an ONNX file of local features."""
     from d2r.train.delf.convert import convert_checkpoint
 
     check_output(path, is_our_onnx, force=force, inputs=[checkpoint])
@@ -302,13 +303,13 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"--scales {text!r}: write numbers with commas between them") from error
+        raise typer.BadParameter(f"--scales {text!r}: give numbers separated by commas") from error
 
 
 def _features(made: ExportedFeatures) -> str:
     return (
-        f"{made.path}: {made.arch}, {made.dim} values, threshold {made.threshold:.3g}, {made.bytes / 1e6:.1f} MB; from"
-        f" torch its values differ by at most {made.difference:.2g}"
+        f"{made.path}: {made.arch}, {made.dim} dimensions, threshold {made.threshold:.3g}, {made.bytes / 1e6:.1f} MB;"
+        f" its values differ from torch's by at most {made.difference:.2g}"
     )
 
 
@@ -320,8 +321,8 @@ def _printing() -> Listener:
 
 def _print_sizes(sizes: Sizes) -> None:
     say(
-        f"{sizes.training:,} pictures to train on, {sizes.validation:,} to validate on; {sizes.steps:,} steps an epoch;"
-        f" {sizes.device}"
+        f"{sizes.training:,} training pictures, {sizes.validation:,} validation pictures; {sizes.steps:,} steps per"
+        f" epoch; {sizes.device}"
     )
     if sizes.first_epoch > 1:
         say(f"resumed at epoch {sizes.first_epoch}")

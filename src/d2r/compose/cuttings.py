@@ -13,28 +13,31 @@ import numpy as np
 from d2r.boxes import PixelBox
 from d2r.compose.planting import Matrix, Planting, plant
 from d2r.compose.texture import textured_box
-from d2r.datasets.difficulty import DIFFICULTIES
+from d2r.datasets import difficulty
+from d2r.datasets.difficulty import ClutterConfig
 from d2r.images import Picture
-
-CONFIG: Final = dataclasses.replace(
-    DIFFICULTIES["medium"],
-    name="detection",
-    share=(0.05, 0.9),
-    tilt=20,
-    roll=5,
-    stretch=1.2,
-    lighting=0.5,
-    occlusion=0.25,
-    decoys=(1, 3),
-    quality=(60, 95),
-    side=512,
-)
-"""How objects are planted. ``share`` is the range of a landmark's box."""
 
 _STRIP: Final = 0.3  # widest strip around a box that is cut out with it, relative to the box's side
 _LARGEST: Final = 0.95  # share of a picture that a box with its strips covers at most
 _ENLARGE: Final = 2.0  # no photograph is enlarged more than this, for blur would tell
 _TRIES: Final = 3  # sizes tried for an object, each half as large in area as the one before
+
+
+def planting_config() -> ClutterConfig:
+    """Return how objects are planted; ``share`` is the range of a landmark's box."""
+    return dataclasses.replace(
+        difficulty.DIFFICULTIES["medium"],
+        name="detection",
+        share=(0.05, 0.9),
+        tilt=20,
+        roll=5,
+        stretch=1.2,
+        lighting=0.5,
+        occlusion=0.25,
+        decoys=(1, 3),
+        quality=(60, 95),
+        side=512,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +91,12 @@ def plant_cutting(
 ) -> Planting | None:
     """Plant a cutting at a random size; None when it has no place at that size or a fraction of it."""
     total = picture.shape[0] * picture.shape[1]
-    share = min(rng.uniform(*CONFIG.share), _ENLARGE**2 * pixels / total)
+    config = planting_config()
+    share = min(rng.uniform(*config.share), _ENLARGE**2 * pixels / total)
     share *= _area(cutting.whole) / _area(cutting.box)
     for _ in range(_TRIES):
         top = min(share, _LARGEST)
-        config = dataclasses.replace(CONFIG, share=(0.85 * top, top))
+        config = dataclasses.replace(config, share=(0.85 * top, top))
         planting = plant(picture, cutting.photo, cutting.whole, config, rng, occluder=occluder, taken=taken)
         if planting is not None:
             return planting

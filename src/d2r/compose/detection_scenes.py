@@ -31,7 +31,7 @@ import numpy as np
 
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import vary
-from d2r.compose.cuttings import CONFIG, cut, plant_cutting, visible_box
+from d2r.compose.cuttings import cut, plant_cutting, planting_config, visible_box
 from d2r.compose.planning import ComposeProgress, Stream, generator
 from d2r.compose.scene_plan import ScenePlan
 from d2r.datasets.ground_truth import ClutterError, Skipped
@@ -96,8 +96,9 @@ def compose_scene(plan: ScenePlan, index: int, contents: Sequence[PlantedKind] |
 
     drawn = _contents(rng)
     background, host = ordinary(rng)
-    picture = vary(host, CONFIG.side, rng)
-    quality = int(rng.integers(*CONFIG.quality, endpoint=True))
+    config = planting_config()
+    picture = vary(host, config.side, rng)
+    quality = int(rng.integers(*config.quality, endpoint=True))
     objects: list[PlantedObject] = []
     taken: list[PixelBox] = []
     for kind in drawn if contents is None else contents:
@@ -194,7 +195,7 @@ def _contents(rng: np.random.Generator) -> list[PlantedKind]:
     if rng.random() < _ALONE:
         return ["landmark" if rng.random() < 0.5 else "decoy"]
     landmarks = int(rng.choice(len(_LANDMARKS), p=_LANDMARKS))
-    decoys = int(rng.integers(*CONFIG.decoys, endpoint=True))
+    decoys = int(rng.integers(*planting_config().decoys, endpoint=True))
     kinds: list[PlantedKind] = [*["landmark"] * landmarks, *["decoy"] * decoys]  # type: ignore[list-item]
     # The first one has the whole picture to itself: it must not always be a landmark.
     return [kinds[k] for k in rng.permutation(len(kinds))]

@@ -1,1 +1,1 @@
-"""Networks by name: what is known, what was added, and how to get it."""
+"""Networks by name: those that are shipped, added or known, and how to fetch them."""

@@ -1,7 +1,7 @@
-"""What networks there are: list them, add one from a file or an address, fetch one that is known.
+"""The catalogue of networks: list them, add one from a file or a URL, fetch a known one.
 
-A network that is added lies in :func:`d2r.models.user_folder` as ``NAME.onnx``, whole or not at all, and beside it
-``NAME.json`` with where it came from. What is under way is in ``downloads/`` there, and goes on where it broke off.
+An added network is stored in :func:`d2r.models.user_folder` as ``NAME.onnx``, completely or not at all, and beside it
+``NAME.json`` with its origin. Partial downloads are in ``downloads/`` there, and continue where they stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS: Final[Mapping[str, str]] = {
     LOCAL_FEATURES: "local features",
     PATCH_DESCRIPTORS: "patch descriptors",
 }
-"""What a file is, by the format that its metadata names."""
+"""Kind of a network by the format in its metadata."""
 
 _LOAD: Final[Mapping[str, Callable[[Path], object]]] = {
     DETECTOR: load_network,
@@ -50,16 +50,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Record:
-    """What is recorded of a network when it is added.
+    """The record of an added network.
 
     Attributes:
-        kind: one of :data:`KINDS`.
-        sha256: of the ONNX file, in hexadecimal.
-        source: the path or address that it came from.
-        source_sha256: of what came from there; other than ``sha256`` where that was converted.
-        verified: whether that was known, and compared, before.
-        licence: as was said, or as the file says; empty where neither does.
-        summary: what it is; empty where nothing says.
+        kind: one of the values of :data:`KINDS`.
+        sha256: SHA-256 of the ONNX file, in hexadecimal.
+        source: the path or URL of its source.
+        source_sha256: SHA-256 of the source; different from ``sha256`` if the source was converted.
+        verified: whether the source was checked against a known SHA-256.
+        licence: as given, or as stated in the file; empty if neither.
+        summary: a short description; empty if there is none.
     """
 
     kind: str
@@ -73,17 +73,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Model:
-    """A network that can be named.
+    """A network that can be used by name.
 
     Attributes:
-        name: what to call it by.
-        path: of its file.
-        kind: one of :data:`KINDS`, or "unknown".
+        name: the name.
+        path: path of its file.
+        kind: one of the values of :data:`KINDS`, or "unknown".
         bytes: size of the file.
-        sha256: of the file, in hexadecimal.
-        licence: of its weights; empty where nothing says.
-        summary: the heading of its card, or what was recorded, or the architecture.
-        shipped: with this package; otherwise it was added.
+        sha256: SHA-256 of the file, in hexadecimal.
+        licence: licence of its weights; empty if not stated.
+        summary: the summary in its record, or the heading of its card, or the architecture.
+        shipped: whether it is shipped with this package; otherwise it was added.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Model:
 
 
 def list_models() -> list[Model]:
-    """Return the networks that are shipped, by name, and then those that were added."""
+    """Return the shipped networks by name, followed by the added ones."""
     return [_describe(folder, name) for folder in folders() for name in model_names(folder)]
 
 
@@ -110,20 +110,20 @@ def add_model(
     progress: TransferProgress | None = None,
     pause_s: float = 1.0,
 ) -> Model:
-    """Add a network from a file or an address; it can then be used by its name.
+    """Add a network from a file or a URL, to use it by name.
 
     Args:
-        source: path of an ONNX file, or its address (``http://`` or ``https://``).
-        name: what to call it; None is the file's name without its ending.
-        sha256: what the file must have, in lower-case hexadecimal; None takes any.
-        licence: of the weights; empty is what the file says.
-        progress: told how far a download is.
+        source: path or URL (``http://`` or ``https://``) of an ONNX file.
+        name: name of the network; None for the file's name without its suffix.
+        sha256: SHA-256 that the file must have, in lower-case hexadecimal; None accepts any.
+        licence: licence of the weights; empty for that stated in the file.
+        progress: called with the progress of a download.
         pause_s: see :func:`d2r.support.download.fetch`.
 
     Raises:
-        ModelError: the file is not of a format of this project or has another checksum, the name cannot be one or is
-            taken by another network, or another process adds one.
-        d2r.support.download.DownloadError: the address does not give the file.
+        ModelError: the file is not in a format of this project or has a different checksum, the name is invalid or
+            taken by another network, or another process is adding a network.
+        d2r.support.download.DownloadError: the download fails.
         OSError: the folder cannot be written.
     """
     remote = _is_address(source)
@@ -136,15 +136,15 @@ def add_model(
 
 
 def pull_model(name: str, *, progress: TransferProgress | None = None, pause_s: float = 1.0) -> Model:
-    """Fetch a network of :data:`d2r.hub.known.KNOWN`, convert it and add it; nothing is done where it is there.
+    """Fetch a network of :data:`d2r.hub.known.KNOWN`, convert it and add it; does nothing if it was added before.
 
     Raises:
-        ModelError: no such network is known, torch is not there to convert it, or see :func:`add_model`.
-        d2r.support.download.DownloadError: no address gives the file, or it is not the one that is known.
-        d2r.train.delf.convert.ConvertError: the file is no checkpoint that can be converted.
+        ModelError: the name is not known, torch is not installed, or see :func:`add_model`.
+        d2r.support.download.DownloadError: no URL gives the file, or its checksum is different.
+        d2r.train.delf.convert.ConvertError: the file is not a checkpoint that can be converted.
     """
     if name not in KNOWN:
-        raise ModelError(name, f"no such model is known; there are: {', '.join(sorted(KNOWN))}")
+        raise ModelError(name, f"not a known model; there are: {', '.join(sorted(KNOWN))}")
     known, folder = KNOWN[name], user_folder()
     if name in model_names(folder):
         return _describe(folder, name)
@@ -168,7 +168,7 @@ def pull_model(name: str, *, progress: TransferProgress | None = None, pause_s: 
 
 
 def read_record(path: Path) -> Record | None:
-    """Return what was recorded of the network in a file, or None where that is missing or not readable."""
+    """Return the record of the network in a file, or None if it is missing or unreadable."""
     try:
         return Record(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -191,22 +191,22 @@ def _describe(folder: Path, name: str) -> Model:
 def _metadata(path: Path) -> dict[str, str]:
     try:
         return read_metadata(path)
-    except ModelError:  # listed all the same: whoever uses it is told what is wrong
+    except ModelError:  # list it anyway: using it reports the error
         return {}
 
 
 def _admit(path: Path, folder: Path, name: str, source: str, sha256: str | None, licence: str) -> Model:
-    """Add a file that is an ONNX file of ours already."""
+    """Add a file that needs no conversion."""
     try:
         found = file_sha256(path)
     except OSError as error:
         raise ModelError(str(path), f"cannot be read: {error.strerror or error}") from error
     if sha256 is not None and found != sha256:
-        raise ModelError(source, f"its SHA-256 is {found}, and it should be {sha256}")
+        raise ModelError(source, f"its SHA-256 is {found}, but should be {sha256}")
     verified = sha256 is not None
     try:
         return _place(path, folder, name, source, found, verified=verified, licence=licence, summary="")
-    except ModelError as error:  # about a file that was fetched, whose name says nothing to anybody
+    except ModelError as error:  # name the source, not the temporary file of its download
         raise type(error)(source if error.name == str(path) else error.name, error.reason) from error
 
 
@@ -221,7 +221,7 @@ def _place(
     licence: str,
     summary: str,
 ) -> Model:
-    """Check a file and copy it to its place."""
+    """Check a file, copy it into the folder and write its record."""
     about = read_metadata(path)
     format = about.get("d2r", "")
     if format not in KINDS:
@@ -231,11 +231,14 @@ def _place(
     sha256, target = file_sha256(path), folder / f"{name}.onnx"
     if os.path.lexists(target) and not (target.is_file() and file_sha256(target) == sha256):
         raise ModelError(
-            name, f"another model of that name was added before; give another --name, or remove {display_path(target)}"
+            name,
+            f"another model with this name was added before; give another --name, or remove {display_path(target)}",
         )
     beside = target.with_name(f"{name}.json")
     if os.path.lexists(beside) and read_record(target) is None:
-        raise ModelError(name, f"{display_path(beside)} is not of a model; give another --name, or move that file")
+        raise ModelError(
+            name, f"{display_path(beside)} is not the record of a model; give another --name, or move that file"
+        )
     record = Record(
         KINDS[format],
         sha256,
@@ -255,28 +258,28 @@ def _place(
 
 @contextmanager
 def _adding() -> Iterator[Path]:
-    """Yield the folder of added networks, in which no other process adds one meanwhile."""
+    """Yield the folder of added networks, locked against other processes."""
     folder = user_folder()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield folder
     except Timeout as error:
-        raise ModelError(str(folder), "another process adds a model; try again when it is done") from error
+        raise ModelError(str(folder), "another process is adding a model; try again when it is done") from error
 
 
 @contextmanager
 def _downloaded(
     folder: Path, urls: tuple[str, ...], sha256: str | None, progress: TransferProgress | None, pause_s: float
 ) -> Iterator[Path]:
-    """Yield the file that some addresses give, which goes at the end; a download that broke off goes on."""
+    """Yield the file downloaded from one of the URLs, and delete it at the end; resumes an interrupted download."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(urls[0], remote=True))[:60]
     own_folder(folder / "downloads")
     path = folder / "downloads" / f"{hashlib.sha256(urls[0].encode()).hexdigest()[:12]}-{readable}"
     try:
         fetch(urls, path, sha256=sha256, progress=progress, pause_s=pause_s)
         yield path
-    finally:  # also where it could not be used: the next one may be another
+    finally:  # also if the file could not be used: the next download may be different
         path.unlink(missing_ok=True)
         remove_own_folder(path.parent, filled=False)
 
@@ -287,8 +290,8 @@ def _converter(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         raise ModelError(
             name,
-            f"it is a checkpoint of torch and has to be converted, for which {error.name} is not installed; install it"
-            " with: pip install 'detect-to-retrieve[train]'",
+            f"a torch checkpoint that has to be converted, but {error.name} is not installed; install it with:"
+            " pip install 'detect-to-retrieve[train]'",
         ) from error
 
 
@@ -303,8 +306,8 @@ def _stem(source: str, *, remote: bool) -> str:
 def _checked_name(name: str, source: str) -> str:
     if not _NAME.fullmatch(name) or name.lower().endswith(".onnx"):
         raise ModelError(
-            source, f"{name!r} cannot be the name of a model: letters, digits, '-', '_' and '.'; give another --name"
+            source, f"{name!r} is not a valid name: use letters, digits, '-', '_' and '.'; give another --name"
         )
     if name in model_names(MODELS_FOLDER):
-        raise ModelError(source, f"a model that is shipped has the name {name}; give another --name")
+        raise ModelError(source, f"a shipped model has the name {name}; give another --name")
     return name

@@ -1,4 +1,4 @@
-"""Networks that others published, and how to make files of this project's formats of them."""
+"""Published networks that can be fetched and converted to the formats of this project."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Final
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A network that can be fetched by its name.
+    """A network that can be fetched by name.
 
     Attributes:
-        summary: what it is.
-        urls: addresses of its file, to be tried in turn.
-        sha256: of that file, in lower-case hexadecimal; None where its authors give none and nobody has measured it:
-            then what arrives cannot be verified.
-        licence: as its authors say.
-        arch: what :func:`d2r.train.delf.convert.convert_checkpoint` calls it: it is a checkpoint of torch.
+        summary: a short description.
+        urls: URLs of its file, tried in turn.
+        sha256: SHA-256 of that file, in lower-case hexadecimal; None if unknown: then the download cannot be verified.
+        licence: as stated by its authors.
+        arch: architecture, as named by :func:`d2r.train.delf.convert.convert_checkpoint`; the file is a torch
+            checkpoint.
     """
 
     summary: str

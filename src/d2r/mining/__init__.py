@@ -1,1 +1,1 @@
-"""What an index says of its own pictures: groups, duplicates and pairs."""
+"""Comparisons among the pictures of an index: groups, near-duplicates and pairs."""

@@ -1,6 +1,6 @@
-"""What a collection holds several times: instances (one thing in many pictures), and near-duplicate pictures.
+"""Groups of pictures in a collection: instances (one object in many pictures), and near-duplicates.
 
-Both start from links, the pairs of pictures that verification confirms (:meth:`d2r.engine.Engine.links`).
+Both start from links, the pairs of pictures that pass spatial verification (:meth:`d2r.engine.Engine.links`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from d2r.indexing.entry import Progress
 from d2r.results import Link
 
 SHIFT = 0.03
-"""Near-duplicates: the map moves no corner of the picture further than this share of its longer side."""
+"""Near-duplicates: the transform moves no corner of the picture by more than this share of its longer side."""
 
 INLIER_SHARE = 0.05
-"""Near-duplicates: at least this share of the points of the picture that has fewer agree. Of a copy half as large it is
-not much: what is strongest on the one is too small for the other."""
+"""Near-duplicates: the inliers are at least this share of the keypoints of the picture that has fewer. The share is low
+for a copy of half the size: the strongest keypoints of one are too small in the other."""
 
 COVER = 0.5
-"""Near-duplicates: the box of the agreeing points is at least this share of both pictures. A banner lies in the same
-place of different pictures, and agrees perfectly."""
+"""Near-duplicates: the box of the inliers covers at least this share of both pictures. A banner in the same place of
+different pictures matches perfectly."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Group:
     """Pictures that belong together.
 
     Attributes:
-        pictures: at least two, the one with the most agreeing points first.
-        links: between them, the strongest first.
+        pictures: at least two, the one with the most inliers first.
+        links: the links between them, strongest first.
     """
 
     pictures: tuple[PictureRow, ...]
@@ -44,13 +44,13 @@ class Group:
 
 
 def find_links(engine: Engine, *, top: int, progress: Progress) -> list[Link]:
-    """Return all links of an index between each picture and the ``top`` most similar to it.
+    """Return all links of an index between each picture and the ``top`` pictures most similar to it.
 
     Args:
-        engine: the index.
-        top: pictures that each is compared with. A group that is much larger still holds together: they are not the
-            same for all of it.
-        progress: told how far it is, stage "pairs".
+        engine: engine of the index.
+        top: number of pictures to compare each picture with. A much larger group still holds together, because its
+            pictures have different neighbours.
+        progress: called with the progress of the stage "pairs".
     """
     pictures = engine.index.size().pictures
     found: list[Link] = []
@@ -61,26 +61,26 @@ def find_links(engine: Engine, *, top: int, progress: Progress) -> list[Link]:
 
 
 def instances(links: Iterable[Link], *, min_inliers: int = GROUP_INLIERS) -> list[Group]:
-    """Return the groups of pictures that show the same thing, the largest first.
+    """Return the groups of pictures that show the same object, largest first.
 
-    They are the connected components of the links, with one rule against chains, in which a single picture of two
-    things, or a single wrong link, makes one group of two. Links are taken from the strongest to the weakest; two
-    groups of several pictures become one when links join two pictures of the one to two different pictures of the
-    other. A picture without a group joins by one link.
+    These are the connected components of the links, with one rule against chains, in which a single picture of two
+    objects, or a single wrong link, would merge two groups. Links are processed from the strongest to the weakest; two
+    groups of several pictures are merged if links join two pictures of one to two different pictures of the other. A
+    picture without a group joins by one link.
 
     Args:
         links: confirmed pairs, each once, in any order.
-        min_inliers: links of fewer agreeing points are left out.
+        min_inliers: links with fewer inliers are left out.
     """
     return _grouped([link for link in links if link.inliers >= min_inliers], _two_by_two)
 
 
 def duplicate_groups(links: Iterable[Link]) -> list[Group]:
-    """Return the groups of pictures that are the same photograph, scaled or compressed again, the largest first.
+    """Return the groups of pictures that are the same photograph, rescaled or recompressed, largest first.
 
-    Two are near-duplicates when their files are equal, or when the map of their link takes the frame of one to that
-    of the other (:data:`SHIFT`) and enough of their points agree (:data:`INLIER_SHARE`). Shots of one burst can be that
-    too; a part that was cut out of a picture is not.
+    Two pictures are near-duplicates if their files are equal, or if the transform of their link maps the frame of one
+    to that of the other (:data:`SHIFT`) and they have enough inliers (:data:`INLIER_SHARE`, :data:`COVER`). Shots of
+    one burst can be near-duplicates too; a crop of a picture is not.
 
     Args:
         links: confirmed pairs, each once, in any order.
@@ -88,7 +88,7 @@ def duplicate_groups(links: Iterable[Link]) -> list[Group]:
     return _grouped([link for link in links if _same_frame(link)], lambda one, other, joined: True)
 
 
-_Joins = set[tuple[int, int]]  # pairs of pictures, of the one group and of the other
+_Joins = set[tuple[int, int]]  # pairs of pictures, one from each group
 
 
 def _two_by_two(one: Sequence[int], other: Sequence[int], joined: _Joins) -> bool:
@@ -98,13 +98,13 @@ def _two_by_two(one: Sequence[int], other: Sequence[int], joined: _Joins) -> boo
 
 
 def _grouped(links: Sequence[Link], joins: Callable[[Sequence[int], Sequence[int], _Joins], bool]) -> list[Group]:
-    """Merge groups along links, from the strongest on, wherever ``joins`` allows it."""
+    """Merge groups along links, strongest first, wherever ``joins`` allows it."""
     ordered = sorted(links, key=lambda link: (-link.inliers, link.first.id, link.second.id))
     pictures = {row.id: row for link in ordered for row in (link.first, link.second)}
     group_of = {number: number for number in pictures}
     members = {number: [number] for number in pictures}
     merged = True
-    while merged:  # a merge may bring together what joins others: until nothing changes, two or three times
+    while merged:  # a merge may make further merges possible: repeat until nothing changes, two or three times
         merged = False
         between: defaultdict[tuple[int, int], _Joins] = defaultdict(set)
         for link in ordered:
@@ -139,7 +139,7 @@ def _as_groups(links: Sequence[Link], pictures: dict[int, PictureRow], group_of:
 
 
 def _same_frame(link: Link) -> bool:
-    """Say whether a link's two pictures are the same photograph."""
+    """Return whether the two pictures of a link are the same photograph."""
     first, second = link.first, link.second
     if first.digest is not None and first.digest == second.digest:
         return True

@@ -12,35 +12,36 @@ from d2r.index import PictureRow, StoreError
 from d2r.indexing.entry import Progress
 from d2r.support.files import display_path, writing
 
-_MARK: Final = b"\r\n"  # ends the last line: white space there is nothing to hloc, COLMAP, or whatever splits lines
+_MARK: Final = b"\r\n"  # ends the last line: hloc, COLMAP and others that split lines ignore white space there
 
 
 def write_pairs(
     engine: Engine, file: Path, *, top: int, verify: bool, root: Path | None, progress: Progress, force: bool = False
 ) -> tuple[list[tuple[str, str]], str]:
-    """Pair every picture with the ``top`` pictures most similar to it, and write one pair a line.
+    """Pair every picture with the ``top`` pictures most similar to it, and write one pair per line.
 
-    The last line ends with a carriage return too, by which d2r knows the file as its own: a comment could not be in it.
+    The last line ends with a carriage return too, which marks the file as written by d2r: the format has no comments.
 
     Args:
-        engine: the index.
-        file: written whole or not at all.
-        top: pairs a picture asks for; each pair appears once, the pictures in order of name.
-        verify: leave out pairs whose geometry is not confirmed.
-        root: names are relative to this folder; None is the deepest that holds all pictures.
-        progress: told how far it is, stage "pairs".
+        engine: engine of the index.
+        file: the file, written completely or not at all.
+        top: most similar pictures to pair each picture with; each pair appears once, its pictures sorted by name.
+        verify: leave out pairs that do not pass spatial verification.
+        root: names are relative to this folder; None for the deepest folder that holds all pictures.
+        progress: called with the progress of the stage "pairs".
         force: see :func:`d2r.support.files.writing`.
 
     Returns:
-        the pairs of names, in the order of the file, and the folder that names are relative to.
+        The pairs of names, in the order of the file, and the folder that names are relative to.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is not :func:`is_ours`.
-        StoreError: a picture lies outside ``root``, or a name has white space, which the format cannot hold.
+        d2r.support.files.OutputError: ``file`` exists and was not written by this function (see :func:`is_ours`).
+        StoreError: the index has no pictures, a picture is outside ``root``, or a name has white space, which the
+            format cannot hold.
     """
     paths = [row.path for row in engine.index.pictures() if row.findable]
     if not paths:
-        raise StoreError(f"{engine.index.folder}: it holds no pictures to pair")
+        raise StoreError(f"{engine.index.folder}: the index has no pictures to pair")
     folder = os.path.abspath(root) if root is not None else os.path.commonpath(map(os.path.dirname, paths))
     names = {path: _name(path, folder) for path in paths}
     found: set[tuple[str, str]] = set()
@@ -56,7 +57,7 @@ def write_pairs(
 
 
 def is_ours(file: Path) -> bool:
-    """Say whether a file is what :func:`write_pairs` writes: pairs in order, each once, and its mark at the end."""
+    """Return whether :func:`write_pairs` wrote a file: pairs in order, each once, and its mark at the end."""
     before = b""
     with file.open("rb") as lines:
         for line in lines:
@@ -92,7 +93,7 @@ def _confirmed(engine: Engine, top: int) -> Iterator[list[tuple[PictureRow, Pict
 def _name(path: str, folder: str) -> str:
     name = os.path.relpath(path, folder)
     if Path(name).parts[0] == os.pardir:
-        raise StoreError(f"{display_path(path)}: it lies outside {display_path(folder)}; give another --root")
+        raise StoreError(f"{display_path(path)}: is outside {display_path(folder)}; give another --root")
     if any(letter.isspace() for letter in name):
         raise StoreError(f"{display_path(path)}: a pairs file cannot hold a name with white space; rename it")
     return name

@@ -1,4 +1,4 @@
-"""A sheet of pictures with the boxes that should be found and those that were."""
+"""A sheet of pictures with their true boxes and the detected ones."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from d2r.images import read_image, shrink
 from d2r.report.drawing import write_png
 from d2r.support.files import printable_path
 
-_TILE = 300  # pixels, the longer side of a picture
+_TILE = 300  # longer side of a picture, pixels
 _CAPTION = 34
 _GAP = 8
 _COLUMNS = 4
-_SHOWN = 3  # found boxes a picture, the best
+_SHOWN = 3  # best detections per picture
 _TRUE = (40, 200, 70)
 _FOUND = ((255, 70, 40), (255, 160, 40), (240, 220, 60))
 
 
 def write_sheet(judged: Sequence[Judged], path: Path, *, max_pixels: int, force: bool = False) -> None:
-    """Write pictures to one PNG: true boxes green, the three best found red, orange and yellow with their scores.
+    """Write pictures to one PNG: true boxes in green, the three best detections in red, orange and yellow with scores.
 
-    Below each picture stand its name and the IoU of its best found box with a true one.
+    The caption of each picture gives its name and the IoU of its best detection with a true box.
 
     Args:
-        judged: at least one.
-        path: of the PNG.
+        judged: at least one picture.
+        path: path of the PNG.
         max_pixels: see :func:`d2r.images.read_image`.
         force: see :func:`d2r.support.files.writing`.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is no drawing of this program.
+        d2r.support.files.OutputError: ``path`` is a file that is not a drawing of this program.
     """
     columns = min(_COLUMNS, len(judged))
     rows = -(-len(judged) // columns)
@@ -53,7 +53,7 @@ def _tile(one: Judged, max_pixels: int) -> Image.Image:
     small = Image.fromarray(shrink(image, _TILE))
     scale = small.width / image.shape[1]
     draw = ImageDraw.Draw(small)
-    for k in reversed(range(min(_SHOWN, len(one.found)))):  # the best on top
+    for k in reversed(range(min(_SHOWN, len(one.found)))):  # the best detection on top
         _draw_boxes(draw, one.found.boxes[k : k + 1] * scale, _FOUND[k], f"{one.found.scores[k]:.2f}")
     _draw_boxes(draw, one.true * scale, _TRUE, "")
     tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")

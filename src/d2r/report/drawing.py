@@ -1,4 +1,4 @@
-"""Pictures of what is found in pictures: local features with their scales, and matched points of two pictures."""
+"""Drawings of local features with their scales, and of the matched points of two pictures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from d2r.images import Picture, shrink
 from d2r.support.files import GENERATOR, is_our_png, writing
 
 MATCH_SIDE: Final = 720
-"""Longer side of each of the two pictures of a match, in pixels."""
+"""Longer side of each picture in a drawing of a match, in pixels."""
 
 MAX_LINES: Final = 150
-"""Matched points that are joined by lines where a match is shown; more would hide the pictures."""
+"""Most matched points to join by lines; more would hide the pictures."""
 
 FEATURE_SIDE: Final = 1024
-"""Longer side of the picture that features are drawn on, in pixels."""
+"""Longer side of the picture in a drawing of features, in pixels."""
 
 _GAP = 16
 _PAPER = 236
@@ -36,18 +36,18 @@ _COLOURS = ((230, 97, 1), (94, 60, 153), (27, 120, 55), (202, 0, 32), (5, 113, 1
 _UNCONFIRMED = (150, 150, 150)
 _LEGEND = 250
 _ROW = 22
-_SINGLE_SCALES = 12  # so many different ones are told apart; more are counted by octave
-_LARGEST_CIRCLE = 0.05  # of the longer side, the diameter of what is drawn for the median feature
+_SINGLE_SCALES = 12  # up to this many distinct scales are listed singly; more are counted by octave
+_LARGEST_CIRCLE = 0.05  # largest diameter of the median feature's circle, relative to the longer side
 
 
 @dataclass(frozen=True)
 class ScaleCount:
-    """How many features there are of some scales.
+    """The number of features in a range of scales.
 
     Attributes:
-        low: the least of the scales, in pixels.
-        high: where they end; the same as ``low`` for a single one.
-        count: features.
+        low: the smallest scale, in pixels.
+        high: the end of the range, in pixels; equal to ``low`` for a single scale.
+        count: number of features.
     """
 
     low: float
@@ -59,15 +59,15 @@ class ScaleCount:
 
 
 def write_png(picture: Picture, path: Path, *, force: bool = False) -> None:
-    """Write a drawing as a PNG whose metadata say that this program drew it.
+    """Write a drawing as a PNG whose metadata name this program.
 
     Args:
         picture: uint8 (H, W, 3).
-        path: of the PNG.
+        path: path of the PNG.
         force: see :func:`d2r.support.files.writing`.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is no drawing of this program.
+        d2r.support.files.OutputError: ``path`` is a file that is not a drawing of this program.
     """
     about = PngInfo()
     about.add_text("Software", GENERATOR)
@@ -76,7 +76,7 @@ def write_png(picture: Picture, path: Path, *, force: bool = False) -> None:
 
 
 def count_by_scale(scales: NDArray[np.float32]) -> list[ScaleCount]:
-    """Count features by scale, smallest first: each scale where there are few different ones, else each octave.
+    """Count features by scale, smallest first: by single scale if few are distinct, otherwise by octave.
 
     Args:
         scales: float32 (N,), diameters in pixels, above 0.
@@ -94,18 +94,18 @@ def count_by_scale(scales: NDArray[np.float32]) -> list[ScaleCount]:
 def draw_features(image: Picture, features: Features, *, title: str, box: Box | None = None) -> Picture:
     """Return a picture with a circle for each feature, coloured by attention, and a legend beside it.
 
-    Weak features are drawn first. Circles are as large as what is described, or, where that would hide the picture, a
-    half of it, a quarter and so on; the legend says which.
+    Weak features are drawn first. Circles are as large as the described patches or, if that would hide the picture,
+    half as large, a quarter and so on; the legend gives the factor.
 
     Args:
         image: uint8 (H, W, 3).
-        features: in its pixels.
-        title: on top of the legend, for instance how the features were made.
-        box: drawn too.
+        features: its features, positions and scales in its pixels.
+        title: title of the legend, for example the name of the extractor.
+        box: box to draw, (x1, y1, x2, y2) in pixels, or None.
     """
     small = shrink(image, FEATURE_SIDE)
     scale = small.shape[1] / image.shape[1]
-    drawn = np.rint(small * 0.6 + 40).astype(np.uint8)  # paler, so that colours are told apart
+    drawn = np.rint(small * 0.6 + 40).astype(np.uint8)  # paler, so that the colours stand out
     share = _share_drawn(features.scales * scale, max(small.shape[:2]))
     order = np.argsort(features.attention, kind="stable")
     colours = _colours(_ranks(features.attention))
@@ -132,15 +132,15 @@ def draw_match(
     box: Box | None = None,
     unconfirmed: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> Picture:
-    """Return two pictures beside each other, with lines between the points that match.
+    """Return two pictures side by side, with lines between their matched points.
 
     Args:
         query: uint8 (H, W, 3), the picture on the left.
-        other: the picture on the right.
-        query_positions: float32 (N, 2), in pixels of the query.
-        positions: float32 (N, 2), the same in pixels of the other.
-        box: drawn on the query.
-        unconfirmed: positions of matches that the geometry does not confirm, drawn grey and below.
+        other: uint8 (H, W, 3), the picture on the right.
+        query_positions: float32 (N, 2), the inliers in pixels of the query.
+        positions: float32 (N, 2), the same points in pixels of the other picture.
+        box: box to draw on the query, (x1, y1, x2, y2) in pixels, or None.
+        unconfirmed: positions of the other matches in both pictures, drawn in grey below the inliers.
     """
     pictures = (query, other)
     small = [shrink(picture, MATCH_SIDE) for picture in pictures]
@@ -172,11 +172,11 @@ def draw_match(
     return canvas
 
 
-_SHIFT = 4  # binary digits of a fraction of a pixel that OpenCV draws with
+_SHIFT = 4  # fractional bits of coordinates in OpenCV's drawing functions
 
 
 def _subpixel(point: ArrayLike) -> tuple[int, int]:
-    """Return a point for OpenCV, whose pixel centres are at integers, in fractions of a pixel."""
+    """Return a point in fixed-point coordinates of OpenCV, whose pixel centres are at integers."""
     x, y = np.rint((np.asarray(point, np.float64) - 0.5) * (1 << _SHIFT)).astype(int).tolist()
     return x, y
 
@@ -187,7 +187,7 @@ def _rectangle(canvas: Picture, box: NDArray[np.floating]) -> None:
 
 
 def _share_drawn(diameters: NDArray[np.floating], side: int) -> float:
-    """Return how much of their diameter circles are drawn with: 1, or the half of it as often as needed."""
+    """Return the factor for the diameters of circles: 1, halved as often as needed."""
     share = 1.0
     if len(diameters):
         while np.median(diameters) * share > _LARGEST_CIRCLE * side:
@@ -196,16 +196,16 @@ def _share_drawn(diameters: NDArray[np.floating], side: int) -> float:
 
 
 def _ranks(attention: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the share of the others that have no more attention than each, in [0, 1], and 1 for the only one.
+    """Return for each feature the share of the others with at most its attention, in [0, 1]; 1 for a single feature.
 
-    Attention itself is spread too unevenly to be told apart by colour.
+    The values of attention are distributed too unevenly to colour by them directly.
     """
     others = np.searchsorted(np.sort(attention), attention, side="right") - 1
     return others / (len(attention) - 1) if len(attention) > 1 else np.ones(len(attention))
 
 
 def _colours(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return the colours of shares in [0, 1], uint8 (N, 3)."""
+    """Return the colours for shares in [0, 1], uint8 (N, 3)."""
     levels = np.rint(255 * shares).astype(np.uint8).reshape(-1, 1)
     if not len(levels):
         return np.zeros((0, 3), np.uint8)
@@ -229,7 +229,7 @@ def _write_legend(
     line(f"{len(features):,} features")
     if not len(features):
         return
-    drawn = "as large as described" if share == 1.0 else f"1/{1 / share:.0f} of what is described"
+    drawn = "size of the patch" if share == 1.0 else f"1/{1 / share:.0f} of the patch size"
     line(f"circles: {drawn}")
     bar = _colours(np.linspace(0.0, 1.0, _LEGEND - 2 * _GAP))
     sheet.paste(Image.fromarray(np.repeat(bar[None], 12, axis=0)), (left, y + 4))
@@ -238,7 +238,7 @@ def _write_legend(
     for along, anchor, text in ((0.0, "la", least), (0.5, "ma", middle), (1.0, "ra", most)):
         draw.text((left + along * len(bar), y), text, fill=_INK, font=font, anchor=anchor)
     y += _ROW
-    line("attention: least, median, most")
+    line("attention: min, median, max")
     y += _ROW // 2
     line("diameter in pixels: features")
     largest = max(count.count for count in counts)

@@ -11,24 +11,24 @@ from d2r.support.files import GENERATOR, is_our_png, is_our_svg, writing
 
 
 def curve_files(path: Path) -> tuple[Path, Path]:
-    """Return the files that :func:`accuracy_curves` writes."""
+    """Return the paths of the PNG and the SVG that :func:`accuracy_curves` writes."""
     return path.with_name(path.name + ".png"), path.with_name(path.name + ".svg")
 
 
 def accuracy_curves(rows: Sequence[Row], title: str, path: Path, *, force: bool = False) -> tuple[Path, Path]:
-    """Plot mAP over regions per picture, a curve for each selector, the baseline without regions as a level line.
+    """Plot mAP over regions per picture, one curve per selector, and the baseline without regions as a flat line.
 
     Args:
-        rows: of a sweep; one protocol is a panel.
-        title: of the figure.
-        path: without ending.
+        rows: results of a sweep; each protocol gets a panel.
+        title: title of the figure.
+        path: path without suffix.
         force: see :func:`d2r.support.files.writing`.
 
     Returns:
-        the PNG and the SVG that were written.
+        The paths of the PNG and the SVG.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is no figure of this program.
+        d2r.support.files.OutputError: one of the files exists and is not a figure of this program.
     """
     import matplotlib as mpl
 
@@ -53,7 +53,7 @@ def accuracy_curves(rows: Sequence[Row], title: str, path: Path, *, force: bool 
                 marker=marker,
                 label=f"{points[0].method}, {family}",
             )
-        panel.set_xlabel("regions a picture, the whole of it included")
+        panel.set_xlabel("regions per picture, including the whole picture")
         panel.set_ylabel("mAP (%)" if protocol == "all" else f"mAP (%), {protocol}")
         panel.grid(alpha=0.25)
         panel.legend(frameon=False, fontsize=8)

@@ -1,4 +1,4 @@
-"""Groups of pictures as one self-contained web page: of one thing (`d2r group`), or near-duplicates."""
+"""Groups of pictures as one self-contained web page: of the same object (`d2r group`), or near-duplicates."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ CARD_SIDE = 320
 """Longer side of the pictures on the page, in pixels."""
 
 MAX_CARDS = 24
-"""Pictures of a group that are shown; of the others the page gives the names."""
+"""Most pictures of a group to show; the page lists the others by name."""
 
 MAX_GROUPS = 200
-"""Groups on the page, the largest, so that it stays of a size to open and send."""
+"""Most groups on the page, the largest first; more would make it too large to open and send."""
 
 
 @dataclass(frozen=True)
 class _Card:
-    """One picture as the template shows it; ``found`` is SVG path data in its pixels."""
+    """The template's data of a picture; ``found`` is SVG path data in its pixels."""
 
     folder: str
     name: str
@@ -39,7 +39,7 @@ class _Card:
 
 @dataclass(frozen=True)
 class _Shown:
-    """One group as the template shows it; ``more`` are the names of pictures without a card."""
+    """The template's data of a group; ``more`` are the names of pictures without a card."""
 
     pictures: int
     links: int
@@ -57,16 +57,16 @@ def groups_page(
     boxed: bool,
     max_pixels: int = MAX_PIXELS,
 ) -> str:
-    """Return an HTML document of groups; it holds its pictures and asks the network for nothing.
+    """Return an HTML document of groups; it embeds its pictures and needs no network.
 
     Args:
-        groups: the largest first.
-        title: what they are.
-        explanation: a sentence on what a group is.
-        index_name: what to call the index.
+        groups: the groups, largest first.
+        title: title of the page.
+        explanation: a sentence that says what a group is.
+        index_name: name of the index.
         collection: number of pictures in the index.
-        boxed: draw on each picture the box of what it shares with the one it is linked to most strongly.
-        max_pixels: larger pictures are not decoded.
+        boxed: draw on each picture the box of the inliers of its strongest link.
+        max_pixels: pictures of more pixels are not decoded.
     """
     return template("groups.html.j2").render(
         title=title,
@@ -82,7 +82,7 @@ def groups_page(
 def _shown(group: Group, boxed: bool, max_pixels: int) -> _Shown:
     boxes: dict[int, Box | None] = {}
     if boxed:
-        for link in group.links:  # the strongest first
+        for link in group.links:  # strongest first
             boxes.setdefault(link.first.id, link.boxes[0])
             boxes.setdefault(link.second.id, link.boxes[1])
     shown, others = group.pictures[:MAX_CARDS], group.pictures[MAX_CARDS:]
@@ -97,7 +97,10 @@ def _card(picture: PictureRow, box: Box | None, max_pixels: int) -> _Card:
     except ImageError as error:
         return _Card(folder, name, 4, 3, None, error.reason[:1].upper() + error.reason[1:], None)
     height, width = pixels.shape[:2]
-    same = (width, height) == (picture.width, picture.height)  # else it was changed, and the box may be elsewhere
+    same = (width, height) == (
+        picture.width,
+        picture.height,
+    )  # otherwise the file was changed, and the box may be wrong
     found = polygon(corners(box)) if box is not None and same else None
     return _Card(folder, name, width, height, data_uri(shrink(pixels, CARD_SIDE)), None, found)
 

@@ -1,4 +1,4 @@
-"""What the pages of this package share: their templates, pictures inside of them, and outlines drawn on those."""
+"""Helpers for the pages of this package: templates, embedded pictures, and outlines drawn on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def template(name: str) -> Template:
 
 
 def data_uri(picture: Picture) -> str:
-    """Return a picture as the address of an image inside a page."""
+    """Return a picture as a data URI."""
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture, _QUALITY)).decode()
 
 
@@ -31,13 +31,13 @@ def corners(box: ArrayLike) -> NDArray[np.float64]:
 
 
 def rounded(values: ArrayLike) -> list[float]:
-    """Return numbers to a tenth, enough for a drawing, whole ones as integers so that they print short."""
+    """Return numbers rounded to a tenth, enough for a drawing; whole ones as integers, which print shorter."""
     tenths = np.round(np.asarray(values, np.float64), 1) + 0.0  # -0.0 becomes 0.0
     return [int(value) if value == int(value) else value for value in tenths.tolist()]
 
 
 def polygon(points: NDArray[np.float64]) -> str:
-    """Return SVG path data of a closed polygon."""
+    """Return the SVG path data of a closed polygon, from points (N, 2)."""
     return "M" + "L".join("{} {}".format(*rounded(point)) for point in points) + "Z"
 
 
@@ -48,7 +48,7 @@ def _duration(seconds: float) -> str:
 
 
 def _csp_hash(text: str) -> str:
-    """Return what a content security policy calls an inline style or script by, to allow that one and no other."""
+    """Return the source expression by which a content security policy allows only this inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

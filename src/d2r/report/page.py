@@ -1,4 +1,4 @@
-"""A search answer as one self-contained web page: the query, the pictures found and where, the matched points.
+"""The answer to a search as one self-contained web page: the query, the results with their regions, the inliers.
 
 html = search_page(read_image("query.jpg"), answer, query_name="query.jpg", index_name="holiday.index", ...)
 write_page("results.html", html)
@@ -22,25 +22,25 @@ from d2r.results import Answer, Result
 from d2r.support.files import PathLike, is_our_page, printable_path, writing
 
 LARGE_SIDE = 720
-"""Longer side of the pictures on the page, in pixels. One copy serves the card and the match view: that takes fewer
-bytes than a small one and a large one, and the cards are sharp on a fine screen."""
+"""Longer side of the pictures on the page, in pixels. The card and the match view share one copy, which takes fewer
+bytes than a small and a large one, and keeps the cards sharp on high-resolution screens."""
 
 SMALL_SIDE = 360
-"""Longer side when there are more results than :data:`MANY`, so that the page stays of a size to open and send."""
+"""Longer side if there are more than :data:`MANY` results, so that the page stays small enough to open and send."""
 
 MANY = 60
 
 COLOURS = 6
-"""Colours of the lines, ``.line-0`` and up in the template."""
+"""Number of colours of the lines, ``.line-0`` and up in the template."""
 
-_UNKNOWN_SIZE = (400, 300)  # of a picture that was never read, for its empty frame
-_VIEW_SIDE = 600.0  # longer side of each picture in the match view, in units of its drawing
+_UNKNOWN_SIZE = (400, 300)  # for the empty frame of a picture that was never read
+_VIEW_SIDE = 600.0  # longer side of each picture in the match view, in units of the drawing
 _VIEW_GAP = 28.0
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one picture is put in a drawing."""
+    """The place of a picture in a drawing."""
 
     x: float
     y: float
@@ -50,11 +50,11 @@ class _Place:
 
 @dataclass(frozen=True)
 class _MatchView:
-    """Query and result, beside or below each other, and the lines between their matched points.
+    """Query and result, side by side or one below the other, and the lines between their inliers.
 
     Attributes:
-        lines: SVG path data of every line, one list a colour.
-        ends: SVG path data of the dots at the ends of the lines of each colour.
+        lines: SVG path data of each line, one list per colour.
+        ends: SVG path data of the dots at the ends of the lines, one per colour.
     """
 
     width: float
@@ -67,7 +67,7 @@ class _MatchView:
 
 @dataclass(frozen=True)
 class _Card:
-    """One result as the template shows it; places are in pixels of its picture."""
+    """The template's data of a result; places are in pixels of its picture."""
 
     rank: int
     folder: str
@@ -91,7 +91,7 @@ class _Card:
 
     @property
     def verdict(self) -> str:
-        """What the spatial verification says: "confirmed", "unconfirmed" or "unverified"."""
+        """The result of spatial verification: "confirmed", "unconfirmed" or "unverified"."""
         if self.inliers is None:
             return "unverified"
         return "confirmed" if self.inliers else "unconfirmed"
@@ -107,22 +107,22 @@ def search_page(
     box: Box | None,
     max_pixels: int = MAX_PIXELS,
 ) -> str:
-    """Return an HTML document that shows an answer; it holds its pictures and asks the network for nothing.
+    """Return an HTML document that shows an answer; it embeds its pictures and needs no network.
 
-    A picture that is gone or broken by now has an empty frame with the reason.
+    A picture whose file is gone or broken gets an empty frame with the reason.
 
     Args:
-        query: uint8 (H, W, 3) RGB, the picture that was searched with.
-        answer: to that query.
-        query_name: what to call the query, for instance its file name.
-        index_name: what to call the index.
-        collection: number of pictures that were searched; None says nothing of them.
-        box: on the query, in pixels; None when the whole of it was searched for.
-        max_pixels: larger results are not decoded.
+        query: uint8 (H, W, 3) RGB, the query picture.
+        answer: the answer to the query.
+        query_name: name of the query, for example its file name.
+        index_name: name of the index.
+        collection: number of pictures that were searched; None leaves it out.
+        box: the query box, (x1, y1, x2, y2) in pixels; None for the whole picture.
+        max_pixels: results of more pixels are not decoded.
     """
     height, width = query.shape[:2]
     side = LARGE_SIDE if len(answer.results) <= MANY else SMALL_SIDE
-    # The description holds the box as it was used: cut to the picture.
+    # The description holds the box clipped to the picture.
     region = np.asarray(answer.query.boxes[0], np.float64)
     cards = [
         _card(rank, result, (width, height), region, box is not None, side, max_pixels)
@@ -144,11 +144,11 @@ def search_page(
 
 
 def write_page(path: PathLike, html: str, *, force: bool = False) -> None:
-    """Write a page; one that was there is replaced once all is written, and kept when writing fails.
+    """Write a page; an existing page is replaced once the new one is complete, and kept if writing fails.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is no page of this program,
-            see :func:`d2r.support.files.writing`.
+        d2r.support.files.OutputError: ``path`` is a file that is not a page of this program, see
+            :func:`d2r.support.files.writing`.
     """
     with writing(Path(os.fsdecode(path)), is_our_page, force=force) as part:
         part.write_bytes(html.encode())
@@ -174,7 +174,7 @@ def _card(
         image = data_uri(shrink(picture, side))
         now = (picture.shape[1], picture.shape[0])
         if known_size and size != now:
-            problem = "It was changed after it was indexed, so the marks may be in the wrong places"
+            problem = "The picture was changed after it was indexed, so the marks may be wrong"
         elif not known_size:
             size, known_size = now, True
     if not known_size:
@@ -205,7 +205,7 @@ def _card(
 
 
 def _outline(result: Result, region: NDArray[np.float64], boxed: bool) -> str | None:
-    """Return where the query box lies on a result; of a query without a box, what the two pictures share."""
+    """Return the outline of the query box on a result; for a query without a box, the box of the inliers."""
     if result.transform is None or result.found is None:
         return None
     return polygon(_mapped(corners(region), result.transform) if boxed else corners(result.found))
@@ -219,7 +219,7 @@ def _match_view(
     *,
     axis: int,
 ) -> _MatchView:
-    """Arrange the two pictures along an axis (0: side by side, 1: one below the other) and join their points."""
+    """Arrange the two pictures along an axis (0: side by side, 1: one below the other) and join their inliers."""
     scales = [_VIEW_SIDE / max(size) for size in (query_size, result_size)]
     sizes = np.array([query_size, result_size]) * np.array(scales)[:, None]
     total = sizes.max(axis=0)
@@ -228,7 +228,7 @@ def _match_view(
     origins[:, axis] = [0.0, sizes[0, axis] + _VIEW_GAP]
     starts = query_positions * scales[0] + origins[0]
     ends = positions * scales[1] + origins[1]
-    # Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
+    # Coloured in the order of their starts across the axis, so that correct matches keep the order of colours.
     order = np.argsort(starts[:, 1 - axis], kind="stable")
     bands = np.array_split(order, COLOURS)
     places = [_Place(*rounded([*origin, *size])) for origin, size in zip(origins, sizes, strict=True)]
@@ -244,7 +244,7 @@ def _match_view(
 
 
 def _evenly_chosen(positions: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
-    """Return the rows of at most ``limit`` positions, spread evenly from the top of the picture to its bottom."""
+    """Return the rows of at most ``limit`` positions, spread evenly from the top of the picture to the bottom."""
     order = np.argsort(positions[:, 1], kind="stable")
     if len(order) <= limit:
         return order
@@ -260,7 +260,7 @@ def _line(start: NDArray[np.floating], end: NDArray[np.floating]) -> str:
 
 
 def _dots(positions: NDArray[np.floating]) -> str:
-    """Return SVG path data that a round line cap draws as one dot a point, far shorter than as many circles."""
+    """Return SVG path data that round line caps draw as one dot per point, far shorter than circles."""
     return "".join("M{} {}h.1".format(*rounded(place)) for place in positions)
 
 

@@ -26,7 +26,7 @@ _STAGES: Final[Mapping[Stage, str]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: a title, the heads of its columns, and its rows; the first column holds names."""
+    """A table of text: a title, the column heads, and the rows; the first column holds names."""
 
     title: str
     heads: tuple[str, ...]
@@ -34,10 +34,10 @@ class Table:
 
 
 def accuracy_table(rows: Sequence[Row], title: str = "") -> Table:
-    """Return what a comparison found: accuracy for each protocol, regions and size of a picture, and time of a query.
+    """Return the table of a comparison: accuracy per protocol, regions and bytes per picture, and time per query.
 
-    Size is given relative to the first row's, and so is mAP: the mean difference with its 95 % interval by paired
-    bootstrap over the queries.
+    Size and mAP are also given relative to the first row; for mAP, as the mean difference with its 95 % interval by
+    paired bootstrap over the queries.
     """
     protocols = list(rows[0].scores)
     heads = ["method", "regions", "words"]
@@ -70,23 +70,23 @@ def _change(scores: RetrievalScores, base: RetrievalScores) -> str:
 
 
 def published_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return mAP figures of a paper: method to protocol to per cent."""
+    """Return the table of the mAP in a paper, given as method to protocol to per cent."""
     protocols = sorted({protocol for one in figures.values() for protocol in one}, reverse=True)
     rows = tuple((name, *(f"{one[protocol]:.1f}" for protocol in protocols)) for name, one in figures.items())
     return Table("As published", ("method", *(f"mAP {protocol[0].upper()}" for protocol in protocols)), rows)
 
 
 def table_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that :func:`write_tables` writes."""
+    """Return the paths of the files that :func:`write_tables` writes."""
     return tuple(path.with_name(path.name + ending) for ending in (".md", ".csv", ".tex"))
 
 
 def write_tables(table: Table, path: Path, *, force: bool = False) -> tuple[Path, ...]:
-    """Write a table as ``path`` with the endings .md, .csv and .tex, and return the three files.
+    """Write a table to ``path`` with the suffixes .md, .csv and .tex, and return the three paths.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is not :func:`is_our_table`,
-            see :func:`d2r.support.files.writing`.
+        d2r.support.files.OutputError: one of the files exists and is not a table of this program (see
+            :func:`is_our_table`), see :func:`d2r.support.files.writing`.
     """
     files = table_files(path)
     texts = f"{_MARK_MD}{as_text(table)}\n", as_csv(table), _MARK_TEX + as_latex(table)
@@ -97,13 +97,13 @@ def write_tables(table: Table, path: Path, *, force: bool = False) -> tuple[Path
 
 
 def is_our_table(path: Path) -> bool:
-    """Say whether a file is a table of this program; CSV, which has no place to say so, is known by its heads."""
+    """Return whether a file is a table of this program; CSV, which cannot hold a mark, is recognised by its heads."""
     with path.open("rb") as file:
         return file.read(64).startswith(tuple(mark.encode() for mark in (_MARK_MD, _MARK_TEX, _MARK_CSV)))
 
 
 def as_text(table: Table) -> str:
-    """Return a table in Markdown with aligned columns, which reads well as plain text too."""
+    """Return a table in Markdown with aligned columns, readable as plain text too."""
     lines = [table.heads, *table.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.heads))]
     text = [_line(line, widths) for line in lines]
@@ -127,7 +127,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Return a table as CSV with a line of heads."""
+    """Return a table as CSV with a header line."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([table.heads, *table.rows])

@@ -1,1 +1,1 @@
-"""The service: an HTTP API over one index, under ``/v1``, and its page."""
+"""The service: an HTTP API for one index, under ``/v1``, and its search page."""

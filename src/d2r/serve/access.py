@@ -1,4 +1,4 @@
-"""Who may ask for what: dependencies of the routes that refuse a request before anything is done for it."""
+"""Access control: dependencies of the routes that refuse a request before any work is done for it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from d2r.serve.service import Service
 
 
 class Access:
-    """Who may use a service.
+    """The access rules of a service.
 
     Attributes:
-        reading: dependencies of a route that only reads: they ask for the read token, if the service has one.
-        costly: of a GET that makes the service work, as any page may make a browser send one: they refuse other sites
-            too.
-        changing: of a route that adds or removes pictures, or tells of it: they ask for the token.
+        reading: dependencies of routes that only read: they require the read token, if the service has one.
+        costly: dependencies of costly GET routes. Any web page can make a browser send a GET, so they also refuse
+            requests from other sites.
+        changing: dependencies of routes that add or remove pictures or report on jobs: they require the token.
     """
 
     def __init__(self, service: Service) -> None:
@@ -43,9 +43,9 @@ class Access:
 
 
 async def _check_same_site(request: Request) -> None:
-    """Refuse what a page of another site asks for: it cannot read the answer, and could make the service work."""
+    """Refuse requests from pages of other sites: these cannot read the answer, but could overload the service."""
     if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-        raise ProblemError(403, "Requests from pages of other sites are not taken.")
+        raise ProblemError(403, "Requests from pages of other sites are refused.")
 
 
 def _bearer(request: Request) -> str | None:
@@ -54,7 +54,7 @@ def _bearer(request: Request) -> str | None:
 
 
 def _matches(given: str | None, *tokens: str | None) -> bool:
-    """Compare a token with those that are right, in a time that does not tell how much of it is."""
+    """Compare a token with the valid ones, in a time that does not depend on how much of it matches."""
     if given is None:
         return False
     right = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens if token is not None]

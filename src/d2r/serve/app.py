@@ -1,6 +1,6 @@
 """The application: routes under ``/v1``, and the page.
 
-Pictures go by number: no path comes from a client. What decodes pictures runs in worker processes.
+Clients refer to pictures by number, never by path. Pictures are decoded in worker processes only.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def make_service_app(engine: Engine, settings: ServiceSettings) -> FastAPI:
     """Return the application.
 
     Args:
-        engine: of the index; it is closed by who opened it, after the application has ended.
-        settings: see there.
+        engine: engine of the index; the caller closes it after the application has ended.
+        settings: see :class:`~d2r.serve.settings.ServiceSettings`.
 
     Raises:
         ServeError: the index has no visual words yet, or the folder of uploads cannot be used.
     """
     service = Service(engine, settings)
     access = Access(service)
-    # The generated documentation pages load scripts from another site, so there are none; the document is there.
+    # No generated documentation pages: they load scripts from another site. The OpenAPI document itself is served.
     app = FastAPI(
         title="Detect-to-Retrieve",
         version=package_version(),

@@ -27,34 +27,36 @@ PictureOrNumber: TypeAlias = int | PathLike
 
 
 class ServiceError(D2RError):
-    """What the service refused, in its own words.
+    """A request that the service refused; the message is that of the service.
 
     Attributes:
-        status: of the answer; 429 is to come again after ``retry_after`` seconds.
+        status: HTTP status; 429 means to retry after ``retry_after`` seconds.
         retry_after: seconds, or None.
     """
 
     def __init__(self, response: httpx.Response) -> None:
         is_problem = response.headers.get("content-type", "").startswith("application/problem+json")
-        super().__init__(response.json()["detail"] if is_problem else f"the service answers {response.status_code}")
+        super().__init__(
+            response.json()["detail"] if is_problem else f"the service responded with status {response.status_code}"
+        )
         self.status = response.status_code
         wait = response.headers.get("retry-after", "")
         self.retry_after = int(wait) if wait.isdigit() else None
 
 
 class Client:
-    """A connection to a service; every method returns what the API answers, as its OpenAPI document says.
+    """A connection to a service; the OpenAPI document describes the dictionaries that its methods return.
 
     Use it in a ``with`` block, or call :meth:`close`.
 
     Args:
-        url: of the service.
-        token: that it needs, if any.
+        url: address of the service.
+        token: its token, if it needs one.
         timeout: seconds to wait for an answer.
 
     Raises:
-        ServiceError: by every method, what the service refuses.
-        httpx.TransportError: by every method, the service cannot be reached.
+        ServiceError: by every method, if the service refuses the request.
+        httpx.TransportError: by every method, if the service cannot be reached.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Client:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -76,7 +78,7 @@ class Client:
         self.close()
 
     def info(self) -> dict[str, Any]:
-        """Return what the collection and the service are."""
+        """Return information about the collection and the service."""
         return self._ask("GET", "/v1/info")
 
     def search(
@@ -86,14 +88,14 @@ class Client:
         *,
         box: Box | None = None,
     ) -> dict[str, Any]:
-        """Find the pictures that show what a picture, or a box on it in its pixels, shows."""
+        """Find the pictures that show the same object as a picture, or as a box on it, in pixels."""
         asked = {**asdict(options), **_box(box)}
         if isinstance(query, int):
             return self._ask("GET", f"/v1/pictures/{query}/search", params=asked)
         return self._ask("POST", "/v1/search", params=asked, content=_bytes(query))
 
     def thresholds(self, picture: int, query: PictureOrNumber, *, box: Box | None = None) -> dict[str, Any]:
-        """Return a picture's regions, and its score with a query, at each threshold of the detector."""
+        """Return the regions of a picture and its score for a query at each threshold of the detector."""
         asked = _box(box)
         path = f"/v1/pictures/{picture}/thresholds"
         if isinstance(query, int):
@@ -105,16 +107,16 @@ class Client:
         return self._send("GET", f"/v1/pictures/{picture}/image").content
 
     def add(self, picture: PathLike, *, name: str | None = None) -> dict[str, Any]:
-        """Add a picture; it is safe when this returns, and found when its job (see :meth:`wait`) is done."""
+        """Add a picture; it is on disk when this returns, and searchable when its job is done (see :meth:`wait`)."""
         given = "" if isinstance(picture, bytes) else os.path.basename(os.fsdecode(picture))  # noqa: PTH119
         return self._ask("POST", "/v1/pictures", params={"name": name or given}, content=_bytes(picture))
 
     def remove(self, picture: int) -> dict[str, Any]:
-        """Remove a picture from the collection, as a job."""
+        """Remove a picture from the collection and return the job that does it."""
         return self._ask("DELETE", f"/v1/pictures/{picture}")
 
     def wait(self, job: dict[str, Any], *, seconds: float = 600.0) -> dict[str, Any]:
-        """Wait until a job is done or has failed, and return it; ``TimeoutError`` when it takes longer."""
+        """Wait until a job is done or has failed, and return it; raises ``TimeoutError`` after ``seconds``."""
         end = time.monotonic() + seconds
         while job["state"] in ("queued", "running"):
             if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Around the application: who may ask at all, security headers, a limit on requests, metrics, and the last resort."""
+"""Middleware around the application: host checks, security headers, a limit on requests, metrics, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Observe = Callable[[str, str, int, float], None]
 
 
 class Places:
-    """Of the requests that are answered at the same time, to be used from one event loop."""
+    """The places for concurrent requests, a limited number; for use from one event loop."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -42,7 +42,7 @@ class Places:
 
     @property
     def full(self) -> bool:
-        """Whether no more requests can be taken."""
+        """Whether all places are taken."""
         return self._taken >= self._limit
 
     @contextmanager
@@ -56,7 +56,7 @@ class Places:
 
     @contextmanager
     def left(self) -> Iterator[None]:
-        """Leave the place while the request's body arrives: however slow its client is, it keeps nobody out."""
+        """Give up the place while the body of the request arrives, so that a slow client blocks nobody."""
         self._taken -= 1
         try:
             yield
@@ -68,10 +68,10 @@ class Guard:
     """ASGI middleware.
 
     Args:
-        app: what it stands around.
-        hosts: names that a request may call the service by; empty takes any.
-        places: of the requests that are answered at the same time.
-        observe: told of every request: route, method, status and seconds.
+        app: the application.
+        hosts: host names that requests may use for the service; empty allows any.
+        places: places for concurrent requests.
+        observe: called for every request with route, method, status and seconds.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: frozenset[str], places: Places, observe: Observe) -> None:
@@ -86,7 +86,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 499  # unless an answer begins
+        status = 499  # unless a response starts
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -109,7 +109,7 @@ class Guard:
         except Exception:
             service_log.exception("%s %s failed", scope["method"], scope["path"])
             if status == 499:
-                answer = problem_response(500, "An error of this program; its log has more.")
+                answer = problem_response(500, "Internal error; see the log of the service.")
                 await answer(scope, receive, send_guarded)
         finally:
             route: Any = scope.get("route")
@@ -119,14 +119,14 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if "content-length" in headers and "transfer-encoding" in headers:
-            # Servers on the way may differ in where the body ends, and take the rest of it for another's request.
-            problem = "Content-Length and Transfer-Encoding together are not taken."
+            # Proxies may disagree on where the body ends and read the rest of it as another request.
+            problem = "Content-Length and Transfer-Encoding may not be combined."
             return problem_response(400, problem, headers={"Connection": "close"})
         if self._places.full:
-            return problem_response(429, "Too many requests at once; come again.", headers={"Retry-After": "1"})
+            return problem_response(429, "Too many concurrent requests; retry later.", headers={"Retry-After": "1"})
         host = headers.get("host", "")
         if self._hosts and _name(host) not in self._hosts:
-            return problem_response(421, "This service does not go by that name; see --allow-host.")
+            return problem_response(421, "Unknown host name; see --allow-host.")
         origin = headers.get("origin")
         if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
             return problem_response(403, "Requests from pages of other sites are not taken.")

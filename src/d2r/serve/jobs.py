@@ -1,7 +1,7 @@
-"""Pictures that are added and removed while the service runs, as jobs that survive its end.
+"""Jobs that add and remove pictures while the service runs, and survive a restart.
 
-A job is acknowledged when its picture is on the disk and the job is in the journal beside it. A thread works through
-the journal in order; what it had not done when the process ended it does after the next start.
+A job is acknowledged once its picture is on disk and the job is in the journal beside it. A thread works through the
+journal in order; jobs that were not done when the process ended are done after the next start.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from d2r.serve.settings import ServeError
 from d2r.serve.uploads import Uploads, uploaded_file
 from d2r.serve.work import prepare_decoding
 
-_MAX_BATCH = 32  # pictures of one commit: few enough that the service can end soon
-_WAIT_S = 0.5  # between two looks whether another process still changes the index
-_MAX_WAIT_S = 30.0  # between two tries when the disk is full, or the like
+_MAX_BATCH = 32  # pictures per commit: few enough that the service can stop soon
+_WAIT_S = 0.5  # between checks whether another process is still changing the index
+_MAX_WAIT_S = 30.0  # between retries after an error such as a full disk
 
 
 class Jobs:
-    """The changes that clients asked for, and the thread that makes them.
+    """The changes that clients requested, and the thread that makes them.
 
     Args:
-        engine: of the index.
-        folder: for the pictures that are added; see :class:`~d2r.serve.uploads.Uploads`.
-        workers: processes that describe pictures.
-        max_pixels: larger pictures are refused.
+        engine: engine of the index.
+        folder: folder for added pictures; see :class:`~d2r.serve.uploads.Uploads`.
+        workers: number of processes that describe pictures.
+        max_pixels: pictures of more pixels are refused.
 
     Raises:
-        ServeError: the folder is something else's, another service uses it, or it cannot be written.
+        ServeError: the folder holds other files, another service uses it, or it cannot be written.
     """
 
     def __init__(self, engine: Engine, folder: Path, *, workers: int, max_pixels: int) -> None:
@@ -50,23 +50,23 @@ class Jobs:
         except BaseException as error:
             self._uploads.close()
             if isinstance(error, OSError | sqlite3.Error):
-                raise ServeError(f"{folder}: uploads cannot be kept there ({error})") from error
+                raise ServeError(f"{folder}: cannot keep uploads there ({error})") from error
             raise
-        self._files = threading.Lock()  # between a file and the job that needs it
+        self._files = threading.Lock()  # guards the link between a file and the job that needs it
         self._wake = threading.Condition()
         self._news = 0
         self._stopping = False
-        self._running: dict[str, tuple[int, int]] = {}  # of the jobs under way: how many are done, of how many
-        self._waits: str | None = None  # for what, when nothing can be done
-        self._alone = 0  # so many of the next jobs are done one by one, to see which of them fails
+        self._running: dict[str, tuple[int, int]] = {}  # job id to pictures done and total, of the jobs in progress
+        self._waits: str | None = None  # what the jobs wait for, while none can be done
+        self._alone = 0  # this many of the next jobs are done one by one, to find the one that fails
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, wait_s: float) -> None:
-        """Stop after what is under way, which is waited for so long; what is not done is done after the next start."""
+        """Stop after the jobs in progress, waiting at most ``wait_s`` seconds; the others stay in the journal."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
@@ -77,12 +77,12 @@ class Jobs:
             self._uploads.close()
 
     def add(self, data: bytes, ending: str, name: str) -> Job:
-        """Keep a picture and take the job of adding it; both are on the disk when this returns.
+        """Keep a picture and queue the job that adds it; both are on disk when this returns.
 
-        Files are named by their content: the same picture again is the same picture of the index.
+        Files are named by their content: the same picture, added again, stays one picture of the index.
 
         Raises:
-            FileExistsError: a file that is not this picture has its name, and is left as it is.
+            FileExistsError: another file has the name of this picture; it is left unchanged.
             OSError: the disk is full.
         """
         with self._files:
@@ -97,23 +97,23 @@ class Jobs:
         return job
 
     def remove(self, picture: PictureRow, name: str) -> Job:
-        """Take the job of removing a picture from the index; one that was uploaded is deleted too."""
+        """Queue the job that removes a picture from the index; the file of an uploaded picture is deleted too."""
         file = uploaded_file(self._uploads.folder, picture.path)
         job = self.journal.put("remove", file=file, name=name, picture=picture.id, path=picture.path)
         self._tell()
         return job
 
     def get(self, id: str) -> Job | None:
-        """Return a job as it stands."""
+        """Return a job with its current state, or None if there is none with this id."""
         job = self.journal.get(id)
         return self._current(job) if job is not None else None
 
     def latest(self, limit: int) -> list[Job]:
-        """Return the latest jobs, the newest first."""
+        """Return the latest jobs, newest first."""
         return [self._current(job) for job in self.journal.latest(limit)]
 
     def counts(self) -> dict[str, int]:
-        """Return how many jobs there are of each state."""
+        """Return the number of jobs in each state."""
         counts = {"queued": 0, "running": 0, "done": 0, "failed": 0} | self.journal.counts()
         counts["running"] = min(counts["queued"], len(self._running))
         counts["queued"] -= counts["running"]
@@ -125,7 +125,7 @@ class Jobs:
             return job
         if running is not None:
             return replace(job, state="running", done=running[0], total=running[1])
-        return replace(job, problem=f"it waits: {waits}" if waits is not None else None)
+        return replace(job, problem=f"waiting: {waits}" if waits is not None else None)
 
     def _tell(self) -> None:
         with self._wake:
@@ -133,7 +133,7 @@ class Jobs:
             self._wake.notify_all()
 
     def _recover(self) -> None:
-        """Take the jobs again of pictures that were acknowledged and not added yet, when the journal was lost."""
+        """If the journal was lost, queue the jobs again of pictures that were acknowledged but not added yet."""
         if self.journal.latest(1):
             return
         lost = [
@@ -143,7 +143,7 @@ class Jobs:
         ]
         if lost:
             service_log.warning(
-                "the journal of jobs is gone; pictures that are kept and not in the index: %d", len(lost)
+                "the journal of jobs is missing; pictures that are kept but not in the index: %d", len(lost)
             )
             self.journal.put_again(lost)
 
@@ -157,8 +157,8 @@ class Jobs:
                     self._do(batch)
                 self._waits, wait_s = None, _WAIT_S
             except (OSError, sqlite3.Error, StoreError, KeyboardInterrupt) as error:
-                # The disk is full, another process is writing, or Ctrl-C has ended the worker processes, as it soon
-                # does this one: that passes, and what was acknowledged must be done.
+                # The disk is full, another process is writing, or Ctrl-C ended the worker processes and will end this
+                # one soon. Retry, because acknowledged jobs must be done.
                 wait_s = _WAIT_S if isinstance(error, BusyError) else wait_s
                 self._wait(_reason(error), wait_s)
                 wait_s = min(2 * wait_s, _MAX_WAIT_S)
@@ -184,17 +184,17 @@ class Jobs:
             raise
         except Exception:
             service_log.exception("a change to the index failed")
-            if self._stopping:  # what it needs may be closed by now: it is done after the next start
+            if self._stopping:  # resources may be closed already: the jobs are done after the next start
                 return
             if len(batch) > 1:
                 self._alone = len(batch)
                 return
-            self._finish(batch[0], picture=batch[0].picture, problem="an error of this program", failed=True)
+            self._finish(batch[0], picture=batch[0].picture, problem="an internal error", failed=True)
         finally:
             self._running = {}
 
     def _next(self) -> list[Job]:
-        """Return the jobs to do together: the first in order, as far as they are of one kind."""
+        """Return the jobs to do together: the first in the journal, as long as they are of one kind."""
         jobs = self.journal.queued(1 if self._alone else _MAX_BATCH)
         self._alone = max(0, self._alone - 1)
         other = next((row for row, job in enumerate(jobs) if job.kind != jobs[0].kind), len(jobs))
@@ -225,7 +225,7 @@ class Jobs:
 
     def _remove(self, batch: list[Job]) -> None:
         rows = {job.number: self._engine.index.picture_at(job.picture or 0) for job in batch}
-        # An index that was made anew has the numbers again, for other pictures.
+        # An index that was rebuilt uses the same numbers for other pictures.
         present = {
             row.id: row for job in batch if (row := rows[job.number]) is not None and job.path in (None, row.path)
         }
@@ -233,18 +233,20 @@ class Jobs:
             self._begun(batch, 0, len(batch))
             if present:
                 writer.remove(list(present.values()))
-        # From here on the commit is on the disk: no picture that can be found loses its file.
+        # The commit is on disk now, so no searchable picture loses its file.
         for job in batch:
             if job.file is not None:
                 self._discard(job.file)
             self._finish(job, picture=job.picture, problem=None, failed=False)
 
     def _discard(self, file: str) -> None:
-        """Delete the file of a picture that was removed, unless it was added again meanwhile, or is something else."""
+        """Delete the file of a removed picture, unless the picture was added again or the file holds something else."""
         with self._files:
             wanted = self.journal.needs(file) or self._engine.index.picture(str(self._uploads.folder / file))
             if not wanted and not self._uploads.discard(file):
-                service_log.warning("%s: it stays, because its content is not what was added under that name", file)
+                service_log.warning(
+                    "%s: not deleted, because its content is not the picture that was added under that name", file
+                )
 
     def _finish(self, job: Job, *, picture: int | None, problem: str | None, failed: bool) -> None:
         self.journal.finish(job, picture=picture, problem=problem, failed=failed)
@@ -255,4 +257,4 @@ class Jobs:
 def _reason(error: BaseException) -> str:
     if isinstance(error, BusyError):
         return "another process is changing the index"
-    return str(error) or "its worker processes were interrupted"
+    return str(error) or "the worker processes were interrupted"

@@ -1,4 +1,4 @@
-"""The journal of a service: the jobs that clients asked for, on the disk in an SQLite database."""
+"""The journal of a service: the jobs that clients requested, in an SQLite database on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ CREATE INDEX IF NOT EXISTS job_files ON jobs (file);
 """
 _COLUMNS = "number, id, kind, state, file, name, picture, problem, created, finished, path"
 _PUT = "INSERT INTO jobs (id, kind, state, file, name, picture, path, created) VALUES (?, ?, 'queued', ?, ?, ?, ?, ?)"
-_UNUSABLE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # the file is no journal, or damaged
+_UNUSABLE = (
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+)  # the file is not a journal, or damaged
 _OPTIONS: Any = {"isolation_level": None, "check_same_thread": False}
 
 
@@ -36,19 +40,19 @@ class Job:
     """One change to the index.
 
     Attributes:
-        number: jobs are done in this order.
-        id: random, so that nobody guesses it.
+        number: jobs are done in the order of their numbers.
+        id: random, so that it cannot be guessed.
         kind: "add" or "remove".
         state: "queued", "running", "done" or "failed".
-        file: name of the picture in the folder of uploads; None when it is not there.
-        name: what the client called the picture.
-        picture: its number in the index; None before it has one.
-        problem: why it failed, or what it waits for.
+        file: name of the picture in the folder of uploads; None if it is not there.
+        name: name that the client gave the picture.
+        picture: number of the picture in the index; None before it has one.
+        problem: why the job failed, or what it waits for.
         created: seconds since 1970.
         finished: seconds since 1970, or None.
-        path: of the picture that is to be removed; None when it is to be added, or a version that kept none removes it.
-        done: of the pictures that are worked on together with this one, how many are done.
-        total: how many there are.
+        path: path of the picture to remove; None for a picture to add, and for a job of a version that kept no paths.
+        done: number of pictures done in the batch of this job.
+        total: number of pictures in the batch.
     """
 
     number: int
@@ -67,14 +71,14 @@ class Job:
 
 
 class Journal:
-    """The jobs on the disk; safe to use from several threads.
+    """The jobs on disk; safe to use from several threads.
 
     Args:
-        folder: of uploads.
-        write: make it when there is none. Otherwise one that is missing, or cannot be read, is empty.
+        folder: folder of uploads.
+        write: create the journal if there is none. Without it, a journal that is missing or unreadable counts as empty.
 
     Raises:
-        ServeError: it is damaged, or another program's.
+        ServeError: the file is damaged, or belongs to another program.
     """
 
     def __init__(self, folder: Path, *, write: bool) -> None:
@@ -87,7 +91,7 @@ class Journal:
             return
         log_file = file.with_name(f"{file.name}-wal")
         if log_file.exists() and not file.exists():
-            # SQLite deletes the log of a database that is not there; with the database, it would hold jobs.
+            # SQLite deletes the write-ahead log of a missing database; with the database back, the log may hold jobs.
             log_file.rename(file.with_name(f"{log_file.name}.{uuid.uuid4().hex}.kept"))
         self._connection = sqlite3.connect(file, **_OPTIONS)
         try:
@@ -100,14 +104,14 @@ class Journal:
         except sqlite3.DatabaseError as error:
             self.close()
             if error.sqlite_errorcode & 0xFF not in _UNUSABLE:
-                raise  # the disk is full or the like
+                raise  # for example, the disk is full
             raise ServeError(
-                f"{file}: it is no journal of jobs, or damaged ({error}); move it away, and what was added stays"
+                f"{file}: not a journal of jobs, or damaged ({error}); move it away (added pictures are kept)"
             ) from error
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Say whether there is a journal in a folder, and it can be read."""
+        """Return whether a folder has a readable journal."""
         try:
             with closing(_read(folder / JOURNAL)) as connection:
                 connection.execute("SELECT id, kind, state, file, name, picture, problem FROM jobs LIMIT 0")
@@ -116,7 +120,7 @@ class Journal:
             return False
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the database."""
         self._connection.close()
 
     def put(
@@ -128,7 +132,7 @@ class Journal:
         picture: int | None = None,
         path: str | None = None,
     ) -> Job:
-        """Add a job; it is on the disk when this returns."""
+        """Add a job; it is on disk when this returns."""
         id = uuid.uuid4().hex
         self._run(_PUT, (id, kind, file, name, picture, os.fsencode(path) if path is not None else None, time.time()))
         job = self.get(id)
@@ -136,7 +140,7 @@ class Journal:
         return job
 
     def put_again(self, files: Iterable[str]) -> None:
-        """Add jobs of adding pictures of which only the files are left: all of them or, after an error, none."""
+        """Add jobs for pictures of which only the files are left: all of them or, after an error, none."""
         rows = [(uuid.uuid4().hex, "add", file, None, None, None, time.time()) for file in files]
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -157,30 +161,30 @@ class Journal:
         )
 
     def get(self, id: str) -> Job | None:
-        """Return a job."""
+        """Return a job, or None if there is none with this id."""
         rows = self._run(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (id,))
         return _job(rows[0]) if rows else None
 
     def latest(self, limit: int) -> list[Job]:
-        """Return the latest jobs, the newest first."""
+        """Return the latest jobs, newest first."""
         return [_job(row) for row in self._run(f"SELECT {_COLUMNS} FROM jobs ORDER BY number DESC LIMIT ?", (limit,))]
 
     def queued(self, limit: int) -> list[Job]:
-        """Return the first jobs that are not done, in order."""
+        """Return the first queued jobs, in order."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' ORDER BY number LIMIT ?"
         return [_job(row) for row in self._run(sql, (limit,))]
 
     def counts(self) -> dict[str, int]:
-        """Return how many jobs there are of each state."""
+        """Return the number of jobs in each state."""
         return dict(self._run("SELECT state, count(*) FROM jobs GROUP BY state"))
 
     def name_of(self, file: str) -> str | None:
-        """Return what the client called an uploaded picture."""
+        """Return the name that the client gave an uploaded picture, or None."""
         rows = self._run("SELECT name FROM jobs WHERE file = ? AND kind = 'add' ORDER BY number DESC LIMIT 1", (file,))
         return rows[0][0] if rows else None
 
     def needs(self, file: str) -> bool:
-        """Say whether a job that is not done yet needs a file."""
+        """Return whether a queued job needs a file."""
         return bool(self._run("SELECT 1 FROM jobs WHERE file = ? AND kind = 'add' AND state = 'queued'", (file,)))
 
     def _columns(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""What the service logs, and where to."""
+"""The loggers of the service."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from d2r.support.files import printable_path
 
 service_log = logging.getLogger("d2r.serve")
 access_log = logging.getLogger("d2r.serve.access")
-"""Who added and removed what, one line each; no tokens."""
+"""One line for each picture that is added or removed, with the client; no tokens."""
 
 
 def quoted(text: str) -> str:
-    """Return a text of a client as it stands in a log: in quotes, on one line, and only what can be printed."""
+    """Return a text from a client for the log: quoted, on one line, with printable characters only."""
     return json.dumps(printable_path(text), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Every error of the API in one form: RFC 9457, ``application/problem+json``."""
+"""The errors of the API, all in one format: RFC 9457, ``application/problem+json``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class InvalidField(BaseModel):
-    """One part of a request that is not as it must be."""
+    """An invalid part of a request."""
 
-    field: str = Field(description="where it is, for instance query.top", examples=["query.top"])
-    detail: str = Field(description="what is wrong with it")
+    field: str = Field(description="name of the invalid part", examples=["query.top"])
+    detail: str = Field(description="what is wrong")
 
 
 class Problem(BaseModel):
-    """An error, as of RFC 9457."""
+    """An error, in the format of RFC 9457."""
 
-    type: str = Field("about:blank", description="always about:blank: the status says what kind of error it is")
-    title: str = Field(description="of the status", examples=["Not Found"])
-    status: int = Field(description="of the answer", examples=[404])
-    detail: str = Field(description="what went wrong and what to do", examples=["There is no picture 17."])
-    errors: list[InvalidField] | None = Field(None, description="of a request that is malformed: each fault")
+    type: str = Field("about:blank", description="always about:blank: the status gives the kind of error")
+    title: str = Field(description="name of the status", examples=["Not Found"])
+    status: int = Field(description="HTTP status", examples=[404])
+    detail: str = Field(description="what went wrong, and what to do", examples=["There is no picture 17."])
+    errors: list[InvalidField] | None = Field(None, description="the invalid parts of a malformed request")
 
 
 class ProblemError(D2RError):
-    """Ends a request with a problem."""
+    """An error that ends a request with a problem response."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -51,15 +51,15 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     errors: list[InvalidField] | None = None,
 ) -> Response:
-    """Return an answer with a problem."""
+    """Return a problem response."""
     problem = Problem(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail, errors=errors)
     content = problem.model_dump(exclude_none=True)
-    # ASCII with escapes: text of a client may hold what is no valid UTF-8.
+    # ASCII with escapes, because text from a client may not be valid UTF-8.
     return Response(json.dumps(content), status, headers, MEDIA_TYPE)
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Make an application answer with problems, for what it raises itself as for what the framework does."""
+    """Make an application return all errors as problems, its own and those of the framework."""
 
     @app.exception_handler(ProblemError)
     async def ours(request: Request, error: ProblemError) -> Response:
@@ -82,26 +82,26 @@ def handle_problems(app: FastAPI) -> None:
 
 
 _DETAILS = {
-    404: "There is nothing at this address; /v1/openapi.json lists what there is.",
-    405: "This address does not take this method; the header Allow says which.",
+    404: "Unknown address; see /v1/openapi.json.",
+    405: "Method not allowed at this address; the header Allow lists the allowed ones.",
 }
 
 _WHEN = {
     401: "a token is missing or wrong",
-    403: "nothing can be added or removed here, or a page of another site asks",
-    404: "there is no such thing",
+    403: "adding and removing is disabled, or the request comes from a page of another site",
+    404: "not found",
     408: "the picture took too long to send",
-    409: "the regions of this collection come from no detector",
-    413: "the picture has too many bytes",
+    409: "the regions of this collection do not come from a detector",
+    413: "the picture file is too large",
     415: "the body is a form; send the file itself",
     422: "the request is malformed, or the picture cannot be used",
-    429: "too much is waiting already; come again after the seconds in Retry-After",
-    503: "not ready, or the detector cannot be used",
+    429: "too many requests are waiting; retry after the seconds in Retry-After",
+    503: "the service is not ready, or the detector cannot be used",
 }
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of errors with these statuses."""
+    """Return the OpenAPI entries of errors with these statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": _WHEN[status].capitalize(), "content": {MEDIA_TYPE: {"schema": schema}}}

@@ -1,7 +1,7 @@
-"""Worker processes that a service hands its risky and its long work to.
+"""Worker processes for the risky and the slow work of a service.
 
-Each process works on one thing at a time, so when one dies it is known what killed it, and nothing else is lost with
-it. Another takes its place.
+Each process handles one call at a time, so if it dies, the call that killed it is known and no other is lost. A new
+process replaces it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _T = TypeVar("_T")
 
 
 class QueueFullError(D2RError):
-    """More is waiting already than may."""
+    """Too many calls are waiting."""
 
 
 class TooLongError(D2RError):
-    """The work took longer than it may, and its process was ended."""
+    """A call exceeded its time limit, and its process was killed."""
 
 
 class Processes:
-    """Worker processes, to be used from one event loop.
+    """Worker processes, for use from one event loop.
 
     Args:
-        count: of processes.
-        queue: calls that may wait for a process.
-        limit_s: seconds that one call may take once it has a process.
-        prepare: picklable; called once in every process.
+        count: number of processes.
+        queue: number of calls that may wait for a process.
+        limit_s: seconds that a call may take once it has a process.
+        prepare: function to call once in each process; picklable.
     """
 
     def __init__(self, count: int, *, queue: int, limit_s: float, prepare: Callable[[], None]) -> None:
@@ -52,29 +52,30 @@ class Processes:
 
     @property
     def deaths(self) -> int:
-        """Processes that died, were killed by others, or were ended because they took too long."""
+        """Number of processes that died, were killed from outside, or exceeded the time limit."""
         return self._gone + sum(one.deaths for one in self._all)
 
     async def start(self) -> None:
-        """Start the processes, and return when they can work."""
+        """Start the processes, and return when they are ready."""
         await asyncio.gather(*(self._begin() for _ in range(self._count)))
 
     async def stop(self) -> None:
-        """Let what is under way end, then end the processes."""
+        """Wait for the calls in progress, then end the processes."""
         if self._tasks:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*(asyncio.to_thread(one.close) for one in self._all))
 
     async def run(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Return ``function(*arguments)``, called in a process; what it raises is raised here.
+        """Return ``function(*arguments)``, called in a process; its exceptions are raised here.
 
-        When this is cancelled it does not begin; once it has begun its process is busy until it ends.
+        A call that is cancelled before it starts never starts; one that has started keeps its process busy until it
+        ends.
 
         Raises:
-            QueueFullError: too much is waiting.
-            TooLongError: see there.
-            WorkerDied: the process died of it, and so did another.
-            WorkerStartError: no process can begin.
+            QueueFullError: too many calls are waiting.
+            TooLongError: the call exceeded the time limit.
+            WorkerDied: the call killed its process, and a second one when retried.
+            WorkerStartError: no process can start.
         """
         if self._free.empty() and self.waiting >= self._queue:
             raise QueueFullError
@@ -125,13 +126,13 @@ class Processes:
         self._all.add(process)
         try:
             await asyncio.wrap_future(process.submit(os.getpid))
-        finally:  # one that does not start tries to again at its next call, which is told why it cannot
+        finally:  # a process that fails to start tries again at its next call, which then gets the error
             self._free.put_nowait(process)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked may be gone, and that is no error
+            task.exception()  # the caller may be gone: retrieve the exception, so that asyncio does not log it
 
 
 def _prepare(prepare: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Receive the pictures that clients send."""
+"""Receives the pictures that clients upload."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from d2r.serve.guard import Places
 from d2r.serve.problems import ProblemError
 from d2r.serve.settings import ServiceLimits
 
-_MAX_ARRIVED: Final = 8  # of the largest uploads, whose bytes may have arrived of those that are not whole yet
+_MAX_ARRIVED: Final = 8  # limit on the bytes of incomplete uploads, in uploads of the largest size
 
 
 class Receiver:
-    """Receives pictures that are the body of a request, to be used from one event loop.
+    """Receives pictures as the bodies of requests, for use from one event loop.
 
     Args:
-        limits: of one picture.
-        places: of the requests that are answered at the same time.
-        refused: counts the pictures for which there is no memory now.
+        limits: limits on a picture.
+        places: places for concurrent requests.
+        refused: counts the pictures that are refused for lack of memory.
     """
 
     def __init__(self, limits: ServiceLimits, places: Places, refused: Counter) -> None:
         self._limits = limits
         self._places = places
         self._refused = refused
-        self._arrived = 0  # bytes, of the pictures that are not whole yet
+        self._arrived = 0  # bytes of incomplete uploads
 
     async def picture(self, request: Request) -> bytes:
-        """Return the body of a request, which is not empty.
+        """Return the body of a request, never empty.
 
         Raises:
-            ProblemError: it is empty, too large, too slow or a form, or too much is being received already.
+            ProblemError: the body is empty, too large, too slow or a form, or too many uploads are in progress.
         """
         max_bytes = self._limits.upload_bytes
-        too_large = ProblemError(413, f"A picture may have {max_bytes:,} bytes at most.", {"Connection": "close"})
+        too_large = ProblemError(413, f"A picture may have at most {max_bytes:,} bytes.", {"Connection": "close"})
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise ProblemError(
                 415, "Send the file itself as the body, not a form: curl --data-binary @FILE", {"Accept": "image/*"}
@@ -46,7 +46,7 @@ class Receiver:
         if length.isascii() and length.isdigit() and int(length) > max_bytes:
             raise too_large
         too_many = ProblemError(
-            429, "Too many uploads at once; come again.", {"Retry-After": "1", "Connection": "close"}
+            429, "Too many concurrent uploads; retry later.", {"Retry-After": "1", "Connection": "close"}
         )
         data = bytearray()
         try:

@@ -1,4 +1,4 @@
-"""Searches for a service: described in worker processes, scored and verified in threads, given up when abandoned."""
+"""Searches of a service: described in worker processes, scored and verified in threads, cancelled when abandoned."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="answer")
 
     async def run(self, function: Callable[[Callable[[], bool]], _T]) -> _T:
-        """Return ``function(stopped)`` of a thread; ``stopped()`` says whether this call was cancelled meanwhile."""
+        """Return ``function(stopped)``, called in a thread; ``stopped()`` tells it whether this call was cancelled."""
         gone = threading.Event()
         try:
             return await asyncio.wrap_future(self._pool.submit(function, gone.is_set))
@@ -59,20 +59,20 @@ class Threads:
             raise
 
     def stop(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the calls in progress."""
         self._pool.shutdown()
 
 
 class Searches:
-    """Searches of one index, to be used from one event loop.
+    """Searches of one index, for use from one event loop.
 
     Args:
-        engine: of the index.
-        processes: that describe.
-        threads: that search.
-        limit: searches that may be under way. More are refused before anything is done for them: what was described
-            would be lost if there were no room for it in the threads.
-        max_pixels: larger pictures are refused.
+        engine: engine of the index.
+        processes: worker processes that describe pictures.
+        threads: threads that search.
+        limit: number of searches that may be in progress. Any more are refused at once: describing their queries
+            would be wasted if no thread could then search.
+        max_pixels: pictures of more pixels are refused.
     """
 
     def __init__(self, engine: Engine, processes: Processes, threads: Threads, *, limit: int, max_pixels: int) -> None:
@@ -94,14 +94,14 @@ class Searches:
             self.under_way -= 1
 
     async def describe(self, query: SearchQuery, box: PixelBox | None, regions: bool = False) -> Description:
-        """Describe a query in a worker process, by regions inside it too where this is asked for."""
+        """Describe a query in a worker process, with its regions if ``regions``."""
         describing = self._processes.run(
             work.describe_source, self._engine.recipe, self._max_pixels, _source(query), box, regions
         )
         return await (describing if isinstance(query, bytes) else of_index(query, describing))
 
     async def warm(self) -> None:
-        """Compile, and search once, for nothing: what is loaded at first use is then there."""
+        """Compile, and run one search with noise, so that everything loaded at first use is loaded."""
         await self._threads.run(lambda stopped: self._engine.prepare())
         noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
         query = await self.describe(encode_jpeg(noise), None)
@@ -120,10 +120,10 @@ class Searches:
 
         Args:
             search_query: the query; a picture of the index is left out of the results.
-            box: on it.
-            options: what to do.
-            named: makes of the path of a picture what it is called.
-            timed: told how long each stage took.
+            box: the query box, (x1, y1, x2, y2) in pixels; None for the whole picture.
+            options: options of the search.
+            named: returns the name of a picture for its path.
+            timed: called with each stage and its seconds.
         """
         with self._room():
             ignored = () if isinstance(search_query, bytes) else (search_query.id,)
@@ -153,7 +153,7 @@ class Searches:
             return await self._threads.run(search)
 
     async def match(self, query: SearchQuery, box: PixelBox | None, other: PictureRow) -> bytes:
-        """Return a JPEG of a query and a picture beside each other, with their matched points joined."""
+        """Return a JPEG of a query and a picture side by side, with lines between their inliers."""
         with self._room():
             described = await self.describe(query, box)
             verified = await self._threads.run(lambda stopped: self._engine.match(described.features, other))
@@ -171,10 +171,10 @@ class Searches:
     async def thresholds(
         self, query: SearchQuery, box: PixelBox | None, picture: PictureRow, detector: Detector
     ) -> ThresholdAnswer:
-        """Score a picture with the regions that each threshold of a detector gives."""
+        """Score a picture with its regions at each threshold of a detector."""
         with self._room():
             query_description = await self.describe(query, box)
-            # Boxes are suppressed by better ones alone, so those above any threshold are the first of these.
+            # Only better boxes suppress a box, so the boxes at any threshold are the first ones of this list.
             everything = replace(detector, threshold=0.0)
             describing = self._processes.run(
                 work.describe_regions, everything, self._engine.recipe, self._max_pixels, picture.path
@@ -193,7 +193,7 @@ class Searches:
 
 
 def query_info(query: Description) -> QueryInfo:
-    """Return what is told of a query."""
+    """Return the public information about a query."""
     return QueryInfo.model_construct(
         width=query.width, height=query.height, box=tenths(query.boxes)[0], features=len(query.features)
     )
@@ -204,10 +204,10 @@ def _source(query: SearchQuery) -> work.PictureSource:
 
 
 async def of_index(picture: PictureRow, work: Awaitable[_T]) -> _T:
-    """Return what ``work`` gives, which reads the file of a picture of the index.
+    """Return the result of ``work``, which reads the file of a picture of the index.
 
     Raises:
-        FileGoneError: the file cannot be used any more.
+        FileGoneError: the file is gone or broken.
     """
     try:
         return await work
@@ -216,10 +216,10 @@ async def of_index(picture: PictureRow, work: Awaitable[_T]) -> _T:
 
 
 async def until_gone(request: Request, work: Awaitable[_T], gone: Callable[[], None]) -> _T:
-    """Return what ``work`` gives; cancel it when the client is gone before.
+    """Return the result of ``work``; cancel it if the client disconnects first.
 
     Raises:
-        ClientDisconnect: the client is gone; ``gone`` was called.
+        ClientDisconnect: the client disconnected; ``gone`` was called.
     """
     task = asyncio.ensure_future(work)
     watch = asyncio.create_task(_disconnected(request))

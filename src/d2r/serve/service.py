@@ -1,4 +1,4 @@
-"""What the routes share: the index, the processes and threads that work for it, and the jobs that change it."""
+"""State that the routes share: the index, the processes and threads that search it, and the jobs that change it."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _GONE: Final = "Picture {} is in the index, but its file is gone or broken."
 
 
 class Service:
-    """A service over one index, to be used from one event loop.
+    """A service for one index, for use from one event loop.
 
     Args:
-        engine: of the index; it is closed by who opened it.
-        settings: see there.
+        engine: engine of the index; the caller closes it.
+        settings: see :class:`~d2r.serve.settings.ServiceSettings`.
 
     Attributes:
-        places: of the requests that are answered at the same time.
-        receiver: of pictures that clients send.
-        detector: that chose the regions of the collection; None when something else did.
-        processes: that decode and describe pictures.
-        searches: of the index.
-        jobs: that change the index; None when nothing can be added or removed.
-        ready: whether it can answer.
+        places: places for concurrent requests.
+        receiver: receives the pictures that clients upload.
+        detector: detector that selected the regions of the collection; None if another selector did.
+        processes: worker processes that decode and describe pictures.
+        searches: searches of the index.
+        jobs: jobs that change the index; None if adding and removing is disabled.
+        ready: whether the service can answer searches.
 
     Raises:
         ServeError: the index has no visual words yet, or the folder of uploads cannot be used.
@@ -60,7 +60,7 @@ class Service:
 
     def __init__(self, engine: Engine, settings: ServiceSettings) -> None:
         if engine.index.codebook is None:
-            raise ServeError(f"{engine.index.folder}: it holds no pictures yet; run `d2r index` first")
+            raise ServeError(f"{engine.index.folder}: the index has no pictures yet; run `d2r index` first")
         self.engine = engine
         self.settings = settings
         limits = settings.limits
@@ -82,14 +82,14 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start the processes, without waiting for them, and the jobs; at the end let what is under way end."""
+        """Start the jobs, and the processes without waiting for them; at the end wait for the work in progress."""
         starting = asyncio.create_task(self._start())
 
         def started(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is None:
                 self.ready = True
             elif not task.cancelled():
-                service_log.error("worker processes do not start: %s", task.exception())
+                service_log.error("worker processes cannot start: %s", task.exception())
 
         starting.add_done_callback(started)
         if self.jobs is not None:
@@ -104,17 +104,19 @@ class Service:
 
     async def _start(self) -> None:
         await self.processes.start()
-        with suppress(TooLongError):  # the first time may take longer than a client's may, and it would never be ready
+        with suppress(
+            TooLongError
+        ):  # the first search may exceed the limit of a client's, and the service would never be ready
             await self.searches.warm()
 
     async def work(self, request: Request, awaited: Awaitable[_T]) -> _T:
-        """Await something that costs, as long as the client is there; what can go wrong becomes a problem."""
+        """Await costly work while the client is connected; expected errors become problems."""
         try:
             return await until_gone(request, awaited, self.metrics.abandoned.inc)
         except QueueFullError as error:
             self.metrics.refused.inc()
             raise ProblemError(
-                429, "Too much is waiting already; come again.", {"Retry-After": str(self._patience())}
+                429, "Too many requests are waiting; retry later.", {"Retry-After": str(self._patience())}
             ) from error
         except ImageError as error:
             reason = error.reason.partition(" (raise it with")[0]
@@ -128,20 +130,20 @@ class Service:
         except FileGoneError as error:
             raise ProblemError(404, _GONE.format(error.picture)) from error
         except RemovedError as error:
-            raise ProblemError(404, "The picture was removed meanwhile.") from error
+            raise ProblemError(404, "The picture has been removed.") from error
         except DetectorError as error:
             service_log.warning("%s", error)
-            raise ProblemError(503, "The detector of this index cannot be used; the log says why.") from error
+            raise ProblemError(503, "The detector of this index cannot be used; see the log of the service.") from error
 
     def _patience(self) -> int:
-        """Return the seconds after which a client may come again."""
+        """Return the seconds after which a client may retry."""
         return 1 + max(self.processes.waiting, self.searches.under_way) // (4 * self.settings.workers)
 
     def picture(self, number: int, *, missing: bool = False) -> PictureRow:
-        """Return a picture that can be found, or with ``missing`` one whose file is missing too.
+        """Return a searchable picture, or with ``missing`` also one whose file is missing.
 
         Raises:
-            ProblemError: there is none.
+            ProblemError: there is no such picture.
         """
         row = self.engine.index.picture_at(number)
         if row is None or row.segment is None:
@@ -151,24 +153,24 @@ class Service:
         return row
 
     def picture_info(self, row: PictureRow) -> PictureInfo:
-        """Return what is told of a picture."""
+        """Return the public information about a picture."""
         return PictureInfo.model_construct(
             id=row.id, name=self.picture_name(row.path), width=row.width or 0, height=row.height or 0
         )
 
     def picture_name(self, path: str) -> str:
-        """Return what a picture is called: no more of its path than a client may know."""
+        """Return the name of a picture, with no more of its path than clients may know."""
         file = uploaded_file(self.settings.uploads, path)
         if file is not None:
             return self._journal.name_of(file) or file
         return printable_path("/".join(PurePath(path).parts[-2:]).lstrip("/"))
 
     def changing(self) -> Jobs:
-        """Return the jobs of a service that takes some.
+        """Return the jobs.
 
         Raises:
-            ProblemError: it takes none.
+            ProblemError: adding and removing is disabled.
         """
         if self.jobs is None:
-            raise ProblemError(403, "Nothing can be added or removed here: this service only reads.")
+            raise ProblemError(403, "Adding and removing pictures is disabled: this service is read-only.")
         return self.jobs

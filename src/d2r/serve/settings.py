@@ -1,4 +1,4 @@
-"""What a service is told when it is started."""
+"""The settings of a service."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ TOKEN_VARIABLE = "D2R_TOKEN"
 READ_TOKEN_VARIABLE = "D2R_READ_TOKEN"
 
 MAX_RESULTS = 200
-"""Results, and verified pictures, that one search may ask for."""
+"""Most results, and most verified pictures, that one search may request."""
 
 _MIN_TOKEN = 16
 
 
 class ServeError(D2RError):
-    """A service that cannot be started; the message says what to do."""
+    """The service cannot start; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """What one client may cost.
+    """Limits on the cost of requests.
 
     Attributes:
-        upload_bytes: of a picture as it is sent.
-        pixels: of a picture (width x height); larger ones are refused before they are decoded.
-        seconds: for sending a picture, and again for decoding and describing it.
-        queue: requests that may wait for a worker process, and searches under way beyond one a process; more
-            are told to come again.
-        requests: that are answered at the same time.
+        upload_bytes: most bytes of an uploaded picture.
+        pixels: most pixels of a picture (width x height); larger ones are refused before they are decoded.
+        seconds: time limit for sending a picture, and again for decoding and describing it.
+        queue: requests that may wait for a worker process, and searches that may be in progress beyond one per
+            process; any more are told to retry later.
+        requests: most requests in progress at the same time.
     """
 
     upload_bytes: int = 32 << 20
@@ -44,18 +44,18 @@ class ServiceLimits:
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """See the options of ``d2r serve``.
+    """Settings of a service; see the options of ``d2r serve``.
 
     Attributes:
-        uploads: folder for the pictures that are added, of this service alone; see :class:`d2r.serve.uploads.Uploads`.
-        token: allows adding and removing; None allows nobody to.
-        read_token: needed for everything else; None lets everybody read.
-        read_only: nothing can be added or removed, whatever the token.
-        workers: processes that decode and describe.
-        threads: that search.
-        hosts: names that a request may call this service by; empty takes any. On the loopback address it keeps other
-            sites from passing themselves off as this one.
-        limits: what one client may cost.
+        uploads: folder for added pictures, used by this service only; see :class:`d2r.serve.uploads.Uploads`.
+        token: token for adding and removing; None disables both.
+        read_token: token for everything else; None lets everybody read.
+        read_only: disable adding and removing, whatever the token.
+        workers: number of processes that decode and describe pictures.
+        threads: number of threads that search.
+        hosts: host names that requests may use for this service; empty allows any. On the loopback address this keeps
+            other sites from impersonating it (DNS rebinding).
+        limits: limits on the cost of requests.
     """
 
     uploads: Path
@@ -69,23 +69,21 @@ class ServiceSettings:
 
     @property
     def writable(self) -> bool:
-        """Whether pictures can be added and removed by who has the token."""
+        """Whether pictures can be added and removed with the token."""
         return self.token is not None and not self.read_only
 
 
 def token_from(file: Path | None, variable: str, environment: Mapping[str, str] | None = None) -> str | None:
-    """Read a token from a file, or else from an environment variable; None when neither is given.
+    """Read a token from a file or, without one, from an environment variable; None if neither is given.
 
     Raises:
-        ServeError: it is shorter than 16 letters, is not ASCII, or the file cannot be read.
+        ServeError: the token is shorter than 16 characters or not ASCII, or the file cannot be read.
     """
     if file is not None:
         try:
             text, where = file.read_text(encoding="utf-8"), str(file)
         except (OSError, ValueError) as error:
-            raise ServeError(
-                f"{file}: the token cannot be read ({getattr(error, 'strerror', None) or error})"
-            ) from error
+            raise ServeError(f"{file}: cannot read the token ({getattr(error, 'strerror', None) or error})") from error
     else:
         given = (os.environ if environment is None else environment).get(variable)
         if given is None:
@@ -94,7 +92,7 @@ def token_from(file: Path | None, variable: str, environment: Mapping[str, str] 
     token = text.strip()
     if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ServeError(
-            f"{where}: a token has {_MIN_TOKEN} or more letters and digits and no space;"
-            " make one with: openssl rand -hex 32"
+            f"{where}: a token must have at least {_MIN_TOKEN} letters and digits and no space;"
+            " create one with: openssl rand -hex 32"
         )
     return token

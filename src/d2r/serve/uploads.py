@@ -1,8 +1,7 @@
-"""The folder in which a service keeps the pictures that are added, and what it may delete there.
+"""The folder in which a service keeps added pictures, and the rules for deleting files there.
 
-A picture is named by the digest of its content, so what a file is can be proved from the file alone. What is half
-received has a name of its own in a sub-folder of the service's own, which has a tag. Nothing else is ever deleted or
-written over, whatever is in the folder.
+The name of a picture is the digest of its content, so the file alone proves that it is one. Partial uploads have unique
+names in a tagged sub-folder of the service. No other file is ever deleted or overwritten.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from d2r.serve.settings import ServeError
 from d2r.support.files import display_path, replacing, sync
 
 JOURNAL: Final = "jobs.sqlite"
-"""File in the folder that says what clients asked for; see :class:`d2r.serve.journal.Journal`."""
+"""File in the folder with the jobs that clients requested; see :class:`d2r.serve.journal.Journal`."""
 
 _LOCK: Final = ".service.lock"
-_OWN: Final = ".d2r-uploads"  # sub-folder of what is half received
-_TAG: Final = "UPLOADS.TAG"  # in it: what the folders are, and of which index
+_OWN: Final = ".d2r-uploads"  # sub-folder of partial uploads
+_TAG: Final = "UPLOADS.TAG"  # in it: the purpose of the folders, and their index
 _SIGNATURE: Final = (
     b"d2r serve keeps added pictures in the folder above, and deletes files in this one: keep nothing of yours here.\n"
 )
@@ -36,18 +35,18 @@ _PICTURE: Final = re.compile(r"[0-9a-f]{32}\.[a-z]{3,4}")
 
 
 class Uploads:
-    """The pictures that were added to one index, in a folder that this process alone keeps and no other user can read.
+    """The pictures added to one index, in a folder locked by this process and unreadable to other users.
 
-    A folder is taken when it is new, empty or tagged, or when all it holds are pictures of a service whose tag and
-    journal are gone. What a process left that died while it received a picture is deleted.
+    A folder is accepted if it is new, empty or tagged, or if it holds only pictures of a service whose tag and journal
+    are gone. Partial uploads left by a process that died are deleted.
 
     Args:
-        folder: made when it is new.
+        folder: the folder; created if it does not exist.
         index: folder of the index.
-        adopt: take the folder whatever it holds: it has a journal, of a version that left no tag.
+        adopt: accept the folder whatever it holds, because it has a journal of a version that left no tag.
 
     Raises:
-        ServeError: the folder is something else's, another service or another index uses it, or it cannot be written.
+        ServeError: the folder holds other files, another service or another index uses it, or it cannot be written.
     """
 
     def __init__(self, folder: Path, *, index: Path, adopt: bool) -> None:
@@ -61,37 +60,39 @@ class Uploads:
                 self._check_strangers()
             if owner is not None and Index.exists(owner) and not owner.samefile(index):
                 raise ServeError(
-                    f"{folder}: it keeps what was added to {display_path(owner)}; give another folder with --uploads"
+                    f"{folder}: holds the pictures added to {display_path(owner)}; give another folder with --uploads"
                 )
             self._make_private()
             self._lock = FileLock(self.folder / _LOCK)
             self._lock.acquire(timeout=0)
             self._own.mkdir(mode=0o700, exist_ok=True)
-            if owner != index:  # it is new, or the index was moved
+            if owner != index:  # the folder is new, or the index was moved
                 with replacing(self._own / _TAG) as part:
                     part.write_bytes(_SIGNATURE + os.fsencode(index))
             self._sweep()
         except Timeout as error:
-            raise ServeError(f"{folder}: another d2r serve keeps its uploads there; give another --uploads") from error
+            raise ServeError(
+                f"{folder}: another d2r serve keeps its uploads there; give another folder with --uploads"
+            ) from error
         except OSError as error:
-            raise ServeError(f"{folder}: uploads cannot be kept there ({error.strerror or error})") from error
+            raise ServeError(f"{folder}: cannot keep uploads there ({error.strerror or error})") from error
 
     def close(self) -> None:
-        """Let another service have the folder."""
+        """Release the folder for another service."""
         self._lock.release()
 
     def keep(self, data: bytes, ending: str) -> tuple[str, bool]:
-        """Keep a picture; it is on the disk when this returns.
+        """Keep a picture; it is on disk when this returns.
 
         Args:
-            data: its content, not empty.
-            ending: of its name, such as ``.jpg``.
+            data: content of the picture file, not empty.
+            ending: suffix of its name, for example ``.jpg``.
 
         Returns:
-            the name of its file, and whether the file is new.
+            The name of the file, and whether the file is new.
 
         Raises:
-            FileExistsError: another file has that name, and is left as it is.
+            FileExistsError: another file has that name; it is left unchanged.
             OSError: the disk is full.
         """
         file = _digest(data) + ending
@@ -111,7 +112,7 @@ class Uploads:
         return file, True
 
     def holds(self, file: str) -> bool:
-        """Say whether the file of a name is the picture that was kept under it: whether its content is as it says."""
+        """Return whether a file is the picture that was kept under this name: whether its content has this digest."""
         path = self.folder / file
         try:
             regular = stat.S_ISREG(path.lstat().st_mode)
@@ -120,20 +121,20 @@ class Uploads:
             return False
 
     def discard(self, file: str) -> bool:
-        """Delete a picture that was kept, and say whether it is gone; any other file is left as it is."""
+        """Delete a kept picture, and return whether no file of this name is left; any other file is left unchanged."""
         path = self.folder / file
         if self.holds(file):
             path.unlink()
         return not os.path.lexists(path)
 
     def files(self) -> Iterator[str]:
-        """Yield the names of files that may be pictures that were kept; :meth:`holds` says whether they are."""
+        """Yield the names of files that look like kept pictures; :meth:`holds` checks their content."""
         return (path.name for path in sorted(self.folder.iterdir()) if _PICTURE.fullmatch(path.name))
 
     def _owner(self) -> Path | None:
-        """Return the index that the tag names; None without a tag."""
+        """Return the index named in the tag; None without a tag."""
         if self._own.is_symlink():
-            raise ServeError(f"{self._own}: it is a link; remove it, or give another folder with --uploads")
+            raise ServeError(f"{self._own}: is a link; remove it, or give another folder with --uploads")
         try:
             tag = (self._own / _TAG).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -141,15 +142,15 @@ class Uploads:
         return Path(os.fsdecode(tag.removeprefix(_SIGNATURE))) if tag.startswith(_SIGNATURE) else None
 
     def _check_strangers(self) -> None:
-        """Raise :class:`ServeError` when the folder holds anything that no service put there."""
+        """Raise :class:`ServeError` if the folder holds anything that no service put there."""
         for path in sorted(self.folder.iterdir()):
             known = path.name == _LOCK or path.name.startswith(f"{JOURNAL}-")
-            # The sub-folder is there without a tag when a process died that had just made it.
+            # The sub-folder has no tag if a process died just after creating it.
             untagged = path == self._own and path.is_dir() and all(map(_is_part, path.iterdir()))
             if not known and not untagged and not self.holds(path.name):
                 raise ServeError(
-                    f"{display_path(self.folder)}: it holds something that is not of d2r serve"
-                    f" ({display_path(path.name)}); give a new or an empty folder with --uploads"
+                    f"{display_path(self.folder)}: holds a file that is not from d2r serve"
+                    f" ({display_path(path.name)}); give a new or empty folder with --uploads"
                 )
 
     def _make_private(self) -> None:
@@ -158,19 +159,19 @@ class Uploads:
                 self.folder.chmod(0o700)
             except OSError as error:
                 raise ServeError(
-                    f"{display_path(self.folder)}: it cannot be made private to you ({error.strerror or error}); make"
-                    " yourself its owner, or give a new folder with --uploads"
+                    f"{display_path(self.folder)}: cannot be made private ({error.strerror or error}); become its"
+                    " owner, or give a new folder with --uploads"
                 ) from error
 
     def _sweep(self) -> None:
-        """Delete what a process left that died before it had received a whole picture."""
+        """Delete the partial uploads of processes that died."""
         for path in self._own.iterdir():
             if _is_part(path):
                 path.unlink()
 
 
 def uploaded_file(folder: Path, path: str) -> str | None:
-    """Return the name of a picture that was added, by its path; None when it is of another folder, or not so named."""
+    """Return the file name of an added picture; None if the path is in another folder or has another kind of name."""
     parent, file = os.path.split(path)
     return file if parent == os.path.abspath(folder) and _PICTURE.fullmatch(file) else None
 
@@ -180,12 +181,12 @@ def _is_part(path: Path) -> bool:
 
 
 def _take(path: Path) -> None:
-    """Make an empty file, which proves that what is written over is this process's own."""
+    """Create an empty file, so that the file to be overwritten is known to be this process's own."""
     try:
         path.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
         status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size:  # else a process died that had taken it
+        if not stat.S_ISREG(status.st_mode) or status.st_size:  # otherwise left by a process that died
             raise
 
 

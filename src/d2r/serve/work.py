@@ -1,4 +1,4 @@
-"""What the worker processes of the service do: everything that decodes a picture."""
+"""The functions that run in the worker processes of the service: everything that decodes pictures."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from d2r.report.drawing import MATCH_SIDE, draw_match
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 
 PictureSource = bytes | str
-"""A picture: its encoded bytes, or the path of a file of the collection."""
+"""A picture: its encoded bytes, or the path of its file."""
 
 
 def prepare_describing(recipe: Recipe, index: Path) -> None:
-    """Get a worker process ready to describe: what is imported at first use is imported."""
+    """Prepare a worker process to describe pictures, including the imports of the first use."""
     prepare_decoding(index)
     make_extractor(recipe.features).extract([np.zeros((64, 64, 3), np.uint8)])
 
 
 def prepare_decoding(index: Path) -> None:
-    """Keep a worker process to one thread, and to its turn at large pictures among those of the index's folder."""
+    """Limit a worker process to one thread; large pictures are decoded in turns among the processes of an index."""
     prepare_worker()
     take_turns(index)
 
@@ -39,14 +39,18 @@ def prepare_decoding(index: Path) -> None:
 def describe_source(
     recipe: Recipe, max_pixels: int, source: PictureSource, box: PixelBox | None, regions: bool = False
 ) -> Description:
-    """Describe a query; raises :class:`~d2r.images.ImageError` and :class:`~d2r.boxes.BoxError`.
+    """Describe a query.
 
     Args:
-        recipe: how the pictures of the index are described.
-        max_pixels: larger pictures are refused.
-        source: the picture.
-        box: on it.
-        regions: describe the regions that the recipe's selector finds in it too.
+        recipe: recipe of the index.
+        max_pixels: pictures of more pixels are refused.
+        source: the query picture.
+        box: the query box, (x1, y1, x2, y2) in pixels; None for the whole picture.
+        regions: also describe the regions that the selector of the recipe finds.
+
+    Raises:
+        ImageError: the picture cannot be decoded.
+        BoxError: the box does not fit the picture.
     """
     selector = make_selector(recipe.regions) if regions else None
     picture, extractor = _decode(source, max_pixels), make_extractor(recipe.features)
@@ -54,19 +58,19 @@ def describe_source(
 
 
 def describe_regions(selector: RegionSelector, recipe: Recipe, max_pixels: int, source: PictureSource) -> Description:
-    """Describe a picture with the regions that a selector chooses; raises :class:`~d2r.images.ImageError`."""
+    """Describe a picture with the regions of a selector; raises :class:`~d2r.images.ImageError`."""
     return describe(_decode(source, max_pixels), selector, make_extractor(recipe.features), max_side=recipe.max_side)
 
 
 def check(max_pixels: int, data: bytes) -> str:
-    """Decode a picture to see that it can be, and return the ending of its format."""
-    decode_image(data, max_pixels=max_pixels, side=1)  # all of the file is read, and as few pixels kept as can be
+    """Check that a picture can be decoded, and return the file name suffix of its format."""
+    decode_image(data, max_pixels=max_pixels, side=1)  # reads the whole file but keeps as few pixels as possible
     with Image.open(io.BytesIO(data)) as image:
         return _ENDINGS.get(image.format or "", ".jpg")
 
 
 def rendered(max_pixels: int, source: PictureSource, side: int, quality: int) -> bytes:
-    """Return a picture as an upright JPEG of at most this longer side."""
+    """Return a picture as an upright JPEG whose longer side is at most ``side`` pixels."""
     return encode_jpeg(shrink(_decode(source, max_pixels, side), side), quality)
 
 
@@ -78,15 +82,15 @@ def match_picture(
     query_positions: NDArray[np.float32],
     positions: NDArray[np.float32],
 ) -> bytes:
-    """Return a JPEG of two pictures beside each other, with lines between the points that match.
+    """Return a JPEG of two pictures side by side, with lines between their matched points.
 
     Args:
-        max_pixels: larger pictures are refused.
+        max_pixels: pictures of more pixels are refused.
         query: the picture on the left.
         other: the picture on the right.
-        box: drawn on the query.
-        query_positions: float32 (N, 2) in its pixels.
-        positions: float32 (N, 2), the same in pixels of the other.
+        box: box to draw on the query, (x1, y1, x2, y2) in pixels, or None.
+        query_positions: float32 (N, 2), matched points in pixels of the query.
+        positions: float32 (N, 2), the same points in pixels of the other picture.
     """
     (left, across), (right, along) = (_small(source, max_pixels, MATCH_SIDE) for source in (query, other))
     small_box = None if box is None else np.multiply(box, across)
@@ -94,7 +98,7 @@ def match_picture(
 
 
 def _small(source: PictureSource, max_pixels: int, side: int) -> tuple[Picture, np.float32]:
-    """Return a picture of at most this longer side, and the length of one of the whole picture's pixels in it."""
+    """Return a picture shrunk to at most this longer side, and the scale from the original to it."""
     picture = _decode(source, max_pixels)
     small = shrink(picture, side)
     return small, np.float32(small.shape[1] / picture.shape[1])

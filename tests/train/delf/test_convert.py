@@ -144,6 +144,6 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch) -> None:
 def test_one_command_converts(d2r, tmp_path) -> None:
     how_checkpoint(tmp_path / "how.pth", "resnet18")
     status, out, _ = d2r("train", "convert", tmp_path / "how.pth", "--arch", "how-r18", "--out", tmp_path / "m.onnx")
-    assert (status, "how-r18, 128 values, threshold 0" in out) == (0, True)
+    assert (status, "how-r18, 128 dimensions, threshold 0" in out) == (0, True)
     status, _, err = d2r("train", "convert", tmp_path / "how.pth", "--arch", "how-r50", "--out", tmp_path / "n.onnx")
     assert (status, "give --arch how-r18" in err) == (1, True)

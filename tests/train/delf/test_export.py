@@ -132,12 +132,12 @@ def test_one_command_trains_and_one_exports_either_kind(d2r, landmarks, runs, tm
     train += ["--batch", "8", "--hold-out", "0.2", "--workers", "0"]
     status, out, err = d2r(*train)
     assert (status, err) == (0, "")
-    assert "16 pictures to train on, 4 to validate on; 2 steps an epoch" in out
+    assert "16 training pictures, 4 validation pictures; 2 steps per epoch" in out
     assert "best: epoch 1, attended" in out
     status, out, _ = d2r(*train, "--resume")
     assert (status, "resumed at epoch 2" in out) == (0, True)
     status, out, _ = d2r(
         "train", "export", run, "--out", model, "--half", "--scales", "0.25,0.5,1", "--threshold", "0.2"
     )
-    assert (status, "efficientnet-lite0, 16 values, threshold 0.2" in out) == (0, True)
+    assert (status, "efficientnet-lite0, 16 dimensions, threshold 0.2" in out) == (0, True)
     assert metadata(model)["scales"] == "0.25,0.5,1"

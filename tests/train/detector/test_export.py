@@ -115,7 +115,7 @@ def test_one_command_trains_one_resumes_and_one_exports(d2r, labels, tmp_path) -
     train += ["--batch", "4", "--hold-out", "0.25", "--workers", "0"]
     status, out, _ = d2r(*train)
     assert status == 0
-    assert "9 pictures to train on, 3 to validate on; 2 steps an epoch" in out
+    assert "9 training pictures, 3 validation pictures; 2 steps per epoch" in out
     assert "best: epoch" in out
     status, _, error = d2r(*train)
     assert (status, "there is a run here; give --resume" in error) == (1, True)

@@ -1,4 +1,4 @@
-// Talking to the service. A token, when there is one, is kept until the tab is closed.
+// Requests to the service. A token, if any, is kept until the tab is closed.
 
 const KEY = "d2r-token";
 
@@ -24,16 +24,16 @@ async function request(path, options = {}) {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  throw new Refused(problem.detail ?? `The service answers ${response.status}.`, response.status);
+  throw new Refused(problem.detail ?? `The service responded with status ${response.status}.`, response.status);
 }
 
 export const ask = async (path, options) => (await request(path, options)).json();
 
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
-const shown = new Map(); // address of a picture to the promise of what an image element can show
+const shown = new Map(); // path of a picture to the promise of an address for an image element
 
-/** Return what shows a picture: with a token its data is fetched, since an image element sends none. */
+/** Return the address of a picture for an image element, which cannot send a token: with one, the data is fetched. */
 export function picture(path) {
   if (!token()) return Promise.resolve(path);
   if (!shown.has(path)) {
@@ -70,7 +70,7 @@ export function search(query, { box, top, verify, expand, signal }) {
   return ask(`/v1/search?${asked}`, { method: "POST", body: query.file, headers: { "Content-Type": "application/octet-stream" }, signal });
 }
 
-/** Ask what each threshold of the detector would make of a picture of the collection. */
+/** Request the regions and scores of a picture of the collection at each threshold of the detector. */
 export function thresholds(id, query, { box, signal }) {
   const asked = new URLSearchParams();
   if (box) asked.set("box", box.join(","));
@@ -85,7 +85,7 @@ export const add = (file) =>
 
 export const remove = (id) => ask(`/v1/pictures/${id}`, { method: "DELETE" });
 
-/** Wait until a job is done, and return it as it ended. */
+/** Wait until a job is done or has failed, and return it. */
 export async function ended(job, tell) {
   while (job.state === "queued" || job.state === "running") {
     tell(job);

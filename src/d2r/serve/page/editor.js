@@ -1,5 +1,5 @@
-// A box on a picture: drawn and adjusted by mouse, finger and keys.
-// Boxes are [x1, y1, x2, y2] in whole pixels of the picture, half-open; null is the whole picture.
+// A box on a picture, drawn and adjusted by mouse, touch and keys.
+// Boxes are [x1, y1, x2, y2] in whole pixels of the picture, half-open; null means the whole picture.
 
 import { outline, part } from "./svg.js";
 
@@ -9,7 +9,7 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 const CURSORS = { "0,0": "move", "-1,-1": "nwse-resize", "1,1": "nwse-resize", "-1,1": "nesw-resize", "1,-1": "nesw-resize", "-1,0": "ew-resize", "1,0": "ew-resize", "0,-1": "ns-resize", "0,1": "ns-resize" };
 
 export class BoxEditor {
-  /** `changed(box)` is called when a change is complete. */
+  /** `changed(box)` is called after each complete change. */
   constructor(stage, changed) {
     this.stage = stage;
     this.drawing = stage.querySelector("#drawing");
@@ -59,7 +59,7 @@ export class BoxEditor {
     group.querySelector("#handles").replaceChildren(...places.map(([cx, cy]) => part("circle", { cx, cy, r })));
   }
 
-  /** How many pixels of the picture one on the screen is. */
+  /** Return the number of picture pixels per screen pixel. */
   #unit() {
     const matrix = this.drawing.getScreenCTM();
     return matrix && matrix.a > 0 ? 1 / matrix.a : 1;
@@ -85,7 +85,7 @@ export class BoxEditor {
     return [box[0] + x, box[1] + y, box[2] + x, box[3] + y];
   }
 
-  /** Which sides of the box the pointer would move, or null for none: a new box is drawn. */
+  /** Return the sides of the box that the pointer would move, or null to draw a new box. */
   #grip([x, y], event) {
     if (!this.box) return null;
     const reach = (event.pointerType === "mouse" ? 9 : 20) * this.#unit();
@@ -116,7 +116,7 @@ export class BoxEditor {
     }
     const { from, start, grip } = this.drag;
     const [x, y] = this.#at(event);
-    // A click, or a hand that trembles, is no box.
+    // Ignore clicks and trembling hands.
     if (!this.drag.begun && Math.max(Math.abs(x - from[0]), Math.abs(y - from[1])) <= 4 * this.#unit()) return;
     this.drag.begun = true;
     if (!grip) this.box = this.#whole([...from, x, y]);

@@ -1,4 +1,4 @@
-// A result beside the query, with their matched points; below it on a narrow screen.
+// A result beside the query (below it on a narrow screen), with their inliers.
 
 import { fill, verdict } from "./results.js";
 import { corners, mapped, marked, outline, part, polygon } from "./svg.js";
@@ -9,8 +9,8 @@ const MAX_LINES = 150;
 const COLOURS = 6;
 
 /**
- * Draw a match. `query` has source, size and box; `found` is a result; `regions` are of its picture, each with what to
- * write on it.
+ * Draw a match. `query` has source, size and box; `found` is a result; `regions` are those of its picture, each with a
+ * label.
  */
 export function drawMatch(svg, query, found, { lines, regions, narrow }) {
   const sizes = [query.size, [found.picture.width, found.picture.height]];
@@ -34,7 +34,7 @@ export function drawMatch(svg, query, found, { lines, regions, narrow }) {
   if (query.box) mark(corners(query.box), 0);
   if (found.transform) mark(mapped(corners(found.query.box), found.transform), 1);
   const [starts, ends] = [placed(found.query_points, 0), placed(found.points, 1)];
-  // Coloured in the order of their starts across the axis: where the two pictures agree, so do the bands of colour.
+  // Coloured in the order of their starts across the axis, so that correct matches keep the order of colours.
   const order = starts.map((_, k) => k).sort((a, b) => starts[a][1 - axis] - starts[b][1 - axis]);
   const step = Math.max(1, order.length / MAX_LINES);
   for (let k = 0; k < order.length; k += step) {

@@ -1,4 +1,4 @@
-// The page: what is looked for, and what was found.
+// The search page: the query, the collection and the results.
 
 import { Refused, add, ask, ended, picture, remove, search, thresholds, token, useToken } from "./api.js";
 import { BoxEditor } from "./editor.js";
@@ -8,21 +8,21 @@ import { count, drawChart, sentence } from "./threshold.js";
 
 const element = (id) => document.getElementById(id);
 
-let info = null; // what the service says of itself
+let info = null; // information about the service
 let query = null; // { id or file, name, source, size }
-let answer = null; // of the last search
+let answer = null; // answer to the last search
 let opened = -1; // row of the result whose match is shown
-let searching = null; // stops the search that is under way
-let soon = 0; // timer of the search that will begin
-let next = null; // where the collection goes on
-let told = new Map(); // number of a result's picture to what other thresholds make of it
-let telling = null; // stops asking that; its id is that of the picture
+let searching = null; // aborts the search in progress
+let soon = 0; // timer of the next search
+let next = null; // where the next page of the collection starts
+let told = new Map(); // picture number of a result to its scores at other thresholds
+let telling = null; // aborts the request for them; has the picture number as id
 
 const editor = new BoxEditor(element("stage"), () => { describe(); searchSoon(); });
 const threshold = () => Number(element("threshold").value);
 const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
-/** Do something that takes the service; what it refuses is shown. */
+/** Run an action that calls the service, and show its error, if any. */
 async function work(action) {
   try {
     await action();
@@ -60,14 +60,14 @@ async function choose(chosen) {
 
 function describe() {
   const { box } = editor;
-  const what = box ? `Box from ${box[0]}, ${box[1]} to ${box[2]}, ${box[3]}.` : "The whole picture is looked for.";
+  const what = box ? `Box from ${box[0]}, ${box[1]} to ${box[2]}, ${box[3]}.` : "The whole picture is the query.";
   element("stage-label").textContent = `Query picture ${query.name}. ${what}`;
   element("whole").disabled = !box;
 }
 
 async function takeFile(file) {
   if (file.size > info.limits.upload_bytes) {
-    show("trouble", `${file.name}: a picture may have ${counted(info.limits.upload_bytes, "byte")} at most.`);
+    show("trouble", `${file.name}: a picture may have at most ${counted(info.limits.upload_bytes, "byte")}.`);
     return;
   }
   const source = URL.createObjectURL(file);
@@ -77,7 +77,7 @@ async function takeFile(file) {
     await image.decode();
   } catch {
     URL.revokeObjectURL(source);
-    show("trouble", `${file.name}: this browser cannot show it, so no box can be drawn on it. JPEG, PNG and WebP can be.`);
+    show("trouble", `${file.name}: this browser cannot show it, so you cannot draw a box on it. Use JPEG, PNG or WebP.`);
     return;
   }
   await choose({ file, name: file.name || "pasted picture", source, size: [image.naturalWidth, image.naturalHeight] });
@@ -130,9 +130,9 @@ async function searchNow() {
 function showResults() {
   const { results, seconds, missing } = answer;
   const taken = Math.round(1000 * Object.values(seconds).reduce((sum, each) => sum + each, 0));
-  const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to describe.";
+  const nothing = answer.query.features ? "Nothing was found." : "Nothing was found: there is no texture to extract features from.";
   element("summary").textContent = results.length ? `${counted(results.length, "result")} for ${answer.box ? "the box" : "the whole picture"} in ${taken.toLocaleString("en")} ms` : nothing;
-  if (missing) show("trouble", `${counted(missing, "picture")} could not be looked at: the machine that has them does not answer. These are the results among the others.`);
+  if (missing) show("trouble", `${counted(missing, "picture")} could not be searched because their machine does not answer. The results are from the other pictures.`);
   element("legend").hidden = !results.length;
   element("grid").replaceChildren(...results.map((found, row) =>
     resultCard(found, row + 1, answer.query, { open: () => open(row), search: () => take(found.picture) })));
@@ -214,7 +214,7 @@ function stopTelling() {
 async function tellThresholds(id) {
   stopTelling();
   const mine = (telling = Object.assign(new AbortController(), { id }));
-  element("threshold-shown").textContent = "Describing the picture with all that the detector finds …";
+  element("threshold-shown").textContent = "Describing the picture with all detections …";
   try {
     told.set(id, await thresholds(id, query, { box: answer.box, signal: mine.signal }));
   } catch (error) {
@@ -233,7 +233,7 @@ async function tellThresholds(id) {
 function change(what, begin) {
   return work(async () => {
     if (!token()) {
-      askToken("Adding and removing pictures need the token of this service.");
+      askToken("Adding and removing pictures needs the token of this service.");
       return;
     }
     const job = await ended(await begin(), ({ state, problem }) => { element("changed").textContent = `${what}: ${problem ?? state} …`; });
@@ -252,7 +252,7 @@ function askToken(why) {
 async function getInfo() {
   const first = info === null;
   info = await ask("/v1/info");
-  if (first) showVerify(info.defaults.verify); // later it is what the user has set
+  if (first) showVerify(info.defaults.verify); // afterwards the user's choice is kept
   element("collection").textContent = `${info.index} · ${counted(info.pictures, "picture")}`;
   element("give-token").hidden = !info.writable && !token();
   element("thresholds").hidden = !info.detector;
@@ -270,7 +270,7 @@ const begin = () => work(async () => {
   await showCollection();
 });
 
-// What the user does
+// User input
 
 const pick = () => element("file").click();
 element("pick").addEventListener("click", pick);
@@ -294,7 +294,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   const file = carried(event.dataTransfer);
   if (file && info) takeFile(file);
-  else if (info) show("trouble", "That is no picture.");
+  else if (info) show("trouble", "That is not a picture.");
 });
 element("whole").addEventListener("click", () => { editor.clear(); element("stage").focus(); });
 element("add").addEventListener("click", () => change("Adding", () => add(query.file)));

@@ -4,7 +4,7 @@ import { picture } from "./api.js";
 import { corners, mapped, marked, outline, part, polygon } from "./svg.js";
 
 export const verdict = ({ inliers }) =>
-  inliers === null ? "not checked" : inliers ? `${inliers} points agree` : "no agreement";
+  inliers === null ? "not verified" : inliers ? `${inliers} inliers` : "no inliers";
 
 function made(name, properties, ...children) {
   const element = Object.assign(document.createElement(name), properties);
@@ -12,7 +12,7 @@ function made(name, properties, ...children) {
   return element;
 }
 
-/** Show a picture in an image element of a drawing; a service that is busy is asked again. */
+/** Show a picture in an image element of a drawing; retry if the service is busy. */
 export async function fill(image, path, attempt = 0) {
   image.setAttribute("href", await picture(path).catch(() => ""));
   image.addEventListener("error", () => {
@@ -20,7 +20,7 @@ export async function fill(image, path, attempt = 0) {
   }, { once: true });
 }
 
-/** Return a drawing of a picture, with its regions and where the query was found when it is a result. */
+/** Return a drawing of a picture; for a result, with its regions and the outline of the query. */
 function drawing(shown, query) {
   const { id, width, height } = shown.picture ?? shown;
   const image = part("image", { width, height, preserveAspectRatio: "none" });
@@ -36,7 +36,7 @@ function drawing(shown, query) {
   return svg;
 }
 
-/** Return a card of the collection; `search` is called when it is chosen. */
+/** Return a card for a picture of the collection; choosing it calls `search`. */
 export function pictureCard(shown, search) {
   const show = made("button", { type: "button", className: "show" }, drawing(shown));
   show.setAttribute("aria-label", `Search with ${shown.name}`);
@@ -44,7 +44,7 @@ export function pictureCard(shown, search) {
   return made("li", { className: "card" }, show, made("p", { className: "name", textContent: shown.name, title: shown.name }));
 }
 
-/** Return a card of a result; `open` and `search` are called when that is asked for. */
+/** Return a card for a result; its buttons call `open` and `search`. */
 export function resultCard(found, rank, query, { open, search }) {
   const { name } = found.picture;
   const show = made("button", { type: "button", className: "show" }, drawing(found, query));

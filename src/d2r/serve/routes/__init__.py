@@ -1,1 +1,1 @@
-"""The routes: a module gives those of one kind, as a router over what they share."""
+"""The routes: each module returns a router with those of one kind."""

@@ -1,4 +1,4 @@
-"""The routes that change the collection: pictures are added and removed as jobs, of which they tell how far each is."""
+"""The routes that change the collection: jobs that add and remove pictures, and the state of the jobs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from d2r.serve.problems import ProblemError, documented
 from d2r.serve.service import Service
 from d2r.support.files import printable_path
 
-_JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of a job")]
+_JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="id of a job")]
 
 
 def change_routes(service: Service, access: Access) -> APIRouter:
-    """Return the routes of adding, removing and jobs."""
+    """Return the routes that add and remove pictures and report on jobs."""
     router = APIRouter(prefix="/v1", tags=["changes"], dependencies=access.changing)
 
     @router.post(
         "/pictures", status_code=202, openapi_extra=PICTURE_BODY,
         responses=documented(401, 403, 408, 413, 415, 422, 429),
-        summary="Add a picture that is sent; it is on the disk when this answers",
+        summary="Add an uploaded picture; it is on disk when the response arrives",
     )  # fmt: skip
     async def add_picture(
         request: Request,
         response: Response,
-        name: Annotated[str, Query(max_length=200, description="what to call it")] = "",
+        name: Annotated[str, Query(max_length=200, description="name of the picture")] = "",
     ) -> JobInfo:
         data = await service.receiver.picture(request)
         checking = service.processes.run(work.check, service.settings.limits.pixels, data)
@@ -41,8 +41,8 @@ def change_routes(service: Service, access: Access) -> APIRouter:
         try:
             job = await asyncio.to_thread(service.changing().add, data, ending, called)
         except FileExistsError as error:
-            service_log.warning("%s: it has the name of a picture that is sent and is not that picture", error.filename)
-            raise ProblemError(500, "Another file has the picture's name; the log says which.") from error
+            service_log.warning("%s: has the name of an uploaded picture but different content", error.filename)
+            raise ProblemError(500, "Another file has the name of this picture; see the log of the service.") from error
         access_log.info("add job=%s %s name=%s", job.id, _client(request), quoted(called))
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return _job_info(job)
@@ -59,12 +59,12 @@ def change_routes(service: Service, access: Access) -> APIRouter:
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return _job_info(job)
 
-    @router.get("/jobs", responses=documented(401, 403), summary="The latest jobs, the newest first")
+    @router.get("/jobs", responses=documented(401, 403), summary="The latest jobs, newest first")
     def list_jobs(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> JobList:
         jobs = service.changing()
         return JobList(jobs=[_job_info(job) for job in jobs.latest(limit)], counts=jobs.counts())
 
-    @router.get("/jobs/{id}", responses=documented(401, 403, 404), summary="How far a job is")
+    @router.get("/jobs/{id}", responses=documented(401, 403, 404), summary="The state of a job")
     def get_job(id: _JobId) -> JobInfo:
         job = service.changing().get(id)
         if job is None:
@@ -80,7 +80,7 @@ def _job_info(job: Job) -> JobInfo:
 
 
 def _client(request: Request) -> str:
-    """Return who sent a request that changes something, for the log: the address, and what token it had."""
+    """Return the sender of a changing request for the log: the address, and the kind of token."""
     client = f"client={request.client.host if request.client is not None else '-'} token=write"
-    forwarded = request.headers.get("x-forwarded-for")  # by a server in front of this one, or claimed by anybody
+    forwarded = request.headers.get("x-forwarded-for")  # set by a reverse proxy, or forged by the client
     return client if forwarded is None else f"{client} forwarded={quoted(forwarded[:100])}"

@@ -1,4 +1,4 @@
-"""The routes of the page to search on: its files, which are fixed."""
+"""The routes of the search page: its static files."""
 
 from __future__ import annotations
 

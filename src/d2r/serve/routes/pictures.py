@@ -1,4 +1,4 @@
-"""The routes of pictures: the collection, what is known of each of its pictures, and the pictures themselves."""
+"""The routes of pictures: the collection, the information about each picture, and the pictures themselves."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def picture_routes(service: Service, access: Access) -> APIRouter:
     """Return the routes that show the collection."""
     router = APIRouter(prefix="/v1/pictures", tags=["pictures"])
     shown: dict[int | str, dict[str, Any]] = {
-        **JPEG_ANSWER, 304: {"description": "The browser has it"}, **documented(401, 403, 404, 429),
+        **JPEG_ANSWER, 304: {"description": "Not modified"}, **documented(401, 403, 404, 429),
     }  # fmt: skip
     cache = _JpegCache(_CACHE_BYTES)
 
-    @router.get("", summary="The collection, by number", dependencies=access.reading, responses=documented(401))
+    @router.get(
+        "", summary="The pictures of the collection, by number", dependencies=access.reading, responses=documented(401)
+    )
     def list_pictures(
-        after: Annotated[int, Query(ge=0, le=LAST_ID, description="only pictures of a higher number")] = 0,
+        after: Annotated[int, Query(ge=0, le=LAST_ID, description="only pictures with a higher number")] = 0,
         limit: Annotated[int, Query(ge=1, le=200, description="at most this many")] = 48,
     ) -> PictureList:
         rows = service.engine.index.pictures_after(after, limit + 1)
@@ -58,14 +60,14 @@ def picture_routes(service: Service, access: Access) -> APIRouter:
 
     @router.get(
         "/{id}/image", dependencies=access.costly, response_class=Response, responses=shown,
-        summary=f"The picture, upright, at most {_IMAGE_SIDE} pixels a side",
+        summary=f"The picture, upright, at most {_IMAGE_SIDE} pixels on its longer side",
     )  # fmt: skip
     async def get_image(request: Request, id: PictureId) -> Response:
         return await _show(service, cache, request, service.picture(id), _IMAGE_SIDE, 88)
 
     @router.get(
         "/{id}/thumbnail", dependencies=access.costly, response_class=Response, responses=shown,
-        summary=f"The picture, upright, at most {_THUMBNAIL_SIDE} pixels a side",
+        summary=f"The picture, upright, at most {_THUMBNAIL_SIDE} pixels on its longer side",
     )  # fmt: skip
     async def get_thumbnail(request: Request, id: PictureId) -> Response:
         return await _show(service, cache, request, service.picture(id), _THUMBNAIL_SIDE, 80)
@@ -76,7 +78,7 @@ def picture_routes(service: Service, access: Access) -> APIRouter:
 async def _show(
     service: Service, cache: _JpegCache, request: Request, row: PictureRow, side: int, quality: int
 ) -> Response:
-    """Answer with a picture, from memory where it is there, or with nothing when the browser has it."""
+    """Return a response with a picture, from the cache if possible, or without one if the browser has it."""
     tag = f'"{row.digest.hex() if row.digest else row.id}-{side}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
     if request.headers.get("if-none-match") == tag:
@@ -90,7 +92,7 @@ async def _show(
 
 
 class _JpegCache:
-    """Encoded pictures that were asked for lately, up to a number of bytes."""
+    """The encoded pictures that were used most recently, up to a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

@@ -1,6 +1,6 @@
-"""The routes of searching: searches, matches with one picture, and thresholds of the detector.
+"""The routes that search: searches, matches with one picture, and thresholds of the detector.
 
-Each is there twice: with a query picture that is sent, and with one of the collection.
+Each exists twice: for an uploaded query picture, and for one of the collection.
 """
 
 from __future__ import annotations
@@ -27,27 +27,29 @@ _Box = Annotated[
     str | None,
     Query(
         max_length=100,
-        description="what to look for on the query: x1,y1,x2,y2 in pixels of the upright picture; without it the whole",
+        description="query box: x1,y1,x2,y2 in pixels of the upright picture; the whole picture without one",
         examples=["120,80,640,520"],
     ),
 ]
 _Top = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="at most this many results")]
 _Verify = Annotated[
     int,
-    Query(ge=0, le=MAX_RESULTS, description="check the geometry of this many best, and put those that agree first"),
+    Query(
+        ge=0,
+        le=MAX_RESULTS,
+        description="verify this many of the best results spatially, and rank the verified ones first",
+    ),
 ]
 _Expand = Annotated[
     int,
     Query(
         ge=0,
         le=MAX_RESULTS,
-        description="search again, with what this many confirmed results show of it joined to the query; 0 does not",
+        description="query expansion: search again with the query and up to this many verified results; 0 is off",
     ),
 ]
 _Diffuse = Annotated[bool, Query(description="re-rank by diffusion from the verified results")]
-_QueryRegions = Annotated[
-    bool, Query(description="describe the query by the regions that are found in it too, as the pictures are")
-]
+_QueryRegions = Annotated[bool, Query(description="describe the query by regions too, like the indexed pictures")]
 
 
 def _search_options(
@@ -57,7 +59,7 @@ def _search_options(
     diffuse: _Diffuse = False,
     query_regions: _QueryRegions = False,
 ) -> SearchOptions:
-    # Without what it starts from diffusion does nothing, as it always did over HTTP.
+    # Over HTTP, diffusion without verification or expansion has always done nothing instead of failing.
     return SearchOptions(top, verify, expand, diffuse and verify > 0 and expand > 0, query_regions)
 
 
@@ -65,7 +67,7 @@ _Options = Annotated[SearchOptions, Depends(_search_options)]
 
 
 def search_routes(service: Service, access: Access) -> APIRouter:
-    """Return the routes of searching."""
+    """Return the routes that search."""
     router = APIRouter(prefix="/v1", tags=["search"])
 
     async def answer(request: Request, query: SearchQuery, box: str | None, options: SearchOptions) -> Response:
@@ -76,18 +78,18 @@ def search_routes(service: Service, access: Access) -> APIRouter:
         return Response(await service.work(request, searching), media_type="application/json")
 
     @router.post(
-        "/search", summary="Search with a picture that is sent", dependencies=access.reading,
+        "/search", summary="Search with an uploaded picture", dependencies=access.reading,
         openapi_extra=PICTURE_BODY, response_model=SearchAnswer, responses=documented(401, 408, 413, 415, 422, 429),
     )  # fmt: skip
     async def search_upload(request: Request, options: _Options, box: _Box = None) -> Response:
-        _parsed(box)  # before the picture is received
+        _parsed(box)  # refuse an invalid box before receiving the picture
         query = await service.receiver.picture(request)
         return await answer(request, query, box, options)
 
     @router.get(
         "/pictures/{id}/search", dependencies=access.costly, response_model=SearchAnswer,
         responses=documented(401, 403, 404, 422, 429),
-        summary="Search with a picture of the collection, which is left out of the results",
+        summary="Search with a picture of the collection, which the results leave out",
     )  # fmt: skip
     async def search_picture(request: Request, id: PictureId, options: _Options, box: _Box = None) -> Response:
         return await answer(request, service.picture(id), box, options)
@@ -99,7 +101,7 @@ def search_routes(service: Service, access: Access) -> APIRouter:
     @router.post(
         "/pictures/{id}/match", dependencies=access.reading, response_class=Response, openapi_extra=PICTURE_BODY,
         responses={**JPEG_ANSWER, **documented(401, 404, 408, 413, 415, 422, 429)},
-        summary="A picture of the matched points, beside a picture that is sent",
+        summary="A drawing of the inliers between an uploaded query and a picture",
     )  # fmt: skip
     async def match_upload(request: Request, id: PictureId, box: _Box = None) -> Response:
         _parsed(box)
@@ -109,20 +111,22 @@ def search_routes(service: Service, access: Access) -> APIRouter:
     @router.get(
         "/pictures/{id}/match", dependencies=access.costly, response_class=Response,
         responses={**JPEG_ANSWER, **documented(401, 403, 404, 422, 429)},
-        summary="A picture of the matched points, beside another picture of the collection",
+        summary="A drawing of the inliers between two pictures of the collection",
     )  # fmt: skip
     async def match_pictures(request: Request, id: PictureId, query: _QueryId, box: _Box = None) -> Response:
         return await match(request, service.picture(query), box, service.picture(id))
 
     def detector() -> Detector:
         if service.detector is None:
-            raise ProblemError(409, "The regions of this collection come from no detector: there is no threshold.")
+            raise ProblemError(
+                409, "The regions of this collection do not come from a detector: there is no threshold."
+            )
         return service.detector
 
     @router.post(
         "/pictures/{id}/thresholds", dependencies=access.reading, openapi_extra=PICTURE_BODY,
         responses=documented(401, 404, 408, 409, 413, 415, 422, 429, 503),
-        summary="Regions and score at each threshold of the detector, for a query that is sent",
+        summary="Regions and score at each threshold of the detector, for an uploaded query",
     )  # fmt: skip
     async def thresholds_upload(request: Request, id: PictureId, box: _Box = None) -> ThresholdAnswer:
         parsed, row, chosen = _parsed(box), service.picture(id), detector()
@@ -132,7 +136,7 @@ def search_routes(service: Service, access: Access) -> APIRouter:
     @router.get(
         "/pictures/{id}/thresholds", dependencies=access.costly,
         responses=documented(401, 403, 404, 409, 422, 429, 503),
-        summary="Regions and score at each threshold of the detector, for another picture of the collection",
+        summary="Regions and score at each threshold of the detector, for a query from the collection",
     )  # fmt: skip
     async def thresholds_pictures(
         request: Request, id: PictureId, query: _QueryId, box: _Box = None

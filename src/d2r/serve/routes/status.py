@@ -1,4 +1,4 @@
-"""The routes of the service itself: whether it is alive and ready, its figures, and what it is."""
+"""The routes about the service itself: health, readiness, metrics and information."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def status_routes(service: Service, access: Access) -> APIRouter:
     async def health() -> Status:
         return Status()
 
-    @router.get("/ready", summary="Can it answer?", responses=documented(503))
+    @router.get("/ready", summary="Is the service ready to search?", responses=documented(503))
     async def ready() -> Status:
         if not service.ready:
-            raise ProblemError(503, "The worker processes are still starting, or it is ending.")
+            raise ProblemError(503, "The service is starting or stopping.")
         try:
             service.engine.index.picture_at(1)
         except Exception as error:
@@ -34,7 +34,7 @@ def status_routes(service: Service, access: Access) -> APIRouter:
         return Status()
 
     @router.get(
-        "/metrics", summary="Figures for Prometheus", dependencies=access.reading, response_class=Response,
+        "/metrics", summary="Metrics for Prometheus", dependencies=access.reading, response_class=Response,
         responses={200: {"content": {"text/plain": {}}}, **documented(401)},
     )  # fmt: skip
     def metrics() -> Response:
@@ -59,7 +59,7 @@ def status_routes(service: Service, access: Access) -> APIRouter:
             pictures=size.pictures,
             words=size.num_words,
             regions="detector" if detector is not None else recipe.regions,
-            features=recipe.features.partition(":")[0],  # a network's path is nobody's business
+            features=recipe.features.partition(":")[0],  # the path of a network is private
             detector=detector is not None,
             threshold=detector.threshold if detector is not None else None,
             writable=service.settings.writable,
