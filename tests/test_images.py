@@ -111,7 +111,7 @@ def test_the_content_decides_the_format_not_the_name(tmp_path):
     (tmp_path / "really-png.jpg").write_bytes(encoded(photo(), "PNG"))
     np.testing.assert_array_equal(read_image(tmp_path / "really-png.jpg"), gradient())
     (tmp_path / "text.png").write_text("no picture at all")
-    with pytest.raises(ImageError, match=r"text\.png: not a picture in a format that is read"):
+    with pytest.raises(ImageError, match=r"text\.png: not a picture in a supported format"):
         read_image(tmp_path / "text.png")
 
 

@@ -1,4 +1,4 @@
-"""What a file seems to be, by its first bytes and then by its ending, so that a wrong one can be refused by name."""
+"""Guess a file's type from its first bytes and then its ending, so that an error can name what was given instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from d2r.images import SUFFIXES
 
-_LOOKED_AT: Final = 64 << 10  # bytes; text has no zero byte in them
+_LOOKED_AT: Final = 64 << 10  # bytes; there is no zero byte among them in text
 
 _PICTURE: Final = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL
@@ -30,7 +30,7 @@ _CONTENTS: Final = {
     rb"\x80[\x02-\x05]": "a Python pickle",
     rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|!doctype|html|svg)": "an XML document or a web page",
 }
-"""What the first bytes match to what a file is; the first that matches counts."""
+"""Pattern of the first bytes to what the file is; the first match counts."""
 
 _ENDINGS: Final = {
     ending: kind
@@ -52,12 +52,12 @@ _ENDINGS: Final = {
 
 
 def is_picture(file: Path) -> bool:
-    """Say whether a file is a picture by its first bytes, or is called like one."""
+    """Return whether a file is a picture by its first bytes or its ending."""
     return file.suffix.lower() in SUFFIXES or _PICTURE.match(_start(file)) is not None
 
 
 def seems_to_be(file: Path) -> str | None:
-    """Return what a file seems to be that is no picture, such as "a video"; None for text of no known kind.
+    """Return what a file that is not a picture seems to be, such as "a video"; None for text of no known kind.
 
     Raises:
         OSError: it cannot be read.
