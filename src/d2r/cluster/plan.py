@@ -1,7 +1,7 @@
-"""How many machines a collection needs, worked out from what was measured of this build.
+"""How many machines a collection needs, computed from measurements of this build.
 
-Everything is linear in the pictures, which is what an inverted file without an early stop is. What was not measured is
-an assumption, is said to be one, and can be given.
+Everything is linear in the number of pictures, as in any inverted file without early termination. What was not measured
+is an assumption, is marked as one, and can be set.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ GB: Final = 1e9
 
 @dataclass(frozen=True)
 class Constant:
-    """A number that a plan rests on.
+    """A number that a plan depends on.
 
     Attributes:
-        name: what it is.
-        value: in ``unit``.
-        unit: see there.
+        name: its meaning.
+        value: its value in ``unit``.
+        unit: its unit.
         source: where it was measured, or that it was not.
     """
 
@@ -96,7 +96,7 @@ MEASURED: Final = (
     POSTING_BYTES, POSTING_NS, SCORED, SCORED_WORDS, TAIL, WORDS, REGION_WORDS, VERIFY_BYTES, CATALOGUE_BYTES,
     FACTOR_BYTES, WRITE_US, DISK, COPIES, READ_S, REGION_S, QUERY_S, VERIFY_S, HOP_S, QUERY_BYTES,
 )  # fmt: skip
-"""All that a plan rests on and that cannot be given."""
+"""All constants of a plan that cannot be set."""
 
 
 class PlanError(D2RError):
@@ -105,20 +105,20 @@ class PlanError(D2RError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted, and of what machines.
+    """The requirements, and the machines.
 
     Attributes:
-        pictures: of the collection.
-        regions: of a picture on average, the whole picture counted.
-        qps: queries a second.
-        latency_s: that half of them may take.
-        verify: pictures verified of each query.
-        cores: of a machine.
-        memory: of a machine, in bytes.
-        bandwidth: at which all cores of a machine together read memory, in bytes a second. Was not measured.
-        busy: share of the time that cores are busy at most; what is above waits too long.
-        replicas: machines that have each part.
-        days: in which the collection is to be described.
+        pictures: pictures in the collection.
+        regions: average regions per picture, including the whole picture.
+        qps: queries per second.
+        latency_s: maximum median latency of a query.
+        verify: length of the shortlist for spatial verification.
+        cores: cores per machine.
+        memory: memory per machine, in bytes.
+        bandwidth: rate at which all cores of a machine together read memory, in bytes per second. It was not measured.
+        busy: maximum share of the time that cores are busy; above it, queries wait too long.
+        replicas: machines per shard.
+        days: days in which to describe the collection.
     """
 
     pictures: float
@@ -136,29 +136,29 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What that takes; seconds are wall-clock, and bytes of all machines together, unless said otherwise.
+    """The resources needed; seconds are wall-clock, and bytes are of all machines together, unless stated otherwise.
 
     Attributes:
-        words: of a picture.
-        postings: of the collection.
+        words: visual words per picture.
+        postings: postings of the collection.
         scored: postings that one query scores.
-        search_bytes: in memory, of one copy.
-        disk_bytes: of one copy: postings, features and catalogue.
-        shards: parts of the index, one a machine.
-        bound: what decides that number: "memory", "queries" or "latency".
-        machines: that search: shards times replicas.
-        front_cores: that describe queries, beside them.
-        scoring_s: of one query, on the cores of all shards.
-        waiting_s: for the queries before it.
-        verifying_s: of one query.
-        median_s: of one query, everything counted.
-        slow_s: of one query in a hundred.
+        search_bytes: memory of one copy.
+        disk_bytes: disk space of one copy: postings, features and catalogue.
+        shards: parts of the index, one per machine.
+        bound: what determines that number: "memory", "queries" or "latency".
+        machines: machines that search: shards times replicas.
+        front_cores: further cores, which describe queries.
+        scoring_s: scoring time of one query, on the cores of all shards.
+        waiting_s: time that a query waits for those before it.
+        verifying_s: verification time of one query.
+        median_s: median latency of one query, everything included.
+        slow_s: latency of the slowest query in a hundred.
         busy: share of the time that cores of the shards are busy.
-        core_s_a_query: core seconds of describing, scoring and verifying.
-        describing_core_hours: for the whole collection.
-        describing_cores: so that it is described in time.
-        writing_hours: for the one process that commits.
-        network: bytes a second from the front to the shards.
+        core_s_a_query: core seconds per query of describing, scoring and verifying.
+        describing_core_hours: core hours to describe the whole collection.
+        describing_cores: cores that describe it in time.
+        writing_hours: hours of the single process that commits.
+        network: bytes per second from the front to the shards.
     """
 
     words: float
@@ -184,27 +184,27 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """Return the fewest shards that hold the collection, keep up with the queries, and answer in time.
+    """Plan the fewest shards that hold the collection, keep up with the queries, and answer in time.
 
-    A query is scored by all shards at once, on all cores of each. Queries come at random and take the same time, so
-    that they wait as in an M/D/1 queue.
+    All shards score a query at once, each on all its cores. Queries arrive at random and take equally long, so they
+    wait as in an M/D/1 queue.
 
     Raises:
-        PlanError: no number of shards meets the latency, because what comes before and after scoring takes longer.
+        PlanError: no number of shards meets the latency, because the steps before and after scoring take longer.
     """
     words = WORDS.value + REGION_WORDS.value * max(0.0, request.regions - 1)
     postings = request.pictures * words
-    # A query is one region. How often two pictures share a word grows with the words of each.
+    # A query is one region. How often two pictures share a word is proportional to the words of each.
     scored = request.pictures * SCORED.value * (words / SCORED_WORDS.value) * (WORDS.value / SCORED_WORDS.value)
     search_bytes = postings * POSTING_BYTES.value + request.pictures * FACTOR_BYTES.value
-    # Cores beyond what memory can feed score nothing.
+    # More cores than the memory bandwidth can feed do not help.
     posting_s = max(POSTING_NS.value * 1e-9 / request.cores, POSTING_BYTES.value / request.bandwidth)
     verify_core_s = request.verify * VERIFY_S.value
     around_s = QUERY_S.value + HOP_S.value
 
     def timing(shards: int) -> tuple[float, float, float, float, float]:
         scoring_s = scored * posting_s / shards
-        # Candidates fall on shards at random: the fullest has its share and two standard deviations.
+        # The shortlist falls on shards at random: the fullest has its share and two standard deviations.
         share = request.verify / shards
         fullest = min(float(request.verify), math.ceil(share + 2 * math.sqrt(share)))
         verifying_s = math.ceil(fullest / request.cores) * VERIFY_S.value
@@ -213,7 +213,7 @@ def make_plan(request: Request) -> Plan:
         waiting_s = service_s * busy / (2 * (1 - busy)) if busy < 1 else math.inf
         return scoring_s, waiting_s, verifying_s, around_s + scoring_s + waiting_s + verifying_s, busy
 
-    least = math.ceil(search_bytes / (0.8 * request.memory))  # the system and the features of candidates need the rest
+    least = math.ceil(search_bytes / (0.8 * request.memory))  # the rest is for the system and the shortlist's features
     floor_s = around_s + (VERIFY_S.value if request.verify else 0.0)
     if floor_s >= request.latency_s:
         raise PlanError(
@@ -256,12 +256,12 @@ def make_plan(request: Request) -> Plan:
 
 
 def _slow_wait(mean_s: float, busy: float) -> float:
-    """Return what one query in a hundred waits at least, as waits of a queue fall off exponentially."""
+    """Return the minimum wait of one query in a hundred, as the waits of a queue fall off exponentially."""
     return mean_s / busy * math.log(100 * busy) if busy > 0.01 else 0.0
 
 
 def _smallest(low: int, enough: Callable[[int], bool]) -> int:
-    """Return the smallest count above ``low`` that is enough, when every greater one is too."""
+    """Return the smallest count above ``low`` that is enough, if every greater one is too."""
     high = 2 * low
     while not enough(high):
         low, high = high, 2 * high
