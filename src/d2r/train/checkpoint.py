@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had not stopped."""
+"""Checkpoints: everything a run needs to continue as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PARTS: Final = frozenset(
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the old one stays until the new one is whole."""
+    """Write a checkpoint; the old one stays until the new one is complete."""
     with replacing(path) as part:
         torch.save({"format": _FORMAT, **state}, part)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the memory of the processor. Nothing in the file is executed.
+    """Read a checkpoint to CPU memory. Nothing in the file is executed.
 
     Raises:
-        TrainError: there is none, or it is damaged or no checkpoint.
+        TrainError: the file is missing or damaged, or not a checkpoint.
     """
     shown = display_path(path)
     try:
