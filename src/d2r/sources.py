@@ -102,7 +102,7 @@ def listed_paths(file: Path) -> Iterator[str]:
         for number, line in enumerate(lines, start=1):
             if b"\0" in line or (number == 1 and line.startswith(_BOMS)):
                 encoded = "save it as UTF-8" if number == 1 and line.startswith(_BOMS) else "is it a list of paths?"
-                raise SourceError(f"{display_path(file)}, line {number}: it has a zero byte, as no path has; {encoded}")
+                raise SourceError(f"{display_path(file)}, line {number}: it has a zero byte; {encoded}")
             path = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             if path and not path.startswith(b"#"):
                 yield os.fsdecode(path)

@@ -1,4 +1,4 @@
-"""The paper's draw: four and four pictures a landmark, the same for the same seed, those without a box left out."""
+"""The paper's draw: four and four pictures per landmark, the same for the same seed; those without a box left out."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ from d2r.datasets.landmark_sample import draw_sample, sample_dataset
 
 
 def collection(**counts):
-    """So many pictures of each landmark, their ids ``landmark/number``."""
+    """Pictures of each landmark, with ids ``landmark/number``."""
     return [
         LandmarkPicture(f"{name}/{k}", None, name, row)
         for row, (name, k) in enumerate(((name, k) for name, count in counts.items() for k in range(count)), start=2)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and printable paths."""
+"""Atomic writing of files, and printable paths."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_folder_is_removed_only_where_it_was_made_as_ones_own(tmp_path: Path) 
     assert (own / "deep" / "file").exists()
     other.mkdir()
     (other / "mine").write_text("mine")
-    with pytest.raises(OutputError, match="other: it holds what d2r did not put there"):
+    with pytest.raises(OutputError, match="other: it holds files that d2r did not put there"):
         own_folder(other)
     (tmp_path / "link").symlink_to(own)
     with pytest.raises(OutputError, match="link: a folder is needed here"):

@@ -36,29 +36,29 @@ class Constant:
 
 _MILLION: Final = "docs/performance.md, a million pictures"
 
-POSTING_BYTES: Final = Constant("memory of a posting", 18.02, "bytes", _MILLION)
+POSTING_BYTES: Final = Constant("memory per posting", 18.02, "bytes", _MILLION)
 POSTING_NS: Final = Constant("scoring a posting on one core", 2.34, "ns", f"{_MILLION}, compacted")
-SCORED: Final = Constant("postings scored, a picture and query, of 787 words each", 16.0, "postings", _MILLION)
-SCORED_WORDS: Final = Constant("words of those", 787.0, "words", _MILLION)
-TAIL: Final = Constant("slowest of a hundred searches over the median", 1.32, "times", f"{_MILLION}, 2 threads, again")
+SCORED: Final = Constant("postings scored per picture and query, of 787 words each", 16.0, "postings", _MILLION)
+SCORED_WORDS: Final = Constant("words of each of those", 787.0, "words", _MILLION)
+TAIL: Final = Constant("slowest of a hundred searches to the median", 1.32, "times", f"{_MILLION}, 2 threads, again")
 WORDS: Final = Constant(
-    "words of a picture, whole", 794.0, "words", "docs/results.md, real landmarks, 65,536 words: 15,878 bytes / 20"
+    "words of a whole picture", 794.0, "words", "docs/results.md, real landmarks, 65,536 words: 15,878 bytes / 20"
 )
 REGION_WORDS: Final = Constant(
-    "words that each further region adds", 102.0, "words", "the same, with 9.0 regions: (32,218 / 20 - 794) / 8.0"
+    "words added per further region", 102.0, "words", "the same, with 9.0 regions: (32,218 / 20 - 794) / 8.0"
 )
 VERIFY_BYTES: Final = Constant(
-    "points of a picture, on disk",
+    "local features per picture, on disk",
     50_070.0,
     "bytes",
     "`d2r info` of 103 photos, at most 1,000 points: 30,070, and 20 of each for expansion",
 )
-CATALOGUE_BYTES: Final = Constant("catalogue of a picture", 135.0, "bytes", _MILLION)
-FACTOR_BYTES: Final = Constant("normalisation of a picture, in memory", 4.0, "bytes", "one float32 a picture")
+CATALOGUE_BYTES: Final = Constant("catalogue per picture", 135.0, "bytes", _MILLION)
+FACTOR_BYTES: Final = Constant("normalisation per picture, in memory", 4.0, "bytes", "one float32 per picture")
 WRITE_US: Final = Constant("writing a picture without its features", 172.0, "us", f"{_MILLION}; one writer")
 DISK: Final = Constant("writing to the disk", 330e6, "bytes/s", "docs/performance.md, the machine")
 COPIES: Final = Constant(
-    "times that a picture's features are written", 4.0, "times",
+    "times that features of a picture are written", 4.0, "times",
     "src/d2r/index/compaction.py: from commits of 64 MB, 125 pictures, to 65,536 by merging eight into one",
 )  # fmt: skip
 READ_S: Final = Constant(
@@ -80,7 +80,7 @@ VERIFY_S: Final = Constant(
     "verifying a picture", 0.00085, "core s", "benchmarks/cluster_overhead.py, of 100; 0.81 ms since"
 )
 HOP_S: Final = Constant(
-    "asking shards twice, in place of oneself",
+    "asking shards twice, instead of searching locally",
     0.0213,
     "s",
     "benchmarks/cluster_overhead.py: all of them on two cores; 16.8 ms since",
@@ -89,7 +89,7 @@ QUERY_BYTES: Final = Constant(
     "sent to each shard for a query",
     218_000.0,
     "bytes",
-    "benchmarks/cluster_overhead.py: 691 features, its words and codes, and what is verified against",
+    "benchmarks/cluster_overhead.py: 691 features, its words and codes, and keypoints for verification",
 )
 
 MEASURED: Final = (
@@ -217,8 +217,8 @@ def make_plan(request: Request) -> Plan:
     floor_s = around_s + (VERIFY_S.value if request.verify else 0.0)
     if floor_s >= request.latency_s:
         raise PlanError(
-            f"a query cannot be answered in {1000 * request.latency_s:g} ms: to describe it, to ask and to verify one"
-            f" picture take {1000 * floor_s:.0f} ms"
+            f"a query cannot be answered in {1000 * request.latency_s:g} ms: describing it, asking the shards and"
+            f" verifying one picture take {1000 * floor_s:.0f} ms"
         )
     enough: dict[str, Callable[[int], bool]] = {
         "queries": lambda count: timing(count)[4] <= request.busy,

@@ -106,7 +106,7 @@ class Shards:
                 answer.result(timeout_s=_START_S)
             except FileNotFoundError as error:
                 raise ClusterError(
-                    f"shard {shard} does not see {self._index.folder}; every machine must, under this path"
+                    f"shard {shard} cannot read {self._index.folder}; every machine must be able to, under this path"
                 ) from error
 
     def rank(self, query: Aggregated, top: int) -> tuple[list[Hit], int]:

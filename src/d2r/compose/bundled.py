@@ -101,7 +101,7 @@ def bundled_photos() -> BundledPhotos:
         library, file = name.split("/")
         path = folders[library] / file
         if not path.is_file():
-            raise BundledError(f"{path}: this version of {library} does not bring it; try: {_INSTALL}")
+            raise BundledError(f"{path}: this version of {library} does not have it; try: {_INSTALL}")
         return path
 
     return BundledPhotos(
@@ -113,7 +113,7 @@ def bundled_photos() -> BundledPhotos:
 def _folder(library: str) -> Path:
     spec = importlib.util.find_spec(library)  # finds a top-level package without importing it
     if spec is None or spec.origin is None:
-        raise BundledError(f"the demo uses photographs that {library} brings along; install it with: {_INSTALL}")
+        raise BundledError(f"the demo uses photographs shipped with {library}; install it with: {_INSTALL}")
     return Path(spec.origin).parent / _FOLDERS[library]
 
 

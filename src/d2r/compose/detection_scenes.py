@@ -158,7 +158,7 @@ def compose_scenes(
         )
         for done, (index, scene) in enumerate(outcomes, start=1):
             if isinstance(scene, WorkerDied):
-                raise ClutterError(f"{name}: the process that composed picture {index} {scene}; is there memory left?")
+                raise ClutterError(f"{name}: the process that composed picture {index} {scene}; is memory short?")
             skipped |= dict.fromkeys(scene.skipped)
             images.append({"id": index, "file_name": scene.name, "width": scene.width, "height": scene.height})
             for one in scene.objects:

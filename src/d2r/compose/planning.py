@@ -160,7 +160,7 @@ def _target(
         return None
     query, found = query_and_views(photos, views)
     if not found:
-        skipped.append(Skipped(instance.name, "no two of its photographs are seen to show the same part"))
+        skipped.append(Skipped(instance.name, "no two of its photographs verifiably show the same part"))
         return None
     described |= {photo.photo: photo for photo in photos}
     parts = tuple(found[k % len(found)] for k in range(views))

@@ -51,7 +51,7 @@ def split_backgrounds(folder: Path, leave_out: Sequence[str] = (), *, validation
     found = {path: path.relative_to(folder).as_posix() for path in read_backgrounds(folder)}
     for pattern in leave_out:
         if not any(fnmatchcase(name, pattern) for name in found.values()):
-            raise ClutterError(f"{display_path(folder)}: no picture matches {pattern!r}, which is to be left out")
+            raise ClutterError(f"{display_path(folder)}: no picture to leave out matches {pattern!r}")
     chosen = tuple(
         path
         for path, name in found.items()

@@ -117,8 +117,8 @@ def _check_files(labels: Path, pictures: Iterable[DetectionPicture]) -> None:
     if missing:
         more = f", nor are {len(missing) - 1:,} others" if len(missing) > 1 else ""
         raise DetectionDataError(
-            f"{display_path(missing[0])}: listed in {display_path(labels)} but not on disk{more}; say where pictures"
-            " lie with LABELS=PICTURES, or take what is missing out of the labels"
+            f"{display_path(missing[0])}: listed in {display_path(labels)} but not on disk{more}; give the folder"
+            " of the pictures with LABELS=PICTURES, or remove them from the labels"
         )
 
 

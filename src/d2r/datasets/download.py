@@ -192,7 +192,7 @@ def _fill(
             path.unlink()
     if lacking := _missing(root, pictures):
         share = f"{len(lacking):,} of {len(pictures):,} pictures"
-        raise DownloadError(str(root), f"the archives do not hold {share}, such as {lacking[0]}")
+        raise DownloadError(str(root), f"the archives lack {share}, for example {lacking[0]}")
 
 
 def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
@@ -223,7 +223,7 @@ def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         archive.unlink()
-        raise DownloadError(str(archive), f"damaged or unsafe ({error}); it was removed, to be fetched anew") from error
+        raise DownloadError(str(archive), f"damaged or unsafe ({error}), and removed; run again to fetch it") from error
     for name in unpacked:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(folder / name):  # an existing picture may be better, without blurred faces

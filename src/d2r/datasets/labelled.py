@@ -84,8 +84,8 @@ def _read_google(labels: Path, pictures: Path | None) -> list[LabelledPicture]:
             found.append(LabelledPicture(path, landmark))
     if not found:
         raise LabelledDataError(
-            f"{display_path(labels / PICTURES)}: none of its {len(rows):,} pictures is in {display_path(root)}; say"
-            " where they are with LABELS=PICTURES"
+            f"{display_path(labels / PICTURES)}: none of its {len(rows):,} pictures is in {display_path(root)}; give"
+            " their folder with LABELS=PICTURES"
         )
     return found
 

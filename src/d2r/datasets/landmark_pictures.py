@@ -264,8 +264,8 @@ class _Round:
                 self._failures.remove(lost)
             raise DownloadError(
                 display_path(self._folder),
-                f"no server answers any longer, the last time: {error.reason}. When the network is there, run the same"
-                " command again: it goes on where it stopped",
+                f"no server answers any longer; last error: {error.reason}. When the network is back, run the same"
+                " command again: it continues where it stopped",
             )
 
     def _fail(self, picture: LandmarkPicture, reason: str) -> None:
@@ -281,5 +281,5 @@ def _problem(url: str) -> str | None:
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        return "not an address of the web (http://... or https://...)"
+        return "not a web address (http://... or https://...)"
     return None

@@ -125,6 +125,6 @@ def _too_few(name: str, landmark: str, shown: list[LandmarkPicture], each: int) 
     count = f"{len(shown)} picture{'' if len(shown) == 1 else 's'}"
     return LandmarkBoxesError(
         name,
-        f"{row}landmark {landmark!r} has {count}, and {each} are drawn of each; add pictures of it, or leave out"
-        " landmarks that have too few (--leave-out-rare)",
+        f"{row}landmark {landmark!r} has {count}, but {each} are drawn per landmark; add pictures of it, or leave"
+        " out landmarks with too few (--leave-out-rare)",
     )

@@ -140,7 +140,7 @@ def _load_mat(path: Path, name: str) -> Any:
     try:
         return loadmat(str(path), appendmat=False, simplify_cells=True)
     except NotImplementedError as error:
-        raise GroundTruthError(name, "MATLAB format 7.3 is not read; save it with -v7") from error
+        raise GroundTruthError(name, "MATLAB format 7.3 is not supported; save it with -v7") from error
     except Exception as error:  # a damaged file may raise anything
         raise GroundTruthError(name, f"damaged MATLAB file ({error or type(error).__name__})") from error
 

@@ -60,6 +60,6 @@ def find_model(model: str) -> Path:
     if model in known:
         return known[model] / f"{model}.onnx"
     raise FileNotFoundError(
-        f"no such model is shipped or was added (there are: {', '.join(sorted(known)) or 'none'}), and the name of a"
-        f" file ends in .onnx; one that is known is fetched by: d2r models pull {model}"
+        f"there is no such model (there are: {', '.join(sorted(known)) or 'none'}), and the name of a file ends in"
+        f" .onnx; a known model is fetched with: d2r models pull {model}"
     )

@@ -294,8 +294,8 @@ def check_pinned(path: Path, sha256: str, expected: str, error: type[ModelError]
     if expected not in ("", sha256):
         raise error(
             str(path),
-            f"not the file that was asked for: its SHA-256 is {sha256}, not {expected}. Put back the"
-            " file that an index was made with, or make another index with this one",
+            f"not the expected file: its SHA-256 is {sha256}, not {expected}. Restore the file that the index"
+            " was made with, or make another index with this one",
         )
 
 

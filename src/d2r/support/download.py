@@ -144,7 +144,7 @@ def _check(url: str, part: Path, tag: Path, sha256: str) -> None:
     if found != sha256:
         part.unlink()
         tag.unlink(missing_ok=True)
-        raise DownloadError(url, f"its sha256 is {found}, and it should be {sha256}")
+        raise DownloadError(url, f"its sha256 is {found}, but should be {sha256}")
 
 
 def _size(path: Path) -> int:
@@ -213,7 +213,7 @@ def _transfer(
             response.headers.get("Content-Range", "").startswith(f"bytes {start}-") and version in (None, known)
         ):
             part.unlink(missing_ok=True)
-            raise _InterruptedError("the server answers something else than the rest of the file")
+            raise _InterruptedError("the server sent something else than the rest of the file")
         done = start if resumed else 0
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdigit() else None

@@ -137,11 +137,11 @@ def check_output(path: Path, ours: Ours, *, force: bool = False, inputs: Iterabl
     if not path.exists():
         return
     if any(one is not None and one.exists() and one.samefile(path) for one in inputs):
-        raise OutputError(f"{shown}: it is read here, and would be lost; give another name")
+        raise OutputError(f"{shown}: it is an input of this command and would be lost; give another name")
     if not path.stat().st_size or ours(path):
         return
     if _is_picture(path):
-        raise OutputError(f"{shown}: it is a picture, not written over even with --force; give another name")
+        raise OutputError(f"{shown}: it is a picture, which is not overwritten even with --force; give another name")
     if not force:
         raise OutputError(f"{shown}: it exists and was not written by d2r; give another name, or --force")
 
@@ -154,7 +154,7 @@ def check_plain(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{shown}: it is a folder; give the name of a file")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{shown}: it is a device or a pipe, and a file is to be written; give the name of a file")
+        raise OutputError(f"{shown}: it is a device or a pipe; give the name of a file")
 
 
 def is_index(folder: Path) -> bool:
@@ -220,11 +220,11 @@ def own_folder(folder: Path) -> None:
         OutputError: it is a link or a file, or a folder that is not empty and has no marker.
     """
     if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
-        raise OutputError(f"{display_path(folder)}: a folder is needed here for what is under way; move what is there")
+        raise OutputError(f"{display_path(folder)}: a folder for work in progress is needed here; move what is there")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / _OWN).is_file() and any(folder.iterdir()):
         raise OutputError(
-            f"{display_path(folder)}: it holds what d2r did not put there; move it, or give another place"
+            f"{display_path(folder)}: it holds files that d2r did not put there; move it, or give another place"
         )
     (folder / _OWN).touch()
 
@@ -253,7 +253,7 @@ def move_new(source: Path, target: Path) -> None:
         OutputError: a file, a folder or a link has that name.
     """
     if os.path.lexists(target):
-        raise OutputError(f"{display_path(target)}: it exists, and is not written over; move it")
+        raise OutputError(f"{display_path(target)}: it exists and is never overwritten; move it")
     source.rename(target)
 
 

@@ -54,7 +54,7 @@ class Registry(Generic[_Part]):
         if name not in self.parts:
             if name not in self.added:
                 there = ", ".join(sorted({*self.parts, *self.added}))
-                hint = f" here (an object made it: give it again, {self.kind}=...)" if "." in name else ""
+                hint = f" here (it was given as an object: give it again, {self.kind}=...)" if "." in name else ""
                 raise SpecError(f"{self.kind} {name!r} is not known{hint}; there are: {there}")
             one = self.added[name]
             try:
@@ -62,7 +62,7 @@ class Registry(Generic[_Part]):
             except Exception as error:  # any exception: it is another package's code
                 raise SpecError(f"{self.kind} {name!r} of {one.value} cannot be loaded: {error}") from error
             if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
-                raise SpecError(f"{self.kind} {name!r}: {one.value} is no dataclass, whose fields are its options")
+                raise SpecError(f"{self.kind} {name!r}: {one.value} is not a dataclass, with its options as fields")
             self.parts[name] = cast("type[_Part]", part)
         return self.parts[name]
 
@@ -78,7 +78,7 @@ class Registry(Generic[_Part]):
             return part
         kind = type(part)
         if not dataclasses.is_dataclass(kind):
-            raise SpecError(f"{self.kind}: {kind.__qualname__} is no dataclass, whose fields are its options")
+            raise SpecError(f"{self.kind}: {kind.__qualname__} is not a dataclass, with its options as fields")
         if kind not in self.parts.values():
             self.take(f"{kind.__module__}.{kind.__qualname__}", kind)
         return self.spec(part)

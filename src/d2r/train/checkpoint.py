@@ -35,12 +35,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise TrainError(f"{shown}: there is no checkpoint to go on from; leave --resume out to start") from error
+        raise TrainError(f"{shown}: there is no checkpoint to resume from; leave out --resume to start") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
         reason = str(error).partition("\n")[0][:200] or "it is empty"
         raise TrainError(
-            f"{shown}: the checkpoint is damaged or not one ({reason}); start anew in another"
-            " folder, with --init best.safetensors of this one where there is one"
+            f"{shown}: the checkpoint is damaged or not one ({reason}); start again in"
+            " another folder, with --init best.safetensors of this one if it exists"
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT or set(state) != _PARTS:
         raise TrainError(f"{shown}: not a checkpoint of this program, or of another version of it")

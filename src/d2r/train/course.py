@@ -144,7 +144,7 @@ def check_new(folder: Path) -> None:
         return
     if (folder / LAST).exists():
         raise TrainError(
-            f"{display_path(folder)}: there is a run here; give --resume to go on with it, or another folder"
+            f"{display_path(folder)}: there is a run here; give --resume to continue it, or another folder"
         )
     names = {path.name for path in folder.iterdir() if not is_temporary(path)} - {DESCRIPTORS}
     begun = (folder / SETTINGS).is_file() and is_our_json(folder / SETTINGS)

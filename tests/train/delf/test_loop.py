@@ -25,7 +25,7 @@ class StoppedError(Exception):
 
 
 def stop_after(epochs: int, seen: list[EpochRow] | None = None):
-    """Return what stops a run after so many epochs, those of an earlier stage counted; they come into ``seen``."""
+    """Return a listener that stops a run after some epochs, with those of an earlier stage; it adds them to ``seen``."""
     seen = [] if seen is None else seen
 
     def finished(row) -> None:

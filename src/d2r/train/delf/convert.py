@@ -85,7 +85,7 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
             " --arch resnet18 or resnet50"
         )
     if "dim_reduction.weight" not in state:
-        raise ConvertError(f"{shown}: its network has no dim_reduction, which descriptors are made with")
+        raise ConvertError(f"{shown}: its network has no dim_reduction, which computes the descriptors")
     about = stored.get("net_params") or stored.get("meta") or {}
     says = about.get("architecture") if isinstance(about, dict) else None
     backbone = HOW[arch]
@@ -103,14 +103,14 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
         elif name.startswith(_PREFIX) and number.isdecimal() and int(number) < len(names):
             weights[f"body.{names[int(number)]}.{rest}"] = value
         else:
-            raise ConvertError(f"{shown}: it has weights {name[:80]!r}, which {arch} has not")
+            raise ConvertError(f"{shown}: it has weights {name[:80]!r}, which {arch} does not have")
     try:
         missing = network.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:
         raise ConvertError(f"{shown}: not of {arch} ({str(error).splitlines()[-1].strip()})") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # training counts with it
     if missing:
-        raise ConvertError(f"{shown}: it lacks {len(missing)} weights of {arch}, {missing[0]} for one")
+        raise ConvertError(f"{shown}: it lacks {len(missing)} weights of {arch}, for example {missing[0]}")
     return network
 
 

@@ -211,12 +211,12 @@ def _labelled_photos(settings: DelfSettings) -> tuple[list[LabelledPicture], lis
     try:
         training, held = hold_out(known, settings.hold_out, settings.seed)
     except ValueError as error:
-        raise TrainError(f"--data: of photos with a landmark, {error}; see --recipe self") from error
+        raise TrainError(f"--data: among photos with a landmark, {error}; see --recipe self") from error
     names = sorted({str(picture.landmark) for picture in training})
     validation = [picture for picture in held if picture.landmark in names]
     if len(names) < 2 or not validation:
         raise TrainError(
-            f"--data: the recipe classify needs two landmarks with photos, and there are {len(names)}; see"
+            f"--data: the recipe classify needs two landmarks with photos, but there are {len(names)}; see"
             " --recipe self"
         )
     return training, validation, list(names)

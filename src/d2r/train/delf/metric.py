@@ -85,8 +85,8 @@ class MetricTrainer:
         counts = np.bincount(landmarks)
         if (counts > 1).sum() < 2:
             raise TrainError(
-                "--data: the recipe metric needs at least two landmarks of two pictures to train on, besides those that"
-                " are held out; without landmarks use --recipe self"
+                "--data: the recipe metric needs at least two landmarks with two pictures to train on, besides the"
+                " held-out ones; without landmarks use --recipe self"
             )
         self._queries = np.flatnonzero(counts[landmarks] > 1)
         self._tuples = _Tuples(len(self._queries), settings.batch, settings.seed)
@@ -212,7 +212,7 @@ def hold_out_landmarks(landmarks: Sequence[str | None], share: float, seed: int)
             rows.setdefault(landmark, []).append(row)
     several = [landmark for landmark, found in rows.items() if len(found) > 1]
     if len(several) < 4:
-        raise ValueError(f"it has {len(several)} landmarks of two pictures or more, and at least four are needed")
+        raise ValueError(f"it has {len(several)} landmarks with two pictures or more, but at least four are needed")
     random = np.random.default_rng(seed)
     drawn = random.permutation(len(several))[: min(max(2, round(share * len(several))), len(several) - 2)]
     alone = [row for row, name in enumerate(landmarks) if name is None or len(rows[name]) == 1]

@@ -49,4 +49,4 @@ class DelfSettings(RunSettings):
             if getattr(self, name) < 1:
                 raise TrainError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.batch < 2 and self.recipe != "metric":
-            raise TrainError("--batch must be at least 2: other pictures of a step are what one is told apart from")
+            raise TrainError("--batch must be at least 2: a picture is compared with the others of its step")

@@ -152,7 +152,7 @@ class PatchTrainer:
         measured = PhotoPairs(validation, _MEASURED, settings.seed)
         self._measured = collate_patch_pairs([measured[0, number, number] for number in range(len(validation))])
         if len(self._measured.photos) < 2:
-            raise TrainError("--data: in the held-out photos no key points are found again; give more photos")
+            raise TrainError("--data: no keypoints match in the held-out photos; give more photos")
 
     def batches(self, average: nn.Module, epoch: int) -> Iterator[PatchBatch]:
         """Yield the batches of an epoch: each has a share of the pairs of every photo."""

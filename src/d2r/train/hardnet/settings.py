@@ -24,4 +24,4 @@ class HardNetSettings(RunSettings):
         if self.channels < 1:
             raise TrainError(f"--channels must be at least 1, not {self.channels}")
         if self.batch < 2:
-            raise TrainError("--batch must be at least 2: patches of other photos are what one is told apart from")
+            raise TrainError("--batch must be at least 2: patches of the other photos are the negatives")
