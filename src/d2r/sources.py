@@ -132,7 +132,7 @@ def picture_file(path: Path) -> PictureFile:
     try:
         status = path.stat()
     except ValueError as error:  # a zero byte, or a character that the file system's encoding lacks
-        raise OSError(errno.EINVAL, "no file can have such a name", os.fspath(path)) from error
+        raise OSError(errno.EINVAL, "no file can have this name", os.fspath(path)) from error
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
     return PictureFile(os.fspath(path), status.st_size, status.st_mtime_ns)

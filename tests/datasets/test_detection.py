@@ -139,10 +139,10 @@ def test_a_coco_file_without_one_of_its_lists_is_named(coco, part):
 def test_pictures_that_are_not_on_disk_are_counted(coco, tmp_path):
     source = coco[1]()
     (tmp_path / "jpg" / "a.jpg").unlink()
-    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .*boxes\.json but not on disk; say"):
+    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .*boxes\.json but not on disk; give"):
         read_training(source)
     (tmp_path / "jpg" / "b.jpg").unlink()
-    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .* not on disk, nor are 1 others; say"):
+    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .* not on disk, nor are 1 others; give"):
         read_training(source)
 
 

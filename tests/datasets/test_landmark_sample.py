@@ -56,10 +56,10 @@ def test_pictures_that_join_displace_at_most_as_many():
 
 
 def test_a_landmark_with_too_few_pictures_is_refused_with_its_row():
-    with pytest.raises(LandmarkBoxesError, match=r"^train.csv: row 6: landmark 'rare' has 3 pictures, and 4 are drawn"):
+    with pytest.raises(LandmarkBoxesError, match=r"^train.csv: row 6: landmark 'rare' has 3 pictures, but 4 are drawn"):
         draw_sample(collection(petra=4, rare=3), 0, name="train.csv")
     folder = [LandmarkPicture("rare/1", None, "rare")]
-    with pytest.raises(LandmarkBoxesError, match=r"^photos: landmark 'rare' has 1 picture, and 4 are drawn"):
+    with pytest.raises(LandmarkBoxesError, match=r"^photos: landmark 'rare' has 1 picture, but 4 are drawn"):
         draw_sample(folder, 0, name="photos")
 
 

@@ -269,7 +269,7 @@ def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, m
 def test_a_model_that_is_not_there_is_named_with_what_to_do():
     with pytest.raises(FeatureError, match=r"best: there is no such model \(there are: .*\)"):
         make_extractor("delf:model=best").extract([np.zeros((20, 20, 3), np.uint8)])
-    with pytest.raises(FeatureError, match=r"how-r50: .*fetched by: d2r models pull how-r50"):
+    with pytest.raises(FeatureError, match=r"how-r50: .*fetched with: d2r models pull how-r50"):
         pinned_features("delf:model=how-r50")
 
 

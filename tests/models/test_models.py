@@ -70,7 +70,7 @@ def test_a_network_is_found_by_name_or_by_path(folder):
     assert find_model(DETECTOR).parent == models.MODELS_FOLDER
     with pytest.raises(FileNotFoundError, match=rf"\(there are: {', '.join(SHIPPED)}, tiny\), and the name"):
         find_model("../tiny")
-    with pytest.raises(FileNotFoundError, match="fetched by: d2r models pull how-r50"):
+    with pytest.raises(FileNotFoundError, match="fetched with: d2r models pull how-r50"):
         find_model("how-r50")
 
 

@@ -62,13 +62,13 @@ COPIES: Final = Constant(
     "src/d2r/index/compaction.py: from commits of 64 MB, 125 pictures, to 65,536 by merging eight into one",
 )  # fmt: skip
 READ_S: Final = Constant(
-    "reading and decoding a picture", 1 / 432, "core s", "docs/performance.md, building: 432 a second, 640 pixels"
+    "reading and decoding a picture", 1 / 432, "core s", "docs/performance.md, building: 432 per second, 640 pixels"
 )
 REGION_S: Final = Constant(
     "describing and aggregating a region with RootSIFT",
     (1 / 3.9 + 1 / 2.3) / 9,
     "core s",
-    "docs/performance.md, building: 3.9 and 2.3 pictures a second, nine regions each, 65,536 words",
+    "docs/performance.md, building: 3.9 and 2.3 pictures per second, nine regions each, 65,536 words",
 )
 QUERY_S: Final = Constant(
     "describing a query with RootSIFT and finding its words",

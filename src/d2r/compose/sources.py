@@ -22,7 +22,7 @@ def read_instances(folder: Path) -> list[Instance]:
     instances += [Instance(path.stem, (path,)) for path in _pictures(_entries(folder))]
     instances = [instance for instance in instances if instance.photos]
     if not instances:
-        raise ClutterError(f"{display_path(folder)}: no pictures in it or in its sub-folders")
+        raise ClutterError(f"{display_path(folder)}: no pictures in it or in its subfolders")
     return instances
 
 

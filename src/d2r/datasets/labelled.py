@@ -52,7 +52,7 @@ def read_labelled(source: str) -> list[LabelledPicture]:
     if (labels / PICTURES).is_file():
         return _read_google(labels, pictures)
     if pictures is not None:
-        raise LabelledDataError(f"{display_path(labels)}: it has no {PICTURES}; give the folder of the pictures alone")
+        raise LabelledDataError(f"{display_path(labels)}: it has no {PICTURES}; give only the folder of the pictures")
     return _read_folder(labels)
 
 

@@ -118,7 +118,7 @@ class _Pace:
 
     def __init__(self, rate: float) -> None:
         if not rate > 0:
-            raise ValueError(f"the rate must be above 0 requests a second, not {rate:g}")
+            raise ValueError(f"the rate must be above 0 requests per second, not {rate:g}")
         self._interval = 1.0 / rate
         self._next = 0.0
         self._lock = threading.Lock()

@@ -52,7 +52,7 @@ class SampledBoxes:
 def draw_sample(
     pictures: Iterable[LandmarkPicture], seed: int, *, each: int = EACH, leave_out_rare: bool = False, name: str
 ) -> Sample:
-    """Draw ``each`` pictures of every landmark for training and, of those that remain, up to as many for validation.
+    """Draw ``each`` pictures of every landmark for training, and up to ``each`` of the rest for validation.
 
     Args:
         pictures: a labelled collection, in any order. Pictures without a landmark are only counted.

@@ -103,7 +103,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path) -> None:
         convert_checkpoint(tmp_path / "how.pth", out, arch="how-r50")
     with pytest.raises(ConvertError, match="--arch 'how-r101' is not known; there are: how-r18, how-r50, resnet18"):
         convert_checkpoint(tmp_path / "how.pth", out, arch="how-r101")
-    with pytest.raises(ConvertError, match=r"how\.pth: (not a dictionary of weights|damaged, or not weights alone)"):
+    with pytest.raises(ConvertError, match=r"how\.pth: (not a dictionary of weights|damaged, or not only weights)"):
         convert_checkpoint(tmp_path / "how.pth", out, arch="resnet18")
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "bare.pth")
     with pytest.raises(ConvertError, match=r"bare\.pth: not a checkpoint of HOW: it has no state_dict"):

@@ -244,7 +244,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InitError(f"{shown}: weights cannot be read from it ({error})") from error
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
         reason = str(error).partition("\n")[0][:200] or "it is empty"
-        raise InitError(f"{shown}: damaged, or not weights alone ({reason})") from error
+        raise InitError(f"{shown}: damaged, or not only weights ({reason})") from error
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise InitError(f"{shown}: not a dictionary of weights")
     return {str(name): value for name, value in stored.items()}
