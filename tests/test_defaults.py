@@ -1,4 +1,4 @@
-"""Every default stands in one place, and everything that takes one takes it from there."""
+"""Every default is in one place, and everything takes it from there."""
 
 import inspect
 import subprocess

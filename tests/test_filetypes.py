@@ -1,4 +1,4 @@
-"""What is no source of pictures is refused with what it seems to be."""
+"""An error about a wrong source of pictures says what the source seems to be."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ MODELS = Path(__file__).parents[1] / "src" / "d2r" / "models"
 
 
 def make(name):
-    """Write a file of a kind in the working folder; those that no library here writes, by how they begin."""
+    """Write a file of a kind in the working folder; only the first bytes if no library here writes that kind."""
     path = Path(name)
     if name == "archive.zip":
         with zipfile.ZipFile(path, "w") as archive:
@@ -119,7 +119,7 @@ def test_pictures_are_known_by_content_or_name_and_lists_are_what_else_is_text(t
     ("content", "said"),
     [
         (b"a.jpg\nb.jpg\nc\0d.jpg\n", "line 3: it has a zero byte"),
-        ("a.jpg\nb.jpg\n".encode("utf-16"), "line 1: it has a zero byte, as no path has; save it as UTF-8"),
+        ("a.jpg\nb.jpg\n".encode("utf-16"), "line 1: it has a zero byte; save it as UTF-8"),
         (b"x.jpg\n" * 20_000 + b"\0\n", "line 20001: it has a zero byte"),
     ],
 )

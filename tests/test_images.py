@@ -24,7 +24,7 @@ from programs import join, run, running
 
 @pytest.fixture(autouse=True)
 def some_rows_at_a_time(monkeypatch):
-    """Convert also the small pictures here in several parts."""
+    """Convert even the small pictures here in several parts."""
     monkeypatch.setattr(images, "_AT_ONCE", 64)
 
 
@@ -44,7 +44,7 @@ def photo():
 
 
 def png(width, height, rows, *, bits=8, colour=2, extra=()):
-    """A PNG put together by hand, of rows of raw samples and any extra chunks."""
+    """A PNG assembled by hand from rows of raw samples and extra chunks."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -56,12 +56,12 @@ def png(width, height, rows, *, bits=8, colour=2, extra=()):
 
 
 def declared_png(width, height):
-    """A PNG of a few bytes that says it has width x height pixels."""
+    """A PNG of a few bytes that claims to have width x height pixels."""
     return png(width, height, [bytes(99)])
 
 
 def tiff(samples, *, orientation=1):
-    """A TIFF put together by hand: gray, uncompressed, in the byte order of the samples."""
+    """A TIFF assembled by hand: gray, uncompressed, in the byte order of the samples."""
     big = samples.dtype.newbyteorder("=") != samples.dtype
     order = ">" if big else "<"
     fields = [
@@ -111,7 +111,7 @@ def test_the_content_decides_the_format_not_the_name(tmp_path):
     (tmp_path / "really-png.jpg").write_bytes(encoded(photo(), "PNG"))
     np.testing.assert_array_equal(read_image(tmp_path / "really-png.jpg"), gradient())
     (tmp_path / "text.png").write_text("no picture at all")
-    with pytest.raises(ImageError, match=r"text\.png: not a picture in a format that is read"):
+    with pytest.raises(ImageError, match=r"text\.png: not a picture in a supported format"):
         read_image(tmp_path / "text.png")
 
 
@@ -133,7 +133,7 @@ def test_too_many_pixels_are_refused_before_decoding_until_the_limit_is_raised()
 
 
 def declared_gif(screen, frame, disposal):
-    """A GIF of a few bytes that says it has so many pixels, all of them to be replaced after the first frame."""
+    """A GIF of a few bytes that claims to have many pixels, all to be replaced after the first frame."""
     head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1]) + bytes(4)
     return head + control + b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x44\x01\x00;"
@@ -160,7 +160,7 @@ def test_a_gif_that_is_too_large_is_refused_before_it_takes_any_memory(disposal,
 
 
 def tiled_tiff(picture, tile):
-    """A TIFF put together by hand: gray, black, of one compressed tile."""
+    """A TIFF assembled by hand: gray, black, with one compressed tile."""
     data = zlib.compress(bytes(tile[0] * tile[1]))
     data += bytes(len(data) % 2)
     fields = [
@@ -343,7 +343,7 @@ def test_broken_exif_does_not_cost_the_picture(exif):
 
 
 def test_orientation_is_applied_although_other_exif_is_broken():
-    """A maker's name that is a floating-point number: it can be read, and not be written again."""
+    """A maker's name that is a floating-point number: it can be read, but not written."""
     entries = struct.pack(">HHIf", 0x010F, 11, 1, 2.5) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + bytes(4)
     assert decode_image(encoded(photo(), "JPEG", exif=exif)).shape == (40, 30, 3)
@@ -469,7 +469,7 @@ def stored_turned(picture, orientation):
 
 
 def test_decoding_takes_the_memory_of_two_pictures_and_no_more(tmp_path):
-    """Pillow's own, of four bytes a pixel, and the array, of three."""
+    """Pillow's picture, with four bytes per pixel, and the array, with three."""
     path = tmp_path / "photo.jpg"
     path.write_bytes(stored_turned(Image.effect_noise((4000, 3000), 30).convert("RGB"), 6))
     script = """
@@ -483,7 +483,7 @@ def test_decoding_takes_the_memory_of_two_pictures_and_no_more(tmp_path):
     """
     done = run(sys.executable, "-c", textwrap.dedent(script), path)
     assert done.returncode == 0, done.stderr
-    assert 3 < float(done.stdout) < 10  # bytes a pixel
+    assert 3 < float(done.stdout) < 10  # bytes per pixel
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -528,6 +528,6 @@ def test_large_pictures_are_decoded_in_turn_and_a_process_that_dies_loses_its_tu
         assert decoding.is_alive()
     join(decoding)
     handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released
     os.close(handle)
     assert not list(tmp_path.iterdir())

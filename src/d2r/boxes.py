@@ -1,4 +1,4 @@
-"""Box arithmetic, in one convention: x1, y1, x2, y2 in pixels, half-open (x2 and y2 are just outside).
+"""Box arithmetic with one convention: x1, y1, x2, y2 in pixels, half-open (x2 and y2 are just outside).
 
 Boxes are float32 arrays of shape (N, 4); one box is any sequence of four numbers.
 """
@@ -36,7 +36,7 @@ def area(boxes: ArrayLike) -> NDArray[np.float32]:
 
 
 def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
-    """Return the area that each pair of boxes shares: (N, 4), (M, 4) -> float32 (N, M)."""
+    """Return the area of the intersection of each pair of boxes: (N, 4), (M, 4) -> float32 (N, M)."""
     first, second = as_boxes(a), as_boxes(b)
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
@@ -45,9 +45,9 @@ def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
-    """Return intersection over union of each pair: (N, 4), (M, 4) -> float32 (N, M), in [0, 1].
+    """Return the intersection over union of each pair: (N, 4), (M, 4) -> float32 (N, M), in [0, 1].
 
-    A pair whose union is empty has 0.
+    It is 0 if the union is empty.
     """
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
@@ -55,7 +55,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 
 
 def clip(boxes: ArrayLike, width: float, height: float) -> Boxes:
-    """Return the parts of boxes inside a picture of the given size, float32 (N, 4)."""
+    """Return boxes clipped to a picture of the given size, float32 (N, 4)."""
     array = as_boxes(boxes)
     high = np.array([width, height, width, height], dtype=np.float32)
     return as_boxes(np.clip(array, 0.0, high))
@@ -78,11 +78,11 @@ def parse_box(text: str) -> PixelBox:
 
 
 def check_box(box: Box, width: int, height: int) -> PixelBox:
-    """Return a box cut to a picture of the given size.
+    """Return a box clipped to a picture of the given size.
 
     Raises:
-        BoxError: it is not four finite numbers, corners are swapped, the box is empty, it lies outside the picture, or
-            less than a pixel of it lies inside.
+        BoxError: the box is not four finite numbers, its corners are swapped, it is empty or outside the picture, or
+            less than one pixel of it is inside.
     """
     try:
         x1, y1, x2, y2 = (float(value) for value in box)

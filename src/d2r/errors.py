@@ -1,11 +1,11 @@
-"""Errors that a user can expect: each says what is wrong and what to do; the command line prints it as one line."""
+"""Errors that a user can expect. Each says what is wrong and what to do; the command line prints it on one line."""
 
 from __future__ import annotations
 
 
 class D2RError(Exception):
-    """Something that the caller, the machine or a file must put right; the message names it and says what to do."""
+    """Something wrong with a call, the machine or a file; the message names it and says what to do."""
 
 
 class UsageError(D2RError, ValueError):
-    """An argument or an option that cannot be used as it is given."""
+    """An invalid argument or option."""

@@ -1,4 +1,4 @@
-"""What a file seems to be, by its first bytes and then by its ending, so that a wrong one can be refused by name."""
+"""Guess a file's type from its first bytes and then its ending, so that an error can name what was given instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from d2r.images import SUFFIXES
 
-_LOOKED_AT: Final = 64 << 10  # bytes; text has no zero byte in them
+_LOOKED_AT: Final = 64 << 10  # bytes; there is no zero byte among them in text
 
 _PICTURE: Final = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL
@@ -24,13 +24,13 @@ _CONTENTS: Final = {
     rb"\x93NUMPY": "a NumPy array",
     rb".{6}\0\0\{.*?\"centroids\"": "a codebook, which `--codebook` takes",
     rb".{6}\0\0\{\"": "a safetensors file",
-    rb"....ftyp(?:heic|heix|hevc|mif1|msf1|avif|avis)": "a HEIC or AVIF picture, which is not read",
+    rb"....ftyp(?:heic|heix|hevc|mif1|msf1|avif|avis)": "a HEIC or AVIF picture, which is not supported",
     rb"....(?:ftyp|moov|mdat)|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]|FLV\x01": "a video",
     rb"\x7fELF|MZ.{30}.*?PE\0\0": "a program",
     rb"\x80[\x02-\x05]": "a Python pickle",
     rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|!doctype|html|svg)": "an XML document or a web page",
 }
-"""What the first bytes match to what a file is; the first that matches counts."""
+"""Pattern of the first bytes to what the file is; the first match counts."""
 
 _ENDINGS: Final = {
     ending: kind
@@ -42,7 +42,7 @@ _ENDINGS: Final = {
         "a file of arrays": ".npy .npz .mat .pkl .parquet .safetensors",
         "a JSON file": ".json .jsonl .geojson",
         "a video": ".mp4 .mov .m4v .avi .mkv .webm .mpg .mpeg .mts .wmv",
-        "a HEIC or AVIF picture, which is not read": ".heic .heif .avif",
+        "a HEIC or AVIF picture, which is not supported": ".heic .heif .avif",
         "an archive": ".zip .tar .tgz .gz .bz2 .xz .7z .rar",
         "a document": ".pdf .doc .docx .odt .xls .xlsx .ods",
         "a database": ".sqlite .db",
@@ -52,12 +52,12 @@ _ENDINGS: Final = {
 
 
 def is_picture(file: Path) -> bool:
-    """Say whether a file is a picture by its first bytes, or is called like one."""
+    """Return whether a file is a picture by its first bytes or its ending."""
     return file.suffix.lower() in SUFFIXES or _PICTURE.match(_start(file)) is not None
 
 
 def seems_to_be(file: Path) -> str | None:
-    """Return what a file seems to be that is no picture, such as "a video"; None for text of no known kind.
+    """Return what a file that is not a picture seems to be, such as "a video"; None for text of no known kind.
 
     Raises:
         OSError: it cannot be read.

@@ -27,20 +27,20 @@ from d2r.support.files import PathLike, display_path, read_bytes
 Picture: TypeAlias = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""File endings, in lower case, of the pictures a folder walk takes."""
+"""File endings, in lower case, of the pictures that a walk through a folder finds."""
 
-# Decoders that are tried, whatever the file is called. GIF is here because cameras and web sites label
-# one as .jpg often enough; the many other formats that Pillow knows only widen the surface of attack.
+# Decoders to try, whatever the file is called. GIF is here because web sites often name one .jpg; the many other
+# formats that Pillow knows only widen the attack surface.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 LARGE: Final = 16_000_000
-"""Pixels above which processes that :func:`take_turns` decode one picture at a time."""
+"""Pixels above which processes that call :func:`take_turns` decode one picture at a time."""
 
-_AT_ONCE: Final = 1 << 20  # pixels that are converted to RGB at a time
-_ENOUGH: Final = 2  # pixels to one of the picture that is wanted, along a side, when a JPEG is decoded smaller
+_AT_ONCE: Final = 1 << 20  # pixels converted to RGB at a time
+_ENOUGH: Final = 2  # decode a JPEG at no less than this many times the wanted side
 
-# EXIF orientation, and the view of an upright array (height, width, 3) in which a picture lies as it is stored; 1 is
-# upright already.
+# EXIF orientation to the view of an upright array (height, width, 3) that has the stored order of pixels; 1 is
+# already upright.
 _ORIENTATION = 0x0112
 _STORED: Final[dict[int, Callable[[Picture], Picture]]] = {
     2: lambda upright: upright[:, ::-1],
@@ -57,7 +57,7 @@ class ImageError(D2RError):
     """A picture that cannot be used; ``str(error)`` names the file and says why.
 
     Attributes:
-        name: the file's path, or what the caller called the picture.
+        name: the file's path, or the caller's name for the picture.
         reason: why it cannot be used, without the name.
     """
 
@@ -73,26 +73,26 @@ class ImageError(D2RError):
 def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS, side: int | None = None) -> Picture:
     """Decode a picture file into an upright RGB array.
 
-    The content decides the format, not the file's ending. EXIF orientation is applied, transparency is laid
-    over white, 16-bit and floating-point samples are scaled to 8 bits, the first frame of an animation is used.
+    The content decides the format, not the file's ending. Applies EXIF orientation, blends transparency with white,
+    scales 16-bit and floating-point samples to 8 bits, and takes the first frame of an animation.
 
     Args:
         source: path of the file, or its URL in object storage.
-        max_pixels: refuse a picture of more pixels (width x height) before decoding it.
-        side: pixels of the longer side that the picture is to be shrunk to for showing it. A JPEG of more than twice
-            as many is decoded at a half, a quarter or an eighth of its size where that leaves twice as many, which
-            takes a fraction of the time and memory. None decodes every pixel.
+        max_pixels: refuse a picture with more pixels (width x height) before decoding it.
+        side: longer side, in pixels, that the caller will shrink the picture to for display. A JPEG is decoded at a
+            half, a quarter or an eighth of its size if at least twice this side is left, which takes a fraction of
+            the time and memory. None decodes every pixel.
 
     Returns:
         uint8 array (height, width, 3); smaller than the picture where ``side`` allows it.
 
     Raises:
-        ImageError: the file is missing, empty, damaged, not a picture, or has too many pixels.
+        ImageError: the file is missing, empty or damaged, is not a picture, or has too many pixels.
     """
     name = display_path(source)
     try:
         data = read_bytes(source)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have, with a zero byte in it
+    except (OSError, ValueError) as error:  # ValueError: the path has a zero byte, so no file can have it
         raise ImageError(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return decode_image(data, name=name, max_pixels=max_pixels, side=side)
 
@@ -100,7 +100,7 @@ def read_image(source: PathLike, *, max_pixels: int = MAX_PIXELS, side: int | No
 def decode_image(
     data: bytes, *, name: str = "picture", max_pixels: int = MAX_PIXELS, side: int | None = None
 ) -> Picture:
-    """Decode an encoded picture held in memory; the same rules and errors as :func:`read_image`."""
+    """Decode an encoded picture in memory, with the rules and errors of :func:`read_image`."""
     if not data:
         raise ImageError(name, "the file is empty")
     try:
@@ -110,10 +110,10 @@ def decode_image(
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(name, "not a picture in a format that is read (JPEG, PNG, WebP, BMP, TIFF)") from error
+        raise ImageError(name, "not a picture in a supported format (JPEG, PNG, WebP, BMP, TIFF)") from error
     except MemoryError as error:
         raise ImageError(name, "not enough memory to decode it") from error
-    except Exception as error:  # decoders raise anything at all on a hostile or damaged file
+    except Exception as error:  # decoders raise anything on a hostile or damaged file
         raise ImageError(name, f"damaged or truncated ({error})") from error
 
 
@@ -131,7 +131,7 @@ def _decode(data: bytes, name: str, max_pixels: int, side: int | None) -> Pictur
         image.seek(0)
         if side is not None:
             share = min(1.0, _ENOUGH * side / max(width, height))
-            image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))  # of a JPEG; others ignore it
+            image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))  # only a JPEG heeds it
         with _turns.taken(image.width * image.height):
             image.load()
             return _upright_rgb(image)
@@ -144,7 +144,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:
-    """Return the width and height of the tiles of a TIFF, which are decoded whole and may be larger than it is."""
+    """Return the width and height of a TIFF's tiles, which are decoded whole and may be larger than the picture."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.size
     tags = image.tag_v2
@@ -152,10 +152,10 @@ def _tile_size(image: Image.Image) -> tuple[int, int]:
 
 
 class _FirstFrame(GifImagePlugin.GifImageFile):
-    """A GIF that is only opened for its first frame.
+    """A GIF opened only for its first frame.
 
-    In opening one, before its size can be checked, Pillow makes what the frame is to be replaced with afterwards: in
-    a file of 40 bytes that can be 4 GB. Here nothing is ever to replace it.
+    On opening a GIF, before its size can be checked, Pillow allocates what will replace the frame: up to 4 GB for a
+    file of 40 bytes. Here nothing replaces it.
     """
 
     @property
@@ -168,9 +168,9 @@ class _FirstFrame(GifImagePlugin.GifImageFile):
 
 
 class _PillowLimit:
-    """Pillow's own limit on pixels, which is one global for the whole process and checked in opening and in loading.
+    """Pillow's own limit on pixels: one global of the process, which Pillow checks when it opens and loads a picture.
 
-    Ours is checked in ``_decode``, on every picture; Pillow's is lifted while any thread is in there.
+    ``_decode`` checks our limit on every picture; Pillow's is lifted while any thread is decoding.
     """
 
     def __init__(self) -> None:
@@ -197,16 +197,15 @@ _pillow_limit = _PillowLimit()
 
 
 def take_turns(folder: str | os.PathLike[str]) -> None:
-    """Decode pictures of more than :data:`LARGE` pixels in turn with all processes that name the same folder.
+    """Decode pictures of more than :data:`LARGE` pixels in turns with all processes that name the same folder.
 
-    However many worker processes there are, one of them at a time takes the memory that this needs. Nothing is written
-    to the folder.
+    Only one worker process at a time takes the memory that a large picture needs. Nothing is written to the folder.
     """
     _turns.folder = os.fspath(folder)
 
 
 class _Turns:
-    """Of large pictures, between processes. A turn ends with its process, whatever ends that."""
+    """Turns of processes at decoding large pictures. A turn ends with its process, however that ends."""
 
     folder: str | None = None
 
@@ -217,7 +216,7 @@ class _Turns:
             return
         handle = os.open(self.folder, os.O_RDONLY)
         try:
-            with suppress(OSError):  # a file system that does not lock folders: without turns, then
+            with suppress(OSError):  # a file system that cannot lock folders: go without turns
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
@@ -235,7 +234,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright_rgb(image: Image.Image) -> Picture:
-    """Return the pixels of a loaded picture, upright: some rows at a time, so that only these exist more than twice."""
+    """Return the upright pixels of a loaded picture. Converting a few rows at a time avoids a third copy of it."""
     width, height = image.size
     orientation = _orientation(image)
     upright = np.empty((width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3), np.uint8)
@@ -247,7 +246,7 @@ def _upright_rgb(image: Image.Image) -> Picture:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield a picture some rows at a time, each with the number of the first."""
+    """Yield a picture a few rows at a time, each part with the number of its first row."""
     width, height = image.size
     step = max(1, _AT_ONCE // width)
     for top in range(0, height, step):
@@ -255,7 +254,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _to_rgb(image: Image.Image) -> Picture:
-    if image.mode.startswith("I"):  # 16 bits a sample, also where Pillow holds them in 32
+    if image.mode.startswith("I"):  # 16 bits per sample, which Pillow may hold in 32
         return _gray_to_rgb(np.asarray(image).astype(np.float32) / 257.0)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
@@ -264,7 +263,7 @@ def _to_rgb(image: Image.Image) -> Picture:
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """Return the least and the greatest sample; "no data" is often written as infinity or not-a-number."""
+    """Return the smallest and the largest finite sample; "no data" is often stored as infinity or not-a-number."""
     lows, highs = [], []
     for _, band in _bands(image):
         samples = np.asarray(band, np.float32)
@@ -286,14 +285,14 @@ def _gray_to_rgb(samples: NDArray[np.float32]) -> Picture:
 
 
 def shrink(image: Picture, max_side: int) -> Picture:
-    """Scale a picture down so that its longer side is at most ``max_side`` pixels; never up.
+    """Scale a picture down so that its longer side is at most ``max_side`` pixels; never scale it up.
 
     Args:
         image: uint8 (height, width, 3).
         max_side: pixels.
 
     Returns:
-        uint8 (h, w, 3); the picture itself when it is small enough.
+        uint8 (h, w, 3); the picture itself if it is small enough.
     """
     height, width = image.shape[:2]
     scale = max_side / max(height, width)

@@ -1,6 +1,6 @@
-"""What links the pictures of an index: each with the most similar to it, and with those that verification confirms.
+"""Links between the pictures of an index: each picture's most similar ones, and those that verification confirms.
 
-Nothing is described again: what ranking and verification compare is in the index for both pictures.
+No features are extracted: ranking and verification use what the index holds of both pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from d2r.verify.localise import bounding_box
 
 
 def similar_pictures(index: Index, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
-    """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
+    """Yield every picture with the ``top`` others most similar to it, unverified."""
     for picture, aggregated in index.aggregated():
         hits = index.search(aggregated, top + 1)
         yield picture, [hit for hit in hits if hit.picture.id != picture.id][:top]
@@ -25,16 +25,16 @@ def similar_pictures(index: Index, top: int) -> Iterator[tuple[PictureRow, list[
 def confirmed_links(
     index: Index, ranker: IndexRanker, threads: Executor, top: int
 ) -> Iterator[tuple[PictureRow, list[Link]]]:
-    """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once.
+    """Yield every picture with its links to the ``top`` pictures most similar to it; each link comes once.
 
     Args:
         index: the pictures.
-        ranker: of the same index.
-        threads: that verify.
-        top: most similar pictures of each.
+        ranker: the ranker of the same index.
+        threads: run the verification.
+        top: how many similar pictures to verify per picture.
     """
-    # Of a picture that is still to come, those that looked at it before: each is forgotten when it has come, and
-    # arrays are a tenth of what a set of pairs would be of a million pictures.
+    # For each picture still to come, the earlier pictures that were compared with it. An entry is deleted when its
+    # picture comes; for a million pictures these arrays take a tenth of the memory of a set of pairs.
     before: dict[int, array[int]] = {}
     came: set[int] = set()
     for picture, hits in similar_pictures(index, top):

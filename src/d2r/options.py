@@ -1,4 +1,4 @@
-"""What can be asked of a search; light to import, for the command line and for clients of a service."""
+"""Options of a search; quick to import, for the command line and for clients of a service."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class SearchOptions:
 
     Attributes:
         top: at most this many results.
-        verify: this many of the most similar pictures are verified spatially and put first, by (inliers, score); 0
+        verify: length of the shortlist for spatial verification. Verified pictures come first, by (inliers, score); 0
             ranks by score alone.
-        expand: search again, with the query joined with what at most this many confirmed results show of it
-            (:mod:`d2r.expand`), and order by :func:`d2r.expand.rank_key`; 0 does not. Where no result has
-            :data:`d2r.expand.MIN_INLIERS_TO_EXPAND` inliers, or none is verified, the answer is as without.
-        diffuse: re-rank by diffusion from the verified results. It needs ``verify`` and ``expand``.
-        query_regions: describe the query by the regions of the index's selector too: the symmetric R-AMK.
+        expand: query expansion with at most this many verified results (:mod:`d2r.expand`), ordered by
+            :func:`d2r.expand.rank_key`; 0 is none. Without a verified result of at least
+            :data:`d2r.expand.MIN_INLIERS_TO_EXPAND` inliers, it changes nothing.
+        diffuse: re-rank by diffusion from the verified results. Needs ``verify`` and ``expand``.
+        query_regions: also describe the query by regions, with the index's selector: the symmetric R-AMK.
 
     Raises:
-        UsageError: a number is too low, or ``diffuse`` lacks what it starts from.
+        UsageError: a number is too low, or ``diffuse`` is set without ``verify`` and ``expand``.
     """
 
     top: int = TOP
@@ -40,4 +40,4 @@ class SearchOptions:
 
 
 DEFAULT_OPTIONS = SearchOptions()
-"""What a search does unless it is told otherwise."""
+"""What a search does by default."""

@@ -1,4 +1,4 @@
-"""Two pictures matched with each other, with no index: the same local features and verification as in a search."""
+"""Match two pictures without an index, with the local features and spatial verification of a search."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from d2r.verify.verify import match_keypoints, threshold_for, verify
 
 @dataclass(frozen=True)
 class Match:
-    """How the local features of two pictures match.
+    """The matches of the local features of two pictures.
 
     Attributes:
-        first: the query, or the box on it.
+        first: the query, or the box in it.
         second: the other picture.
-        transform: float64 (2, 3), the affine transform from pixels of the first to those of the second; None where the
-            matches agree on none.
-        matches: int32 (M, 2), tentative matches: features of the first and of the second.
-        inlier: bool (M,), which of them agree with the transform.
+        transform: float64 (2, 3), the affine transform from pixels of the first to those of the second; None if none
+            was found.
+        matches: int32 (M, 2), tentative matches: rows of the first's and of the second's features.
+        inlier: bool (M,), which matches are inliers of the transform.
     """
 
     first: Description
@@ -40,11 +40,15 @@ class Match:
 
     @property
     def inliers(self) -> int:
-        """Number of matches that agree with the transform."""
+        """Number of inliers."""
         return int(self.inlier.sum())
 
     def positions(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return where the matches of a mask lie in the first and in the second picture, float32 (K, 2) each."""
+        """Return the positions of the K selected matches in the first and the second picture, float32 (K, 2) each.
+
+        Args:
+            rows: bool (M,), the matches to select.
+        """
         own, its = self.matches[rows].T
         return self.first.features.positions[own], self.second.features.positions[its]
 
@@ -63,10 +67,10 @@ def match_pictures(
     Args:
         first: a path, or uint8 (H, W, 3) RGB.
         second: the same.
-        box: x1, y1, x2, y2 on the first, in pixels; None is the whole of it.
+        box: the query box in the first, (x1, y1, x2, y2) in pixels; None for the whole picture.
         features: specification of the feature extractor.
         max_side: pictures are scaled down to this longer side, in pixels.
-        max_pixels: limit on the pixels of each.
+        max_pixels: limit on the pixels of each picture.
 
     Raises:
         d2r.images.ImageError: a picture cannot be read.

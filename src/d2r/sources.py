@@ -21,20 +21,20 @@ _BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class SourceError(UsageError):
-    """What pictures should come from, and cannot; the message names it and says what it seems to be."""
+    """A source that no pictures can come from; the message names it and says what it seems to be."""
 
 
 def absolute(path: PathLike) -> str:
-    """Return the absolute path that an index knows a picture or a folder by; a URL is one as it is."""
+    """Return the absolute path under which an index lists a picture or a folder; a URL stays unchanged."""
     name = os.fsdecode(path)
     return name if is_url(name) else os.path.abspath(name)
 
 
 def kind_of(source: str) -> Literal["folder", "url", "picture", "list"]:
-    """Return what pictures come from: a folder, or the URL of one; a picture; or a list of paths.
+    """Return the kind of a source of pictures: a folder, or the URL of one; a picture; or a list of paths.
 
     Raises:
-        SourceError: it is none of these, or a list of which a line cannot be a path.
+        SourceError: it is none of these, or a list with a line that cannot be a path.
     """
     if is_url(source):
         return "url"
@@ -55,7 +55,7 @@ def kind_of(source: str) -> Literal["folder", "url", "picture", "list"]:
             raise SourceError(
                 f"{shown}: it seems to be {kind}; give a folder of pictures, a URL, a picture, or a text file of paths"
             )
-        for _ in listed_paths(path):  # all of it, before anything is made of the first lines
+        for _ in listed_paths(path):  # check every line before any is used
             pass
     except OSError as error:
         raise SourceError(f"{shown}: cannot be read ({error.strerror or error})") from error
@@ -63,14 +63,14 @@ def kind_of(source: str) -> Literal["folder", "url", "picture", "list"]:
 
 
 def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda error: None) -> Iterator[PictureFile]:
-    """Yield every picture file under a folder, with its size and time: a folder's own files, then its sub-folders.
+    """Yield every picture file under a folder, with its size and time: a folder's own files, then its subfolders.
 
     A picture is a file whose name ends in one of :data:`d2r.images.SUFFIXES`, in any case. Names that begin with a
-    dot are passed over: they are thumbnails and litter of other programs.
+    dot are skipped: they are thumbnails and leftovers of other programs.
 
     Args:
-        folder: walked to any depth; links to folders are not followed.
-        on_error: told of each folder or file that cannot be read.
+        folder: searched to any depth; links to folders are not followed.
+        on_error: called for each folder or file that cannot be read.
     """
     for parent, folders, files in os.walk(folder.absolute(), onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -79,7 +79,7 @@ def find_pictures(folder: Path, *, on_error: Callable[[OSError], None] = lambda 
                 continue
             try:
                 yield picture_file(Path(parent, name))
-            except OSError as error:  # a dangling link, a pipe, or gone since the folder was listed
+            except OSError as error:  # a dangling link, a pipe, or deleted since the folder was listed
                 on_error(error)
 
 
@@ -93,7 +93,7 @@ def find_objects(url: str, *, on_error: Callable[[OSError], None] = lambda error
 
 
 def listed_paths(file: Path) -> Iterator[str]:
-    """Yield the paths and URLs of a list, one a line; empty lines and lines that begin with ``#`` are passed over.
+    """Yield the paths and URLs of a list, one per line; skip empty lines and lines that begin with ``#``.
 
     Raises:
         SourceError: a line cannot be a path.
@@ -102,14 +102,14 @@ def listed_paths(file: Path) -> Iterator[str]:
         for number, line in enumerate(lines, start=1):
             if b"\0" in line or (number == 1 and line.startswith(_BOMS)):
                 encoded = "save it as UTF-8" if number == 1 and line.startswith(_BOMS) else "is it a list of paths?"
-                raise SourceError(f"{display_path(file)}, line {number}: it has a zero byte, as no path has; {encoded}")
+                raise SourceError(f"{display_path(file)}, line {number}: it has a zero byte; {encoded}")
             path = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             if path and not path.startswith(b"#"):
                 yield os.fsdecode(path)
 
 
 def picture_file_at(path: str) -> PictureFile:
-    """Return what a path or URL names, with its size and time; ``OSError`` when there is no such file."""
+    """Return the file at a path or URL, with its size and time; ``OSError`` if there is no such file."""
     if is_url(path):
         from d2r.support.remote import object_at
 
@@ -118,7 +118,7 @@ def picture_file_at(path: str) -> PictureFile:
 
 
 def is_gone(path: str) -> bool:
-    """Say whether there is surely no file at a path; one that cannot be looked at may be there."""
+    """Return whether there is certainly no file at a path; one that cannot be accessed may be there."""
     try:
         picture_file_at(path)
     except OSError as error:
@@ -127,12 +127,12 @@ def is_gone(path: str) -> bool:
 
 
 def picture_file(path: Path) -> PictureFile:
-    """Return a file with its size and time; ``OSError`` when there is none, or it is a pipe, which may never end."""
+    """Return a file with its size and time; ``OSError`` if there is none, or it is a pipe, which may never end."""
     path = path.absolute()
     try:
         status = path.stat()
-    except ValueError as error:  # a zero byte, or what the file system's encoding lacks
-        raise OSError(errno.EINVAL, "no file can have such a name", os.fspath(path)) from error
+    except ValueError as error:  # a zero byte, or a character that the file system's encoding lacks
+        raise OSError(errno.EINVAL, "no file can have this name", os.fspath(path)) from error
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
     return PictureFile(os.fspath(path), status.st_size, status.st_mtime_ns)
@@ -140,7 +140,7 @@ def picture_file(path: Path) -> PictureFile:
 
 @dataclass(frozen=True)
 class PictureFile:
-    """One picture file: its path, its size and time when it was listed, and the digest known of it."""
+    """One picture file: its path, its size and time when it was listed, and its digest if known."""
 
     path: str
     size: int

@@ -68,7 +68,7 @@ def test_a_selector_without_a_model_is_judged_and_perfect_boxes_have_no_failures
     [
         ("nowhere", "rmac", 1, "nowhere: there is no such file or folder"),
         ("labels", "detector:model=none.onnx", 1, "none.onnx: cannot be read"),
-        ("labels", "detector:model=none", 1, "none: no such model is shipped or was added"),
+        ("labels", "detector:model=none", 1, "none: there is no such model"),
         ("labels", "grid", 2, "regions 'grid' is not known"),
     ],
 )
@@ -109,7 +109,7 @@ def test_an_index_refuses_another_model_under_the_name_of_its_own(d2r, model, co
     Image.open(collection / "pagoda-1.jpg").rotate(90).save(collection / "another.jpg")
     status, _, err = d2r(*build)
     assert status == 1
-    assert "toy.onnx: not the file that was asked for" in err
+    assert "toy.onnx: not the expected file" in err
     model.unlink()
     assert d2r("search", index, collection / "pagoda-0.jpg")[0] == 0
     model.write_bytes(kept)

@@ -9,7 +9,7 @@ from d2r.engine import Engine
 from d2r.images import read_image
 from local_features import write_features
 
-REFUSED = "toy.onnx: not the file that was asked for: its SHA-256 is"
+REFUSED = "toy.onnx: not the expected file: its SHA-256 is"
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_an_index_refuses_another_network_under_the_name_of_its_own(d2r, model, 
 def test_features_that_cannot_be_used_make_no_index(d2r, collection, tmp_path):
     for spec, problem in (
         ("delf:model=none.onnx", "none.onnx: cannot be read: No such file"),
-        ("delf:model=how-r18", "how-r18: no such model is shipped or was added"),
+        ("delf:model=how-r18", "how-r18: there is no such model"),
     ):
         status, _, err = d2r("index", collection, "--out", tmp_path / "out", "--features", spec)
         assert status == 1

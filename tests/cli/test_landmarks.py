@@ -58,7 +58,7 @@ def test_annotate_serves_a_page_until_it_is_interrupted(photos, tmp_path, propos
     [
         (["--proposals", "nothing"], 2, "regions 'nothing' is not known"),
         (["--leave-out-rare"], 2, "--leave-out-rare needs --sample"),
-        (["--sample", "0"], 1, "landmark 'petra' has 2 pictures, and 4 are drawn of each"),
+        (["--sample", "0"], 1, "landmark 'petra' has 2 pictures, but 4 are drawn per landmark"),
         (["--sample", "0", "--leave-out-rare"], 1, "no pictures"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_rare_landmark_is_named_with_its_row(d2r, labels, tmp_path):
         file.write("x,None,rare\n")
     status, _, err = d2r("dataset", "sample", labels, "--out", tmp_path / "sample")
     assert status == 1
-    assert f"{labels}/train.csv: row 14: landmark 'rare' has 1 picture, and 4 are drawn of each" in err
+    assert f"{labels}/train.csv: row 14: landmark 'rare' has 1 picture, but 4 are drawn per landmark" in err
     status, out, _ = d2r("dataset", "sample", labels, "--out", tmp_path / "sample", "--leave-out-rare")
     assert status == 0
     assert "1 landmark with fewer than four pictures left out" in out

@@ -96,7 +96,7 @@ def test_a_picture_a_link_a_pipe_and_an_index_are_not_written_over_even_with_for
     inside = command("search", photo)[1] / "report.html"
     before = photo.read_bytes()
     for file, why in (
-        (photo, "photo.jpg: it is a picture, not written over even with --force; give another name"),
+        (photo, "photo.jpg: it is a picture, which is not overwritten even with --force; give another name"),
         (link, f"link.txt: it is a link to {tmp_path / 'notes.txt'}; give the name of the file itself"),
         (pipe, "pipe: it is a device or a pipe"),
         (inside, f"it belongs to the index {inside.parent}; give another place"),
@@ -124,7 +124,7 @@ def test_a_picture_that_is_read_is_not_written_over_though_d2r_drew_it(
     before = drawn.read_bytes()
     places = {"DRAWN": drawn, "PHOTO": photo_folder / "pagoda-1.jpg"}
     status, _, err = d2r(*[places.get(word, word) for word in arguments], "--out", drawn, "--force")
-    assert (status, "drawn.png: it is read here, and would be lost" in err) == (1, True)
+    assert (status, "drawn.png: it is an input of this command and would be lost" in err) == (1, True)
     assert drawn.read_bytes() == before
 
 
@@ -220,7 +220,7 @@ def test_a_sample_is_not_written_over_what_somebody_annotated(d2r: D2R, tmp_path
         status, _, err = d2r("dataset", "sample", tmp_path / "labels", "--out", tmp_path / out)
         assert (status, "boxes_split1.csv: it " in err) == (1, True)
     status, _, err = d2r("dataset", "sample", tmp_path / "labels", "--out", tmp_path / "labels", "--force")
-    assert (status, "it is read here, and would be lost" in err) == (1, True)
+    assert (status, "it is an input of this command and would be lost" in err) == (1, True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.csv")} == before
     for _ in range(2):
         assert d2r("dataset", "sample", tmp_path / "labels", "--out", tmp_path / "new", "--seed", "1")[0] == 0

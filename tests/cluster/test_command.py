@@ -34,4 +34,4 @@ def test_serve_has_shards_search(built_index, photo_folder, d2r, monkeypatch):
     assert given["shards"] == 2
     with Engine.open(built_index) as alone:
         assert given["found"] == found(alone)
-    assert named("ServeReplica:") == []  # nothing is left when it has ended
+    assert named("ServeReplica:") == []  # nothing is left after its end

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
 
 
 def contents(folder):
-    """All that an index says of its pictures, and every byte of its segments."""
+    """Everything in an index about its pictures, and every byte of its segments."""
     with Engine.open(folder) as engine:
         rows = list(engine.index.pictures())
         segments = {
@@ -27,7 +27,7 @@ def contents(folder):
 
 @pytest.fixture
 def commit_each(monkeypatch):
-    """Commit every picture by itself, so that a build can be interrupted between any two."""
+    """Commit every picture separately, so that a build can be interrupted between any two."""
     monkeypatch.setattr(build, "_BATCH_BYTES", 1)
 
 
@@ -60,7 +60,7 @@ def test_a_build_that_is_interrupted_and_loses_a_worker_equals_the_local_one(col
         assert engine.check() == []
     assert killed
     assert report.words_learned == 0
-    # Nothing was described twice, but for the broken one, which is worth another try.
+    # Nothing was described twice except the broken one, which is tried again.
     assert report.unchanged == before
     assert report.added == 10 - before
     assert report.skipped == expected.skipped
@@ -122,7 +122,7 @@ def test_a_picture_that_kills_its_process_costs_no_other():
     assert str(results[1]) == "was killed (SIGKILL), twice"
     assert isinstance(results[3], _Raised)
     assert "toy.onnx: gone" in str(results[3].error)
-    # What an earlier stage has settled goes through as it is.
+    # An outcome of an earlier stage passes through unchanged.
     settled = pickle.dumps(WorkerDied("before"))
     (table,) = worker(_table([(files[0], settled)]))
     assert table.to_pylist()[0]["result"] == settled

@@ -28,7 +28,7 @@ SHARDS = 2
 
 @pytest.fixture(scope="module")
 def pictures(photo_folder, tmp_path_factory):
-    """The ten photographs, and each once more under another name: every score occurs twice."""
+    """The ten photographs, each twice under different names, so that every score occurs twice."""
     folder = tmp_path_factory.mktemp("twice")
     for path in sorted(photo_folder.rglob("*.*")):
         for copy in "ab":
@@ -38,7 +38,7 @@ def pictures(photo_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(pictures, tmp_path_factory):
-    """An engine of five segments, and one that has them searched by two shards."""
+    """An engine with five segments, and one that searches them on two shards."""
     from d2r.cluster.search import sharded
 
     paths = sorted(pictures.iterdir())
@@ -59,7 +59,7 @@ def queries(pictures):
 
 
 def results(answer):
-    """Everything that is told of each result."""
+    """All properties of each result."""
     return [
         [value.tolist() if isinstance(value, np.ndarray) else value for value in vars(result).values()]
         for result in answer.results
@@ -97,9 +97,8 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
             shard, state = Shard(str(folder), 1024, 1), (version, ray.put(ShardState(version, numbers, {})))
             await shard.hold(state)
             ready = signatures()
-            shard._rank_all(
-                [(await shard._snapshot(state), query, 5, 0)]
-            )  # as rank does, but for the batch of Ray Serve
+            asked = (await shard._snapshot(state), query, 5, 0)
+            shard._rank_all([asked])  # like rank, but without the batch of Ray Serve
             await shard.verify(state, (ray.put(QueryKeypoints(*keypoints)),), [Place(place_of(numbers[0], 0), 400)])
             return ready, signatures()
 
@@ -175,17 +174,17 @@ def test_no_shard_finds_a_picture_whose_file_is_missing(served, queries, picture
 
 def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
     engine, cluster = served
-    for path in list(engine.index.pictures())[:8]:  # so that there are segments for both
+    for path in list(engine.index.pictures())[:8]:  # so that both shards have segments
         engine.remove([path.path])
         engine.add([path.path], workers=0)
     shards = cluster.ranker._shards
     placement = shards._current()
     counts = dict(enumerate(placement.pictures))
-    assert sorted(counts.values()) == [8, 12]  # so that the number that is missing says which
+    assert sorted(counts.values()) == [8, 12]  # so that the number of missing pictures tells which
     shard_of = {row.id: placement.shard_of[row.segment] for row in engine.index.pictures()}
 
     def check(answer, query):
-        """Return the shards that an answer says it is without, of which it must have nothing, and all of the others."""
+        """Return the shards missing from an answer; it must have nothing of these and everything of the others."""
         away = next(away for away in ((), (0,), (1,), (0, 1)) if answer.missing == sum(counts[one] for one in away))
         every = results(engine.search_described(query, SearchOptions(top=50, verify=0)))
         assert results(answer) == [row for row in every if shard_of[row[0]] not in away]
@@ -194,7 +193,7 @@ def test_a_lost_shard_is_marked_and_comes_back(served, queries, monkeypatch):
     name = f"ServeReplica:{shards._handles[0].deployment_name}"
     (process,) = named(name)
     kill(process)
-    monkeypatch.setattr(shards, "_timeout_s", 0.5)  # less than it takes to be started again
+    monkeypatch.setattr(shards, "_timeout_s", 0.5)  # less than a restart takes
     assert 0 in check(cluster.search_described(queries[0], SearchOptions(top=50, verify=0)), queries[0])
     monkeypatch.setattr(shards, "_timeout_s", 60.0)
     wait_until(
@@ -230,7 +229,7 @@ def test_the_service_answers_with_what_the_shards_find(served, pictures, tmp_pat
     assert [found["score"] for found in answer["results"]] == [round(result.score, 6) for result in expected.results]
 
 
-# What follows needs no shard to be there: they are made up.
+# The following tests need no real shards.
 
 
 class Answer:
@@ -255,7 +254,7 @@ class Method:
 
 
 class MadeUp:
-    """A handle that answers from the index itself, unless it is told to fail."""
+    """A handle that answers from the index itself, or fails on request."""
 
     def __init__(self, engine):
         import ray
@@ -314,7 +313,7 @@ def test_a_shard_that_is_lost_before_it_has_verified_is_left_out_whole(made_up, 
     assert len(found) == 5
     assert found <= {row[0] for row in without(engine, cluster, 1, queries[0])}
     assert answer.missing == 10
-    # It is not asked again before it has answered, and it does not take time until then.
+    # It is not asked again before it has answered, and costs no time until then.
     handles[1].asked.clear()
     assert cluster.search_described(queries[0], SearchOptions(top=5, verify=0)).missing == 10
     assert handles[1].asked == []

@@ -20,7 +20,7 @@ VIEWS = (
 
 
 def seen_from(facade: Picture, corners: list[tuple[int, int]], around: int) -> Picture:
-    """A photograph of a facade: it fills the quadrilateral ``corners``, other texture is around it."""
+    """A photograph of a facade: it fills the quadrilateral ``corners``, with another texture around it."""
     height, width = facade.shape[:2]
     flat = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
     photo = texture(around)
@@ -31,7 +31,7 @@ def seen_from(facade: Picture, corners: list[tuple[int, int]], around: int) -> P
 
 @pytest.fixture
 def folder_of_views(tmp_path) -> Callable[..., Path]:
-    """Writes ``instances/NAME/K.jpg``: facade ``facade`` from each of the viewpoints ``views``."""
+    """A function that writes ``instances/NAME/K.jpg``: facade ``facade`` from each of the viewpoints ``views``."""
 
     def make(name: str, facade: int, views: tuple[int, ...] = (0, 1, 2), around: int = 0) -> Path:
         for k in views:

@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_collection_also_over_the_old_one(demo):
 
 
 def agreeing(query: Features, other: Features) -> int:
-    """How many features of a query one affine map carries over to another picture."""
+    """The number of inliers of one affine transform from a query to another picture."""
     likeness = query.descriptors @ other.descriptors.T
     ranked = np.sort(likeness, axis=1)
     sure = 1 - ranked[:, -1] < 0.7 * (1 - ranked[:, -2])

@@ -243,7 +243,7 @@ def test_a_set_that_was_stopped_is_gone_on_with_and_its_pictures_are_not_written
 
     with pytest.raises(Stopped):
         compose_set(SMALL, *sources, 7, tmp_path, stop)
-    (tmp_path / "photos" / f".{'0' * 32}.part").touch()  # as a kill leaves it
+    (tmp_path / "photos" / f".{'0' * 32}.part").touch()  # left by a kill
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
     assert len(times) == len(composed.queries) + 3
     compose_set(SMALL, *sources, 7, tmp_path)

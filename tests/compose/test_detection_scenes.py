@@ -1,4 +1,4 @@
-"""Scenes for a detector: decoys are planted as landmarks are, boxes are where landmarks are, splits share nothing."""
+"""Scenes for a detector: decoys are planted like landmarks, boxes are at landmarks, splits share nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def backgrounds(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def boxed(tmp_path_factory):
-    """Three photographs of a plain red oval on a texture, with its box."""
+    """Three photographs of a red oval on a texture, with its box."""
     folder = tmp_path_factory.mktemp("boxed")
     found = []
     for k, box in enumerate([(0.25, 0.25, 0.75, 0.75), (0.1, 0.3, 0.9, 0.8), (0.4, 0.0, 0.7, 1.0)]):
@@ -122,7 +122,7 @@ def test_backgrounds_that_show_landmarks_can_be_left_out(backgrounds):
         path for held_out in (False, True) for path in split_backgrounds(backgrounds, ["*/1?.jpg"], validation=held_out)
     ]
     assert sorted(path.name for path in both) == [f"{k:02d}.jpg" for k in range(10)]
-    with pytest.raises(ClutterError, match=r"no picture matches '\*castle\*', which is to be left out"):
+    with pytest.raises(ClutterError, match=r"no picture to leave out matches '\*castle\*'"):
         split_backgrounds(backgrounds, ["*castle*"])
     with pytest.raises(ClutterError, match="none of its 20 pictures is left for training"):
         split_backgrounds(backgrounds, ["*"])

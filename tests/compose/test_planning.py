@@ -1,4 +1,4 @@
-"""What pictures are to hold: verified views of each instance, and backgrounds that are nobody's answer."""
+"""The plan of the pictures: verified views of each instance, and backgrounds that are no query's answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One object in a picture: at a true box, no more than its share, nothing else changed."""
+"""One object in a picture: its box is right, its share within the limits, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_outside_the_object_and_its_rim_the_picture_is_unchanged(name):
         planting = plant(host, texture(1), (60, 50, 240, 190), config, rng, occluder=texture(3))
         outside = planting.alpha == 0
         np.testing.assert_array_equal(planting.picture[outside], host[outside], err_msg=str(k))
-        # The rim is narrow: six sigma and a pixel around the visible box, but for what an occluder hides.
+        # The rim is narrow: six sigma and a pixel around the visible box, except under an occluder.
         x1, y1, x2, y2 = planting.box
         touched = cv2.boundingRect((planting.alpha > 0.5).astype(np.uint8))
         assert touched[0] <= x1
@@ -67,7 +67,7 @@ def test_neither_the_picture_nor_the_photograph_is_written_to():
 
 
 def test_the_planted_object_is_where_box_and_homography_say():
-    """SIFT matches of a mildly warped object lie in its box, at the places that its homography predicts."""
+    """SIFT matches of a mildly warped object lie in its box, where its homography predicts."""
     photo, host = texture(1, 400, 300), texture(2, 640, 480)
     rng = np.random.default_rng(5)
     for _ in range(2):

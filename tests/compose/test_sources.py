@@ -1,4 +1,4 @@
-"""Instances and backgrounds found in folders."""
+"""Instances and backgrounds in folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a photograph that holds its subject."""
+"""The box of a photograph's subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading pictures with boxes for a detector: three formats to one, and errors that say where."""
+"""Reading pictures with boxes for a detector: three formats, and where errors point."""
 
 import json
 import re
@@ -15,7 +15,7 @@ ANNOTATIONS = Path(__file__).parents[2] / "annotations"
 
 @pytest.fixture
 def landmark_boxes(tmp_path):
-    """Labels of three pictures: one for training, one for validation, one without a box; all in another folder."""
+    """Labels of three pictures, one for training, one for validation, one without a box; the pictures are elsewhere."""
     for name in ("petra/a.jpg", "petra/b.jpg", "petra/c.jpg"):
         write(tmp_path / "pictures" / name, texture(0, 40, 30))
     pictures = {f"petra/{k}.jpg": LandmarkPicture(f"petra/{k}.jpg", None, "petra") for k in "abc"}
@@ -26,7 +26,7 @@ def landmark_boxes(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    """A COCO document of two pictures, the second without a box, and the function that writes it."""
+    """A COCO document of two pictures, the second without a box, and a function that writes it."""
     document = {
         "images": [
             {"id": 3, "file_name": "jpg/a.jpg", "width": 40, "height": 20},
@@ -56,7 +56,7 @@ def test_landmark_boxes_have_a_training_and_a_validation_part_without_pictures_t
 
 
 def test_pictures_lie_beside_the_labels_or_in_the_folder_of_the_downloader(landmark_boxes):
-    with pytest.raises(DetectionDataError, match=r"labels/petra/a\.jpg: listed in .*labels but not on disk; say where"):
+    with pytest.raises(DetectionDataError, match=r"petra/a\.jpg: listed in .*labels but not on disk; give the folder"):
         read_training(str(landmark_boxes))
     write(landmark_boxes / "petra" / "a.jpg", texture(0, 40, 30))
     assert read_training(str(landmark_boxes))[0].path == landmark_boxes / "petra" / "a.jpg"
@@ -139,10 +139,10 @@ def test_a_coco_file_without_one_of_its_lists_is_named(coco, part):
 def test_pictures_that_are_not_on_disk_are_counted(coco, tmp_path):
     source = coco[1]()
     (tmp_path / "jpg" / "a.jpg").unlink()
-    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .*boxes\.json but not on disk; say"):
+    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .*boxes\.json but not on disk; give"):
         read_training(source)
     (tmp_path / "jpg" / "b.jpg").unlink()
-    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .* not on disk, nor are 1 others; say"):
+    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .* not on disk, nor are 1 others; give"):
         read_training(source)
 
 

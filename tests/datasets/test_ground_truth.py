@@ -1,4 +1,4 @@
-"""The ground truth of a clutter set: read back as written, and errors that name the field."""
+"""The ground truth of a clutter set: it is read back as written, and errors name the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and writing Google Landmark Boxes: what is read, what is refused and how the error says where."""
+"""Reading and writing Google Landmark Boxes: what is read, what is refused, and where errors point."""
 
 import csv
 import os

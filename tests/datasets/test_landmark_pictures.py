@@ -1,4 +1,4 @@
-"""Fetching pictures by address, from a real server that breaks off, refuses, is late, or sends something else."""
+"""Fetching pictures from a real server that breaks off, refuses, is late, or sends something else."""
 
 import csv
 import time
@@ -127,7 +127,7 @@ def test_requests_keep_to_the_rate_repeated_ones_too(tmp_path, server):
 )
 def test_what_is_not_an_address_of_the_web_is_not_asked_for(tmp_path, url):
     done = get([LandmarkPicture("a", url, "1")], tmp_path)
-    assert done.failed == {"a": "not an address of the web (http://... or https://...)"}
+    assert done.failed == {"a": "not a web address (http://... or https://...)"}
 
 
 def test_without_a_network_the_call_ends_and_blames_no_picture(tmp_path, server, monkeypatch):
@@ -136,7 +136,7 @@ def test_without_a_network_the_call_ends_and_blames_no_picture(tmp_path, server,
     server.files["/b"] = Resource(b"no picture")
     get(pictures(server, "a", "b"), tmp_path)
     server.server_close()
-    with pytest.raises(DownloadError, match=r"no server answers any longer, .*it goes on where it stopped"):
+    with pytest.raises(DownloadError, match=r"no server answers any longer; .*it continues where it stopped"):
         get(pictures(server, *"abcdefgh"), tmp_path, tries=1)
     assert [row[0] for row in failures(tmp_path)] == ["id", "b"]
 
@@ -199,6 +199,6 @@ def test_a_link_in_the_place_of_a_picture_and_a_folder_of_the_users_stay(tmp_pat
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "c.jpg").write_bytes(b"mine")
     server.files["/c"] = Resource(JPEG)
-    with pytest.raises(OutputError, match="downloads: it holds what d2r did not put there"):
+    with pytest.raises(OutputError, match="downloads: it holds files that d2r did not put there"):
         get(pictures(server, "c"), tmp_path)
     assert (tmp_path / "downloads" / "c.jpg").read_bytes() == b"mine"

@@ -1,4 +1,4 @@
-"""The paper's draw: four and four pictures a landmark, the same for the same seed, those without a box left out."""
+"""The paper's draw: four and four pictures per landmark, the same for the same seed; those without a box left out."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ from d2r.datasets.landmark_sample import draw_sample, sample_dataset
 
 
 def collection(**counts):
-    """So many pictures of each landmark, their ids ``landmark/number``."""
+    """Pictures of each landmark, with ids ``landmark/number``."""
     return [
         LandmarkPicture(f"{name}/{k}", None, name, row)
         for row, (name, k) in enumerate(((name, k) for name, count in counts.items() for k in range(count)), start=2)
@@ -56,10 +56,10 @@ def test_pictures_that_join_displace_at_most_as_many():
 
 
 def test_a_landmark_with_too_few_pictures_is_refused_with_its_row():
-    with pytest.raises(LandmarkBoxesError, match=r"^train.csv: row 6: landmark 'rare' has 3 pictures, and 4 are drawn"):
+    with pytest.raises(LandmarkBoxesError, match=r"^train.csv: row 6: landmark 'rare' has 3 pictures, but 4 are drawn"):
         draw_sample(collection(petra=4, rare=3), 0, name="train.csv")
     folder = [LandmarkPicture("rare/1", None, "rare")]
-    with pytest.raises(LandmarkBoxesError, match=r"^photos: landmark 'rare' has 1 picture, and 4 are drawn"):
+    with pytest.raises(LandmarkBoxesError, match=r"^photos: landmark 'rare' has 1 picture, but 4 are drawn"):
         draw_sample(folder, 0, name="photos")
 
 

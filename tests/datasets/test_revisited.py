@@ -33,13 +33,13 @@ def write_json(path, fields):
 
 
 def write_pickle(path, fields, protocol=4):
-    """As the authors' file has it: names as lists, labels as arrays."""
+    """The authors' format: names as lists, labels as arrays."""
     gnd = [{key: np.asarray(value) for key, value in entry.items()} for entry in fields["gnd"]]
     path.write_bytes(pickle.dumps({**fields, "gnd": gnd}, protocol=protocol))
 
 
 def write_mat(path, fields):
-    """As MATLAB has it: cells of names, a struct array of row vectors of doubles, indices from 1."""
+    """MATLAB's format: cells of names, a struct array of row vectors of doubles, indices from 1."""
     io = pytest.importorskip("scipy.io")
 
     def cell(names):
@@ -167,7 +167,7 @@ def test_every_cut_of_a_file_is_an_error_that_names_it(tmp_path, suffix):
     path = tmp_path / f"gnd{suffix}"
     WRITERS[suffix](path, SMALL)
     data = path.read_bytes()
-    # whatever follows the last byte that matters is padding
+    # everything after the last significant byte is padding
     for length in range(0, len(data) * 3 // 4, max(1, len(data) // 60)):
         path.write_bytes(data[:length])
         with pytest.raises(GroundTruthError, match="gnd"):

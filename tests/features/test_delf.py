@@ -253,7 +253,7 @@ def test_a_pinned_specification_holds_for_its_file_only(tmp_path, monkeypatch):
     assert pinned_features(spec) == spec
     assert pinned.dim == 24
     write_features(tmp_path / "toy.onnx", dim=12)
-    with pytest.raises(FeatureError, match=r"toy\.onnx: not the file that was asked for: its SHA-256 is"):
+    with pytest.raises(FeatureError, match=r"toy\.onnx: not the expected file: its SHA-256 is"):
         pinned.extract([np.zeros((20, 20, 3), np.uint8)])
     assert pinned_features("rootsift:top=3") == "rootsift:top=3"
 
@@ -267,9 +267,9 @@ def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, m
 
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do():
-    with pytest.raises(FeatureError, match=r"best: no such model is shipped or was added \(there are: .*\)"):
+    with pytest.raises(FeatureError, match=r"best: there is no such model \(there are: .*\)"):
         make_extractor("delf:model=best").extract([np.zeros((20, 20, 3), np.uint8)])
-    with pytest.raises(FeatureError, match=r"how-r50: .*fetched by: d2r models pull how-r50"):
+    with pytest.raises(FeatureError, match=r"how-r50: .*fetched with: d2r models pull how-r50"):
         pinned_features("delf:model=how-r50")
 
 

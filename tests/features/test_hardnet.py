@@ -61,7 +61,7 @@ def test_an_index_remembers_the_network_and_refuses_another(photo_folder, model,
         answer = engine.search(picture, SearchOptions(top=3))
         assert answer.results[0].path == str(picture)
     write_patches(model, dim=40, metadata={**METADATA, "arch": "another"})
-    with Engine.open(tmp_path / "index") as engine, pytest.raises(FeatureError, match="not the file that was asked"):
+    with Engine.open(tmp_path / "index") as engine, pytest.raises(FeatureError, match="not the expected file"):
         engine.search(picture, SearchOptions(top=3))
 
 

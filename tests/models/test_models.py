@@ -28,7 +28,7 @@ SHIPPED = [LOCAL_FEATURES, PATCH_DESCRIPTORS, DETECTOR]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder of added networks, which is not there yet."""
+    """The folder of added networks, which does not exist yet."""
     monkeypatch.setenv("D2R_MODELS", str(tmp_path / "models"))
     return tmp_path / "models"
 
@@ -70,7 +70,7 @@ def test_a_network_is_found_by_name_or_by_path(folder):
     assert find_model(DETECTOR).parent == models.MODELS_FOLDER
     with pytest.raises(FileNotFoundError, match=rf"\(there are: {', '.join(SHIPPED)}, tiny\), and the name"):
         find_model("../tiny")
-    with pytest.raises(FileNotFoundError, match="fetched by: d2r models pull how-r50"):
+    with pytest.raises(FileNotFoundError, match="fetched with: d2r models pull how-r50"):
         find_model("how-r50")
 
 
@@ -89,7 +89,7 @@ def test_networks_are_listed_with_what_is_known_of_them(folder, tmp_path):
     assert found["mine"].bytes == (tmp_path / "mine.onnx").stat().st_size
     assert found["mine"].sha256 == Delf(str(tmp_path / "mine.onnx")).network().sha256
     write_features(folder / "mine.onnx", metadata={**METADATA, "arch": "another", "licence": "CC0"})
-    replaced = list_models()[-1]  # what was recorded is of another file
+    replaced = list_models()[-1]  # the record is of another file
     assert (replaced.summary, replaced.licence) == ("another", "CC0")
 
 
@@ -113,7 +113,7 @@ def test_a_record_says_where_a_network_came_from(folder, tmp_path):
     record = read_record(model.path)
     assert record == catalogue.Record("local features", sha256, str(path), sha256, True, "CC0", "toy")
     assert json.loads((folder / "mine.json").read_text())["sha256"] == sha256
-    assert add_model(str(path)) == model  # again, which changes nothing but what is recorded
+    assert add_model(str(path)) == model  # again, which changes only the record
     assert not read_record(model.path).verified
 
 
@@ -189,18 +189,18 @@ def test_an_address_that_gives_something_else_is_named(folder, tmp_path, server)
     with pytest.raises(ModelError, match=rf"{server.url}/toy\.onnx: not an ONNX file"):
         add_model(f"{server.url}/toy.onnx", pause_s=0.0)
     server.files["/toy.onnx"] = Resource(write_features(tmp_path / "toy.onnx").read_bytes(), etag='"v2"')
-    with pytest.raises(DownloadError, match=r"its sha256 is .*, and it should be 000"):
+    with pytest.raises(DownloadError, match=r"its sha256 is .*, but should be 000"):
         add_model(f"{server.url}/toy.onnx", sha256=SHA256, pause_s=0.0)
     assert files_in(folder) == []
     assert add_model(f"{server.url}/toy.onnx", pause_s=0.0).kind == "local features"
 
 
-# fetching what is known
+# fetching known networks
 
 
 @pytest.fixture
 def known(server, monkeypatch):
-    """A network that can be fetched, whose checkpoint is what its converter says it is."""
+    """A network that can be fetched, whose checkpoint is what its converter claims."""
     server.files["/tiny.pth"] = Resource(b"checkpoint")
     entry = KnownModel("a tiny one", (f"{server.url}/gone.pth", f"{server.url}/tiny.pth"), None, "MIT", "toynet")
     monkeypatch.setattr(catalogue, "KNOWN", {"tiny": entry})
@@ -233,7 +233,7 @@ def test_a_known_network_is_fetched_and_converted_once(folder, server):
 def test_a_checkpoint_with_another_checksum_is_not_converted(folder, known, monkeypatch):
     strict = KnownModel(known.summary, known.urls[1:], SHA256, known.licence, known.arch)
     monkeypatch.setattr(catalogue, "KNOWN", {"tiny": strict})
-    with pytest.raises(DownloadError, match=r"its sha256 is .*, and it should be 000"):
+    with pytest.raises(DownloadError, match=r"its sha256 is .*, but should be 000"):
         pull_model("tiny", pause_s=0.0)
     assert files_in(folder) == []
 
@@ -267,6 +267,6 @@ def test_a_file_of_the_users_in_the_folder_of_networks_is_not_written_over(folde
 def test_a_folder_of_downloads_of_the_users_stays(folder, server):
     (folder / "downloads").mkdir(parents=True)
     (folder / "downloads" / "toy.onnx").write_text("mine")
-    with pytest.raises(OutputError, match="downloads: it holds what d2r did not put there"):
+    with pytest.raises(OutputError, match="downloads: it holds files that d2r did not put there"):
         add_model(f"{server.url}/toy.onnx", pause_s=0.0)
     assert (folder / "downloads" / "toy.onnx").read_text() == "mine"

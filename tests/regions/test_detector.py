@@ -68,7 +68,7 @@ def test_a_box_that_is_the_whole_picture_is_a_detection_but_no_region(tmp_path):
 
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_several_pictures_have_the_boxes_that_each_has_alone(tmp_path, photo, batch):
-    """Of a redder picture the scores are higher; sizes differ."""
+    """The redder the picture, the higher the scores; sizes differ."""
     path = write_detector(tmp_path / "toy.onnx", BOXES, [1.0, 0.9, 0.8, 0.7], by_red=True, batch=batch)
     detector = Detector(str(path), threshold=0.01, nms=1.0)
     red = np.zeros((50, 70, 3), np.uint8)
@@ -150,7 +150,7 @@ def test_a_pinned_specification_holds_for_its_file_only(tmp_path, monkeypatch):
     picture = np.zeros((20, 20, 3), np.uint8)
     assert len(pinned.select(picture)) == 1
     write_detector(tmp_path / "toy.onnx", scores=[0.5])
-    with pytest.raises(DetectorError, match=r"toy\.onnx: not the file that was asked for: its SHA-256 is"):
+    with pytest.raises(DetectorError, match=r"toy\.onnx: not the expected file: its SHA-256 is"):
         pinned.select(picture)
     assert pinned_regions("rmac:levels=1") == "rmac:levels=1"
 
@@ -164,7 +164,5 @@ def test_a_path_that_cannot_be_written_in_a_specification_is_refused(tmp_path, m
 
 
 def test_a_model_that_is_not_shipped_is_named_with_those_that_are():
-    with pytest.raises(
-        DetectorError, match=r"best: no such model is shipped or was added \(there are: .*\), and the name of a file"
-    ):
+    with pytest.raises(DetectorError, match=r"best: there is no such model \(there are: .*\), and the name of a file"):
         make_selector("detector:model=best").select(np.zeros((20, 20, 3), np.uint8))

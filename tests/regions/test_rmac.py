@@ -45,7 +45,7 @@ def test_deeper_grids_begin_with_the_shallower_ones_and_reach_every_edge():
 
 
 def test_a_small_grid_is_the_one_worked_by_hand():
-    """Of 12 x 9: side 9 at 0 and 3; side 6 at 0, 3, 6 along the width and 0, 3 along the height."""
+    """For 12 x 9: side 9 at 0 and 3; side 6 at 0, 3, 6 along the width and 0, 3 along the height."""
     expected = [
         [0, 0, 9, 9], [3, 0, 12, 9],
         [0, 0, 6, 6], [3, 0, 9, 6], [6, 0, 12, 6], [0, 3, 6, 9], [3, 3, 9, 9], [6, 3, 12, 9],
@@ -68,7 +68,7 @@ def test_every_level_covers_the_whole_picture(size):
         for x1, y1, x2, y2 in boxes[seen:].astype(int):
             covered[y1:y2, x1:x2] = True
         seen = len(boxes)
-        if (size, level) != ((512, 512), 1):  # of a square, the square of level 1 is the picture itself
+        if (size, level) != ((512, 512), 1):  # in a square picture, level 1 is the picture itself
             assert covered.mean() > 0.98
 
 

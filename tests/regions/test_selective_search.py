@@ -30,7 +30,7 @@ def test_proposals_are_inside_distinct_and_at_most_as_many_as_asked(photo):
 
 
 def test_proposals_of_a_picture_whose_sides_do_not_divide_end_at_its_edges(photo):
-    """Of 400 x 244 pixels the small copy has 195 rows, and 195 times 244 / 195 in float32 is above 244."""
+    """For 400 x 244 pixels the small copy has 195 rows, and 195 times 244 / 195 in float32 is above 244."""
     assert np.float32(195) * np.float32(244 / 195) > 244
     picture = cv2.resize(photo, (400, 244), interpolation=cv2.INTER_AREA)
     boxes = SelectiveSearch(top=50).select(picture).boxes

@@ -168,7 +168,7 @@ def test_a_picture_that_is_gone_or_broken_is_a_frame_with_the_reason(tmp_path: P
     broken.write_bytes(b"not a picture")
     html = page_of(found(os.fspath(tmp_path / "gone.jpg")), found(os.fspath(broken), inliers=None, width=0, height=0))
     assert "Cannot be read: No such file or directory." in said(html)
-    assert "Not a picture in a format that is read" in said(html)
+    assert "Not a picture in a supported format" in said(html)
     assert len(Reader(html).all("rect", class_="empty-frame")) == 2
 
 

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 
 def blocked(folder):
-    """Take from a folder of sources the place for what is made of them, as for a user who cannot write it."""
+    """Make a folder of sources unable to hold machine code, as for a user who cannot write to it."""
     (folder / "__pycache__").write_text("")
     return folder
 
@@ -48,7 +48,7 @@ def d2r_command(*arguments, **options):
 
 @pytest.fixture
 def small(tmp_path):
-    """A program of one compiled function, that cannot be written beside."""
+    """A program with one compiled function, beside which nothing can be written."""
     folder = tmp_path / "sources"
     folder.mkdir()
     (folder / "small.py").write_text(SMALL)
@@ -57,7 +57,7 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory):
-    """The environment of a user who has no home and cannot write the installation."""
+    """The environment of a user without a home who cannot write to the installation."""
     root = tmp_path_factory.mktemp("installation")
     for folder, folders, files in os.walk(d2r.__path__[0]):
         folders[:] = [name for name in folders if name != "__pycache__"]
@@ -171,7 +171,7 @@ def test_a_folder_that_others_can_write_or_replace_is_not_used(tmp_path, monkeyp
     (tmp_path / name).unlink()
     tmp_path.chmod(0o777)
     assert folder_in(tmp_path, monkeypatch) is None
-    tmp_path.chmod(0o1777)  # nobody can rename what is another's there
+    tmp_path.chmod(0o1777)  # nobody can rename somebody else's files there
     assert folder_in(tmp_path, monkeypatch) == tmp_path / name
 
 

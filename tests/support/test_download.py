@@ -26,7 +26,7 @@ def get(name, folder, server, **options):
 
 
 def archive(files, add=None):
-    """A .tgz of name -> content; ``add`` may put strange members in."""
+    """A .tgz of name -> content; ``add`` may add strange members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
@@ -44,13 +44,13 @@ def ground_truth(images, queries):
 
 
 def noise(seed, size=5000):
-    """Bytes that gzip cannot shrink, so that a cut or a changed byte falls into them."""
+    """Incompressible bytes, so that a cut or a changed byte falls into them."""
     return b"".join(hashlib.sha256(f"{seed} {i}".encode()).digest() for i in range(size // 32))
 
 
 @pytest.fixture
 def oxford(server):
-    """The server has a small Oxford: three pictures, and one that the ground truth leaves out."""
+    """A server with a small Oxford: three pictures, and one that is not in the ground truth."""
     pictures = {f"{name}.jpg": noise(name) for name in ("all_souls_000001", "oxford_000002", "oxford_000003")}
     server.files["/gnd/roxford5k/gnd_roxford5k.pkl"] = Resource(
         ground_truth(["all_souls_000001", "oxford_000002"], ["oxford_000003"])
@@ -247,7 +247,7 @@ def test_every_request_waits_its_turn(tmp_path, server):
 def test_a_wrong_checksum_is_refused(tmp_path, server):
     server.files["/file"] = Resource(b"content")
     good = hashlib.sha256(b"content").hexdigest()
-    with pytest.raises(DownloadError, match=f"its sha256 is {good}, and it should be 00"):
+    with pytest.raises(DownloadError, match=f"its sha256 is {good}, but should be 00"):
         fetch([f"{server.url}/file"], tmp_path / "file", sha256="0" * 64)
     assert not (tmp_path / "file").exists()
     assert not (tmp_path / "file.part").exists()
@@ -356,7 +356,7 @@ def damaged(packed, where):
     "damage",
     [
         lambda packed: damaged(packed, len(packed) // 2),
-        lambda packed: damaged(packed, len(packed) - 6),  # the checksum that ends it
+        lambda packed: damaged(packed, len(packed) - 6),  # its final checksum
         lambda packed: packed[: len(packed) // 2],
         lambda packed: packed[:-4],
         lambda packed: b"<html>moved</html>",
@@ -407,14 +407,14 @@ def test_links_and_pipes_within_an_archive_are_left_out(tmp_path, server, oxford
         link("oxford_000002.jpg", "all_souls_000001.jpg", tarfile.SYMTYPE),
     )
     server.files["/ox/oxbuild_images-v1.tgz"].content = packed
-    with pytest.raises(DownloadError, match=r"do not hold 1 of 3 pictures, such as oxford_000002.jpg"):
+    with pytest.raises(DownloadError, match=r"lack 1 of 3 pictures, for example oxford_000002.jpg"):
         get("roxford5k", tmp_path, server)
 
 
 def test_archives_that_lack_pictures_are_fetched_again_next_time(tmp_path, server, oxford):
     resource = server.files["/ox/oxbuild_images-v1.tgz"]
     packed, resource.content = resource.content, archive({"oxford_000002.jpg": oxford["oxford_000002.jpg"]})
-    with pytest.raises(DownloadError, match=r"2 of 3 pictures, such as all_souls_000001.jpg"):
+    with pytest.raises(DownloadError, match=r"2 of 3 pictures, for example all_souls_000001.jpg"):
         get("roxford5k", tmp_path, server)
     resource.content = packed
     assert_is_oxford(get("roxford5k", tmp_path, server), oxford)
@@ -475,11 +475,11 @@ def test_a_folder_of_the_users_with_the_name_of_ours_stays(tmp_path, server, oxf
     mine = tmp_path / "roxford5k" / "downloads" / "oxbuild_images-v1.tgz"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="downloads: it holds what d2r did not put there; move it"):
+    with pytest.raises(OutputError, match="downloads: it holds files that d2r did not put there; move it"):
         get("roxford5k", tmp_path, server)
     mine.parent.rename(tmp_path / "roxford5k" / "kept")
     root = get("roxford5k", tmp_path, server)
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
-    get("roxford5k", tmp_path, server)  # all is there, and nothing is removed
+    get("roxford5k", tmp_path, server)  # everything is there, and nothing is removed
     assert mine.read_bytes() == (root / "kept" / mine.name).read_bytes() == b"mine"

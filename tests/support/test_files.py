@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and printable paths."""
+"""Atomic writing of files, and printable paths."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def test_a_folder_is_removed_only_where_it_was_made_as_ones_own(tmp_path: Path) 
     assert (own / "deep" / "file").exists()
     other.mkdir()
     (other / "mine").write_text("mine")
-    with pytest.raises(OutputError, match="other: it holds what d2r did not put there"):
+    with pytest.raises(OutputError, match="other: it holds files that d2r did not put there"):
         own_folder(other)
     (tmp_path / "link").symlink_to(own)
-    with pytest.raises(OutputError, match="link: a folder is needed here"):
+    with pytest.raises(OutputError, match="link: a folder for work in progress is needed here"):
         own_folder(tmp_path / "link")
     for folder in (own, other, tmp_path / "link", tmp_path / "none"):
         remove_own_folder(folder)

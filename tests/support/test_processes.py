@@ -30,7 +30,7 @@ def square_or_die(number):
 
 
 def own_process(place, number):
-    """Return when two processes are at work."""
+    """Wait until two processes are working."""
     (place / str(os.getpid())).touch()
     end = time.monotonic() + LIMIT_S
     while len(list(place.iterdir())) < 2:
@@ -58,7 +58,7 @@ def end_by(how):
 
 
 def end_at_first(place, how, number):
-    """End the process at the first try of a number; the second gives its square."""
+    """End the process at the first try of a number; return its square at the second."""
     tried = place / str(number)
     if not tried.exists():
         tried.touch()
@@ -72,7 +72,7 @@ def end_differently(place, number):
 
 
 def say_half(place, number):
-    """Kill the process when half of the result is handed over, at the first try."""
+    """Kill the process at the first try, when half of the result has been sent."""
     tried = place / str(number)
     if not tried.exists():
         tried.touch()
@@ -165,7 +165,7 @@ def test_a_process_that_is_killed_while_it_is_handed_an_item_is_not_waited_for()
     workers = WorkerProcesses(1, nothing)
     try:
         process = workers.submit(os.getpid).result(LIMIT_S)
-        os.kill(process, signal.SIGSTOP)  # it reads no more
+        os.kill(process, signal.SIGSTOP)  # it stops reading
         length = workers.submit(len, bytes(10_000_000))
         os.kill(process, signal.SIGKILL)
         assert length.result(LIMIT_S) == 10_000_000
@@ -178,7 +178,7 @@ def test_a_process_that_is_killed_between_two_items_costs_the_next_no_try(tmp_pa
     try:
         process = workers.submit(os.getpid).result(LIMIT_S)
         os.kill(process, signal.SIGKILL)
-        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # it is dead, and not yet seen to be
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # it is dead, but nobody has noticed yet
         assert workers.submit(end_at_first, tmp_path, signal.SIGKILL, 3).result(LIMIT_S) == 9
     finally:
         workers.close()
@@ -286,7 +286,7 @@ def test_the_work_is_done_in_as_many_other_processes_as_asked_and_they_are_gone_
     processes = {next(results)[1] for _ in range(20)}
     assert len(processes) == 2
     assert os.getpid() not in processes
-    results.close()  # as when the consumer stops early
+    results.close()  # as if the consumer stops early
     for process in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)

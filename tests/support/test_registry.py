@@ -119,7 +119,7 @@ def test_descriptors_are_the_same_where_the_extractor_and_its_network_are(one, o
 
 
 def plugin(folder, name, lines, code):
-    """Make a package that was installed as far as entry points go."""
+    """Make a package look installed, with its entry points."""
     (folder / f"{name}.py").write_text(code)
     (folder / f"{name}-1.0.dist-info").mkdir()
     (folder / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -154,12 +154,12 @@ def test_the_documentation_gives_objects_of_a_script_that_worker_processes_know_
         '"castle.jpg"', repr(str(photo_folder / "pagoda-0.jpg"))
     )
     (tmp_path / "script.py").write_text(classes + use)
-    for _ in range(2):  # made, then opened again
+    for _ in range(2):  # created, then opened again
         done = run(sys.executable, "script.py", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, f"{photo_folder / 'pagoda-0.jpg'}\n"), done.stderr
     without = run(*D2R, "search", tmp_path / "grid.index", photo_folder / "pagoda-0.jpg")
     assert without.returncode == 2
-    assert "features '__main__.GridSIFT' is not known here (an object made it: give it again" in without.stderr
+    assert "features '__main__.GridSIFT' is not known here (it was given as an object: give it again" in without.stderr
 
 
 def test_a_part_of_another_package_that_is_broken_is_named_and_a_name_of_ours_is_not_taken_over(tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_a_part_of_another_package_that_is_broken_is_named_and_a_name_of_ours_is
     parts = Registry("parts", {"part": Part})
     with pytest.raises(SpecError, match="'broken' of other_package:nothing cannot be loaded"):
         parts.make("broken")
-    with pytest.raises(SpecError, match="other_package:plain is no dataclass"):
+    with pytest.raises(SpecError, match="other_package:plain is not a dataclass"):
         parts.make("plain")
     assert parts.make("part") == Part()
     with pytest.raises(SpecError, match="there are: broken, part, plain"):

@@ -16,7 +16,7 @@ fsspec = pytest.importorskip("fsspec")
 
 @pytest.fixture
 def bucket(photo_folder):
-    """The photographs in a storage that only fsspec knows, with names that a URL must encode."""
+    """The photographs in a storage that only fsspec knows, with names that need encoding in a URL."""
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     for number, path in enumerate(sorted(photo_folder.rglob("*.*"))):

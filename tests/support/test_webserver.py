@@ -1,4 +1,4 @@
-"""The server under the pages and the API: what it does with connections, whatever the application."""
+"""The web server under the pages and the API: how it handles connections, whatever the application."""
 
 import socket
 import threading
@@ -47,7 +47,7 @@ def line_to(server):
 
 
 def ended(line):
-    """Read until the other side closes, and return all that came."""
+    """Read until the other side closes, and return everything."""
     parts = []
     while part := line.recv(1 << 16):
         parts.append(part)

@@ -19,7 +19,7 @@ from d2r.train.log import EpochRow
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Networks this small are slower with more threads, where other processes want them too."""
+    """Small networks are slower with more threads, if other processes need them too."""
     torch.set_num_threads(1)
 
 

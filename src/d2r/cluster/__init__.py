@@ -1,4 +1,4 @@
-"""More machines than one, on Ray: describe pictures on all of them, and search an index in parts.
+"""Several machines, with Ray: describe pictures on all of them, and search an index in shards.
 
-Nothing here is imported by the rest; it needs the ``cluster`` extra.
+No other package imports this one; it needs the ``cluster`` extra.
 """

@@ -21,12 +21,12 @@ class ClusterError(D2RError):
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
-    """Be connected to a cluster in a block; one that was connected to before stays so.
+    """Connect to a cluster for a block; an existing connection is kept.
 
     Args:
-        address: ``HOST:PORT`` of the cluster's head. None is that in the environment variable ``RAY_ADDRESS``, or the
-            cluster that this machine belongs to (``ray start``); where there is none, one of this machine alone is
-            started, which listens on the loopback address only.
+        address: ``HOST:PORT`` of the cluster's head. None takes it from the environment variable ``RAY_ADDRESS``, or
+            takes the cluster that this machine belongs to (``ray start``); if there is none, it starts a cluster of
+            this machine alone, which listens on the loopback address only.
 
     Raises:
         ClusterError: there is no cluster at the address.
@@ -73,7 +73,7 @@ def accelerators() -> int:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself tries for minutes."""
+    """Refuse an address where nothing listens; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
@@ -92,10 +92,9 @@ def _is_loopback(address: str) -> bool:
 
 
 def _stay_on_loopback() -> None:
-    """Have Ray take 127.0.0.1 for what it is.
+    """Keep Ray from replacing 127.0.0.1 with this machine's outward address.
 
-    It would put this machine's outward address in its place, where a cluster of the loopback address does not listen.
-    The switch is made for macOS and Windows and named after them.
+    A cluster on the loopback address does not listen there. The switch is meant for macOS and Windows, hence its name.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     from ray._private import ray_constants

@@ -1,12 +1,12 @@
 """Describe pictures on a cluster, as a Ray Data pipeline.
 
-Ray Data keeps as much in flight as its object store has room for and no more, starts again what a lost machine was
-doing, and hands the results on in order. Each of its actors has a process of its own for what decodes pictures, so
-that one that makes a decoder crash costs that picture alone.
+Ray Data keeps no more in flight than its object store can hold, repeats the work of a lost machine, and returns the
+results in order. Each of its actors decodes pictures in a process of its own, so that a picture that crashes a decoder
+costs only itself.
 
-With a detector and GPUs there are three stages: processors decode and shrink, GPUs look for landmarks, processors
-describe and aggregate. Otherwise one stage does everything: features are many times larger than pictures, and would
-only travel.
+With a detector and GPUs there are three stages: processors decode and shrink, GPUs detect landmarks, processors extract
+features and aggregate. Otherwise one stage does everything: features are many times larger than pictures, and further
+stages would only move them.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_ROUND = 2048  # files a processor that one pipeline is given: the listing is never all in memory
-_TASK = 16  # pictures at most that are lost and described again with a machine
-_SHARE = 4  # tasks a processor at least, where there are few pictures
+_ROUND = 2048  # files per processor in one pipeline, so that the listing is never all in memory
+_TASK = 16  # pictures per task; if a machine is lost, its tasks are repeated
+_SHARE = 4  # minimum tasks per processor, if there are few pictures
 _GPU_BATCH = 32
-_DECODED = 16  # processors that one has pictures decoded for; to describe one takes a hundred times as long
+_DECODED = 16  # processors per one that decodes; describing a picture takes a hundred times as long
 
 
 @dataclass(frozen=True)
 class ClusterWorkers:
     """Describes pictures on the cluster that this process is connected to (:func:`d2r.cluster.connect.connected`).
 
-    Every machine must be able to read the pictures by their paths, and have this package. Those that see the folder of
-    the index share the descriptions of the sample through it; without, that sample is described twice.
+    Every machine must have this package and be able to read the pictures by their paths. Machines that can read the
+    folder of the index share the descriptions of the sample through it; otherwise the sample is described twice.
 
     Attributes:
-        detectors: GPUs that look for landmarks, when the regions come from a detector; None is all that the cluster
-            has, 0 leaves that to the processors.
+        detectors: number of GPUs that run the detector, if the regions come from one; None is all of the cluster's, 0
+            runs it on processors.
     """
 
     detectors: int | None = None
@@ -86,15 +86,15 @@ class ClusterWorkers:
 
 
 def _sample(recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, file: PictureFile) -> Sampled:
-    # Kept only where this machine sees the folder: one that it made itself nobody would look into.
+    # Kept only if this machine sees the folder: nobody would read one that it made itself.
     return sample_file(recipe, max_pixels, staging if staging is not None and staging.is_dir() else None, quota, file)
 
 
 def _in_rounds(stages: Callable[[Any, int], Any], files: Iterable[PictureFile]) -> Iterator[tuple[PictureFile, Any]]:
-    """Run files through the stages of a pipeline, a pipeline for so many at a time; yield them with their results."""
+    """Run files through the stages of a pipeline, a new one for each chunk; yield them with their results."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each pipeline, and of bars it does not show
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs each pipeline, and hidden progress bars
     source = iter(files)
     cores = processors()
     while chunk := list(islice(source, _ROUND * cores)):
@@ -123,10 +123,10 @@ def _table(rows: Sequence[tuple[bytes, bytes]]) -> pyarrow.Table:
 
 
 def _on_processors(data: Any, function: Callable[[Any], Any], pool_size: int) -> Any:
-    """Return a data set with ``function(result)`` in place of each row's result, worked out by a pool of actors."""
+    """Return a data set with ``function(result)`` instead of each row's result, computed by a pool of actors."""
     import ray
 
-    function_ref = ray.put(pickle.dumps(function))  # once, and not once an actor: it may hold a large codebook
+    function_ref = ray.put(pickle.dumps(function))  # once, instead of per actor: it may hold a large codebook
     return data.map_batches(
         _Worker, fn_constructor_args=([function_ref],), batch_size=None, batch_format="pyarrow",
         compute=_pool(pool_size), num_cpus=1,
@@ -141,13 +141,13 @@ def _pool(pool_size: int) -> Any:
 
 @dataclass(frozen=True)
 class _Raised:
-    """Stands for the result of a function that raised: what is wrong is not the picture."""
+    """Stands for the result of a function that raised: the picture is not the cause."""
 
     error: Exception
 
 
 class _Worker:
-    """An actor, and the process that it hands one picture after the other."""
+    """An actor with a process to which it passes one picture after the other."""
 
     def __init__(self, function: list[Any]) -> None:
         import ray
@@ -163,7 +163,7 @@ class _Worker:
             return self._process.submit(_call, given).result()
         except WorkerDied as died:
             return pickle.dumps(died)
-        except Exception as error:  # of the process, which cannot begin
+        except Exception as error:  # the process does not start
             return pickle.dumps(_Raised(error))
 
 

@@ -1,8 +1,8 @@
-"""Search an index in parts on many machines: scatter a query, gather the exact best, verify where features lie.
+"""Search an index in shards on many machines: send the query to all, merge their exact rankings, verify on the shards.
 
-The catalogue stays here, with the process that asks. A shard (:mod:`d2r.cluster.shard`) has some segments of one commit
-and says which of their pictures are best; the best of those are the best of all, with ties in the order of one index
-that holds everything. A shard that does not answer is left out, and the answer says how many pictures that were.
+The catalogue stays with the process that asks. A shard (:mod:`d2r.cluster.shard`) has some segments of one commit and
+returns the best of their pictures; merged, these rank as in one index that holds everything, ties included. A shard
+that does not answer is left out, and the answer says how many pictures are missing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from d2r.search import Candidate, Query, Ranking, RankingChanged, Verified
 TIMEOUT_S = 5.0
 """A shard that takes longer is left out of an answer."""
 
-_START_S = 300.0  # for a shard to be there and to have mapped its segments
-_TRIES = 20  # at one query, when commits move what was found
-_HEALTH_S = 1.0  # between two looks of Ray Serve at a shard: one that died is started again after so long
+_START_S = 300.0  # for a shard to start and map its segments
+_TRIES = 20  # per query, if commits move the pictures found
+_HEALTH_S = 1.0  # between Ray Serve's health checks of a shard, after which a dead one is restarted
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Placement:
     """Which shard has which segment of one commit.
 
     Attributes:
-        version: of the commit.
-        shard_of: shard of each segment, by number.
-        pictures: how many can be found, in each shard.
+        version: version of the commit.
+        shard_of: number of a segment to its shard.
+        pictures: number of pictures that can be found in each shard.
         states: for each shard the version and a reference to its :class:`~d2r.cluster.shard.ShardState`.
     """
 
@@ -57,19 +57,19 @@ class Placement:
 
 
 def assign_segments(layout: Layout, shards: int, before: Mapping[int, int]) -> dict[int, int]:
-    """Return the shard of each segment, by number, so that each shard has about as many postings.
+    """Return the shard of each segment, by number, such that all shards have about equally many postings.
 
     Args:
-        layout: of the index.
-        shards: how many there are.
-        before: shards of segments that had one: these stay, because their machine has them in memory.
+        layout: layout of the index.
+        shards: number of shards.
+        before: shards of earlier segments, which stay where they are, because that machine has them in memory.
     """
     placed = {row.id: before[row.id] for row in layout.segments if row.id in before}
     load = np.zeros(shards, np.int64)
     for row in layout.segments:
         if row.id in placed:
             load[placed[row.id]] += row.postings
-    # The largest first: the small ones then even out.
+    # The largest first, so that the small ones even out the load.
     for row in sorted(layout.segments, key=lambda row: (-row.postings, row.id)):
         if row.id not in placed:
             placed[row.id] = int(load.argmin())
@@ -78,12 +78,12 @@ def assign_segments(layout: Layout, shards: int, before: Mapping[int, int]) -> d
 
 
 class Shards:
-    """The shards of an index; safe to use from several threads.
+    """The shards of an index; thread-safe.
 
     Args:
-        index: whose catalogue says what there is.
-        handles: of the deployments, one a shard.
-        timeout_s: a shard that takes longer is left out of an answer, and from then on until it answers again.
+        index: its catalogue lists the segments and pictures.
+        handles: handles of the deployments, one per shard.
+        timeout_s: a shard that takes longer is left out until it answers again, in seconds.
     """
 
     def __init__(self, index: Index, handles: Sequence[Any], *, timeout_s: float = TIMEOUT_S) -> None:
@@ -92,13 +92,13 @@ class Shards:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._placement: Placement | None = None
-        self._away: dict[int, Any] = {}  # what will tell that a shard is back
+        self._away: dict[int, Any] = {}  # answers that tell when a shard is back
 
     def wait(self) -> None:
-        """Return when every shard has its segments.
+        """Wait until every shard has its segments.
 
         Raises:
-            ClusterError: one does not see them.
+            ClusterError: a shard cannot read them.
         """
         placement = self._current()
         answers = [handle.hold.remote(state) for handle, state in zip(self._handles, placement.states, strict=True)]
@@ -107,15 +107,15 @@ class Shards:
                 answer.result(timeout_s=_START_S)
             except FileNotFoundError as error:
                 raise ClusterError(
-                    f"shard {shard} does not see {self._index.folder}; every machine must, under this path"
+                    f"shard {shard} cannot read {self._index.folder}; every machine must be able to, under this path"
                 ) from error
 
     def rank(self, query: Aggregated, top: int) -> tuple[list[Hit], int]:
-        """Return the pictures most similar to a query, at most ``top``, and how many pictures did not answer.
+        """Return the at most ``top`` pictures most similar to a query, and how many pictures were not searched.
 
         Raises:
             StoreError: the index is damaged.
-            ClusterError: commits follow each other faster than a search.
+            ClusterError: commits come faster than a search takes.
         """
         starts = codebook_of(self._index).starts
         split, deep = by_kind(query, starts), depth(top, len(starts))
@@ -137,11 +137,11 @@ class Shards:
         raise ClusterError("the index changes faster than it can be searched; try again")
 
     def verify(self, query: QueryKeypoints, pictures: Sequence[PictureRow]) -> list[Verified]:
-        """Return how each of the pictures agrees with a query.
+        """Verify pictures against a query.
 
         Raises:
-            RankingChanged: a commit has moved one of them, or a shard that has some is gone: without it others are
-                among the best.
+            RankingChanged: a commit has moved a picture, or a shard with some of them no longer answers: without it
+                other pictures rank best.
             StoreError: the index is damaged.
         """
         import ray
@@ -169,7 +169,7 @@ class Shards:
         return [found[row] for row in range(len(pictures))]
 
     def _ask(self, placement: Placement, questions: Mapping[int, Callable[..., list[Any]]]) -> dict[int, list[Any]]:
-        """Ask shards at the same time, each several things; return the answers of those that answer all in time."""
+        """Ask several shards at once, each several questions; return the answers of shards that answer all in time."""
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import RayServeException
 
@@ -182,13 +182,13 @@ class Shards:
             except FileNotFoundError as error:
                 raise RankingChanged from error
             except RayTaskError:
-                raise  # it is there, and something is wrong with the index
+                raise  # the shard works, but the index is damaged
             except (RayError, RayServeException, TimeoutError):
                 self._lose(shard, placement)
         return answers
 
     def _lose(self, shard: int, placement: Placement) -> None:
-        """Ask a shard no more until it has answered this."""
+        """Leave a shard out until it answers the question asked here."""
         with self._lock:
             if shard not in self._away:
                 self._away[shard] = self._handles[shard].hold.remote(placement.states[shard])
@@ -202,7 +202,7 @@ class Shards:
                 back.result(timeout_s=0.001)
             except TimeoutError:
                 return False
-            except Exception:  # started, and lost again; or the commit that it was asked for is not there any more
+            except Exception:  # lost again after a restart, or the commit no longer exists
                 placement = self._placement
                 assert placement is not None
                 self._away[shard] = self._handles[shard].hold.remote(placement.states[shard])
@@ -211,7 +211,7 @@ class Shards:
             return True
 
     def _current(self) -> Placement:
-        """Return the state of the last commit, telling the shards' machines what is new."""
+        """Return the placement of the last commit; put its shard states into Ray if it is new."""
         import ray
 
         with self._lock:
@@ -236,13 +236,13 @@ class Shards:
 
 
 class ShardRanker(IndexRanker):
-    """Ranks and verifies the pictures of an index on shards; all else of confirmed pictures this machine reads.
+    """Ranks and verifies the pictures of an index on shards; this machine reads the rest.
 
     Args:
-        shards: of the index.
+        shards: the shards of the index.
         index: see :class:`d2r.index_ranker.IndexRanker`.
-        recipe: the same.
-        threads: the same.
+        recipe: see there.
+        threads: see there.
     """
 
     def __init__(self, shards: Shards, index: Index, recipe: Recipe, threads: Executor) -> None:
@@ -263,11 +263,11 @@ class ShardRanker(IndexRanker):
 
 
 class ClusterEngine(Engine):
-    """An engine whose searches are those of shards; everything else it does itself.
+    """An engine that searches on shards and does everything else itself.
 
     Args:
         index: see :class:`~d2r.engine.Engine`.
-        shards: of the index.
+        shards: the shards of the index.
     """
 
     def __init__(self, index: Index, shards: Shards) -> None:
@@ -284,24 +284,24 @@ def sharded(
     threads: int | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Iterator[ClusterEngine]:
-    """Have an index searched by the cluster that this process is connected to, in a block.
+    """Search an index with the cluster that this process is connected to, within a block.
 
-    Every machine must see the folder of the index under the same path.
+    Every machine must be able to read the folder of the index under the same path.
 
     Args:
-        index: filled here; what is committed to it is searched at once.
-        shards: parts; None is one a machine.
-        replicas: processes that can search each part.
-        threads: that each of them searches with; None divides the processors among them.
+        index: may be filled here meanwhile; a commit is searched at once.
+        shards: number of shards; None is one per machine.
+        replicas: number of processes per shard.
+        threads: number of threads per process; None divides the processors among them.
         timeout_s: see :class:`Shards`.
 
     Raises:
-        ClusterError: a machine does not see the index.
+        ClusterError: a machine cannot read the index.
     """
     import ray
     from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of every deployment
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it logs every deployment
     count = shards or sum(bool(node["Alive"]) for node in ray.nodes())
     deployment = serve.deployment(Shard).options(
         num_replicas=replicas,
@@ -312,7 +312,7 @@ def sharded(
     )
     own = threads or max(1, processors() // (count * replicas))
     max_side = Engine(index).recipe.max_side
-    own_name = f"d2r-{secrets.token_hex(4)}"  # the cluster may serve another index too
+    own_name = f"d2r-{secrets.token_hex(4)}"  # the cluster may also serve another index
     names = [f"{own_name}-shard-{number}" for number in range(count)]
     targets = [
         serve.RunTarget(
@@ -322,7 +322,7 @@ def sharded(
         )
         for name in names
     ]
-    serve.start(proxy_location="Disabled")  # requests come through our own service, never through Ray's
+    serve.start(proxy_location="Disabled")  # requests come through our own service, never Ray's
     try:
         parts = Shards(index, serve.run_many(targets), timeout_s=timeout_s)
         parts.wait()
@@ -330,12 +330,12 @@ def sharded(
     finally:
         if set(serve.status().applications) <= set(names):
             serve.shutdown()
-        else:  # somebody else has it serve something too
+        else:  # it also serves something of somebody else's
             for name in names:
                 serve.delete(name)
 
 
 def _place(picture: PictureRow) -> Place:
-    assert picture.segment is not None  # it was found there
+    assert picture.segment is not None  # it was found in a segment
     assert picture.slot is not None
     return Place(place_of(picture.segment, picture.slot), max(picture.width or 0, picture.height or 0))

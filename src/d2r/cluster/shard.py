@@ -1,8 +1,8 @@
-"""One part of an index, as a deployment of Ray Serve: scores its segments, and verifies where their features lie.
+"""One part of an index, as a deployment of Ray Serve: scores its segments and verifies their pictures.
 
-A shard keeps no state that matters. With each request comes what it is to search: a :class:`ShardState` of one commit,
-as an object of Ray, of which a machine fetches the same one once. So all shards answer for the same commit, one that
-was started again knows what to do, and a new segment is searched from the first request that names it.
+A shard is stateless. Each request says what to search: a :class:`ShardState` of one commit, as a Ray object that each
+machine fetches once. So all shards answer for the same commit, a restarted shard works at once, and a new segment is
+searched from the first request that names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from d2r.search import Verified, verify_keypoints
 from d2r.verify.keypoints import Keypoints
 
 MAX_BATCH = 16
-"""Queries that are scored together at most."""
+"""At most this many queries are scored together."""
 
 _WAIT_S = 0.002  # for more queries to score together
 _KEPT = 2  # commits; a query may still ask for the one before
@@ -35,12 +35,12 @@ _KEPT = 2  # commits; a query may still ask for the one before
 
 @dataclass(frozen=True)
 class ShardState:
-    """What a shard has of one commit.
+    """A shard's part of one commit.
 
     Attributes:
-        version: of the commit.
-        segments: their numbers.
-        hidden: slots of pictures that were removed or replaced, or are missing, by segment.
+        version: version of the commit.
+        segments: numbers of the segments.
+        hidden: segment to slots of pictures that were removed or replaced, or are missing.
     """
 
     version: int
@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
 
 class QueryKeypoints(NamedTuple):
-    """What pictures are verified against: the keypoints of a query, and the bits of their codes."""
+    """The keypoints of a query, for verification, and the number of bits of their codes."""
 
     keypoints: Keypoints
     bits: int
@@ -69,9 +69,9 @@ class Shard:
     """Searches some segments of an index.
 
     Args:
-        folder: of the index, of which this machine sees the segments.
-        max_side: of the index's recipe.
-        threads: that score, and that verify.
+        folder: folder of the index; this machine must be able to read the segments.
+        max_side: ``max_side`` of the index's recipe.
+        threads: number of threads to score with, and to verify with.
     """
 
     def __init__(self, folder: str, max_side: int, threads: int) -> None:
@@ -84,7 +84,7 @@ class Shard:
         self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
 
     async def hold(self, state: tuple[int, Any]) -> None:
-        """Get ready to search a state, for else the first question would miss its time; see :meth:`rank`."""
+        """Get ready to search a state, so that the first query does not time out; see :meth:`rank`."""
         snapshot = await self._snapshot(state)
         for segment in snapshot.segments.values():
             await asyncio.to_thread(get_ready, 64 * segment.posting_codes.shape[1])
@@ -93,13 +93,13 @@ class Shard:
         """Return the best pictures of a shard's state, best first.
 
         Args:
-            state: its version and a reference to it, which is followed when the version is new.
+            state: its version and a reference to it, which is resolved if the version is new.
             query: see :meth:`d2r.index.Index.search`.
-            top: at most so many.
-            kind: of features, which all words of the query are of.
+            top: maximum number of pictures.
+            kind: the kind of features of all words of the query.
 
         Raises:
-            FileNotFoundError: a segment is gone, because a later commit merged it.
+            FileNotFoundError: a segment no longer exists, because a later commit merged it.
             StoreError: the index is damaged.
         """
         snapshot = await self._snapshot(state)
@@ -110,7 +110,7 @@ class Shard:
         return await asyncio.to_thread(self._rank_all, asked)
 
     def _rank_all(self, asked: list[_Question]) -> list[Best]:
-        """Score queries together, those of one commit and kind; the segments are then read once for all of them."""
+        """Score the queries of the same commit and kind together, so that segments are read once for all of them."""
         found: dict[int, Best] = {}
         groups: dict[tuple[int, int], list[int]] = {}
         for row, (snapshot, _, _, kind) in enumerate(asked):
@@ -122,12 +122,12 @@ class Shard:
         return [found[row][:top] for row, (_, _, top, _) in enumerate(asked)]
 
     async def verify(self, state: tuple[int, Any], query: tuple[Any], places: Sequence[Place]) -> list[Verified]:
-        """Return how pictures agree with a query.
+        """Verify pictures against a query.
 
         Args:
             state: see :meth:`rank`.
             query: reference to its :class:`QueryKeypoints`.
-            places: of pictures of the state.
+            places: where the pictures are in the state.
 
         Raises:
             FileNotFoundError: see :meth:`rank`.
@@ -168,8 +168,8 @@ class Shard:
 def _listen_on_own_address() -> None:
     """Have this process listen on the address of its node.
 
-    Ray Serve 2.60 starts a server between replicas that listens on every address there is, whatever address its node
-    was given, and has no option for it. It is not used here: handles go through Ray itself.
+    Ray Serve 2.60 starts a server between replicas that listens on all addresses, whatever address its node was given,
+    and has no option to change that. It is not used here: handles go through Ray itself.
     """
     import ray
     from ray.serve._private import replica

@@ -1,4 +1,4 @@
-"""Describing a picture in three steps, for machines that have GPUs for the one in the middle."""
+"""Describe a picture in three steps, for clusters with GPUs for the middle one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from d2r.support.files import display_path, read_bytes
 
 @dataclass(frozen=True)
 class DecodedPicture:
-    """A picture that can be decoded.
+    """A picture that was decoded without error.
 
     Attributes:
         file: the picture.
-        data: its content, so that it is read once. Its pixels would be many times larger.
-        squashed: uint8 (S, S, 3), as the network of the detector sees it.
+        data: content of the file, so that it is read only once. The pixels would take many times the space.
+        squashed: uint8 (S, S, 3), the input of the detector's network.
     """
 
     file: PictureFile
@@ -37,7 +37,7 @@ class DecodedPicture:
 
 @dataclass(frozen=True)
 class FoundRegions:
-    """What the network said of a picture: boxes as shares of its sides, float32 (K, 4), and their scores (K,)."""
+    """The network's outputs for a picture: boxes as shares of its sides, float32 (K, 4), and scores, float32 (K,)."""
 
     file: PictureFile
     data: bytes
@@ -46,7 +46,7 @@ class FoundRegions:
 
 
 def decode_picture(max_pixels: int, side: int, file: PictureFile) -> DecodedPicture | Outcome:
-    """Read and decode a picture; the outcome, when there is nothing more to do about it.
+    """Read and decode a picture; return its outcome if that settles it.
 
     Args:
         max_pixels: see :func:`d2r.images.read_image`.
@@ -69,7 +69,7 @@ def decode_picture(max_pixels: int, side: int, file: PictureFile) -> DecodedPict
 
 
 def find(detector: Detector, seen: Sequence[DecodedPicture]) -> list[FoundRegions]:
-    """Run the network of a detector over pictures, in one run."""
+    """Run a detector's network once, over several pictures."""
     if not seen:
         return []
     shares, scores = detector.network().run(np.stack([one.squashed for one in seen]))
@@ -79,7 +79,7 @@ def find(detector: Detector, seen: Sequence[DecodedPicture]) -> list[FoundRegion
 def describe_decoded(
     recipe: Recipe, max_pixels: int, staging: Path, codebook: Codebook, given: PictureFile | FoundRegions
 ) -> Outcome:
-    """Do :func:`d2r.indexing.entry.enter_file` of a picture, with the regions that were found in it when they were."""
+    """Call :func:`d2r.indexing.entry.enter_file` for a picture, with its regions if they were found already."""
     if isinstance(given, PictureFile):
         return enter_file(recipe, max_pixels, staging, codebook, given)
     detector = make_selector(recipe.regions)
@@ -90,7 +90,7 @@ def describe_decoded(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Selects the regions that were found already."""
+    """Selects regions that were found already."""
 
     detector: Detector
     found: FoundRegions

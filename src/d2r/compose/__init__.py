@@ -1,1 +1,1 @@
-"""Composed benchmarks and scenes: real things planted in real photographs, with known answers."""
+"""Composed benchmarks and scenes: real objects planted in real photographs, with known answers."""

@@ -1,6 +1,6 @@
-"""Real photographs that scikit-image and scikit-learn bring along, and a small collection composed of them.
+"""Real photographs shipped with scikit-image and scikit-learn, and a small collection composed of them.
 
-Nothing is downloaded: the files lie inside the installed libraries, and are read by path without importing either.
+Nothing is downloaded: the files are part of the installed libraries, and are read by path without importing them.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ _DEMO = replace(
 
 
 class BundledError(D2RError):
-    """The libraries that bring the photographs are missing; the message says what to install."""
+    """The libraries with the photographs are missing; the message says what to install."""
 
 
 @dataclass(frozen=True)
 class BundledPhotos:
-    """The photographs: things to search for, and backgrounds to plant them in."""
+    """The photographs: objects to search for, and backgrounds to plant them in."""
 
     instances: tuple[Instance, ...]
     backgrounds: tuple[Path, ...]
@@ -72,13 +72,13 @@ class BundledPhotos:
 
 @dataclass(frozen=True)
 class DemoCollection:
-    """A small collection, and a query whose right answers are known.
+    """A small collection, and a query with known answers.
 
     Attributes:
         photos: folder with the pictures of the collection.
-        name: what the query shows.
+        name: name of the object that the query shows.
         query: the query picture, outside ``photos``.
-        box: what to search for in it.
+        box: the query box.
         answers: the pictures in ``photos`` that show it.
     """
 
@@ -90,10 +90,10 @@ class DemoCollection:
 
 
 def bundled_photos() -> BundledPhotos:
-    """Return the photographs that scikit-image and scikit-learn bring along, as paths into the installed libraries.
+    """Return the photographs shipped with scikit-image and scikit-learn, as paths into the installed libraries.
 
     Raises:
-        BundledError: one of the two is not installed, or lacks a photograph.
+        BundledError: a library is not installed, or lacks a photograph.
     """
     folders = {library: _folder(library) for library in _FOLDERS}
 
@@ -101,7 +101,7 @@ def bundled_photos() -> BundledPhotos:
         library, file = name.split("/")
         path = folders[library] / file
         if not path.is_file():
-            raise BundledError(f"{path}: this version of {library} does not bring it; try: {_INSTALL}")
+            raise BundledError(f"{path}: this version of {library} does not have it; try: {_INSTALL}")
         return path
 
     return BundledPhotos(
@@ -113,23 +113,23 @@ def bundled_photos() -> BundledPhotos:
 def _folder(library: str) -> Path:
     spec = importlib.util.find_spec(library)  # finds a top-level package without importing it
     if spec is None or spec.origin is None:
-        raise BundledError(f"the demo uses photographs that {library} brings along; install it with: {_INSTALL}")
+        raise BundledError(f"the demo uses photographs shipped with {library}; install it with: {_INSTALL}")
     return Path(spec.origin).parent / _FOLDERS[library]
 
 
 def demo_collection(folder: Path, *, seed: int = 0, progress: ComposeProgress | None = None) -> DemoCollection:
-    """Compose a collection of 60 JPEG pictures, at most 640 pixels a side, from the bundled photographs.
+    """Compose a collection of 60 JPEG pictures, with sides of at most 640 pixels, from the bundled photographs.
 
-    Six things are each planted in five pictures, in clutter and from five viewpoints; one of them is the query. The
+    Six objects are each planted in five pictures, in clutter and from five viewpoints; one of them is the query. The
     same seed gives the same pictures; they are written to ``folder/photos``, the query picture to ``folder/query``.
 
     Args:
-        folder: where to write; made if need be.
-        seed: of all that is random, 0 or more.
+        folder: where to write; created if missing.
+        seed: seed of everything random, 0 or more.
         progress: see :data:`d2r.compose.planning.ComposeProgress`.
 
     Raises:
-        BundledError: the libraries that bring the photographs are missing.
+        BundledError: the libraries with the photographs are missing.
         d2r.datasets.ground_truth.ClutterError: the folder holds other pictures, or cannot be written.
     """
     bundled = bundled_photos()

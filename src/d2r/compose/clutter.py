@@ -1,15 +1,15 @@
 """The clutter benchmark: objects of real photographs planted small in busy photographs, at known boxes.
 
-What a set holds, in ``folder``::
+A set in ``folder``::
 
     query/000-castle.jpg ...   one picture of each instance, with a box
     photos/00000.jpg ...       the database: each instance in ``views`` pictures; decoys; plain distractors
     ground_truth.json          boxes, positives, every planted object, the seed, the configuration, the sources
 
 An instance with several photographs is planted from photographs other than the query's that are *verified* to show
-what the query's box shows (local features that agree with one homography), so that the viewpoints differ for real.
-An instance with one photograph is planted by synthetic warps of it. Decoys are planted in the same way and are
-nobody's answer.
+the content of the query box (local features that match under one homography), so that the viewpoints really differ.
+An instance with one photograph is planted by synthetic warps of it. Decoys are planted in the same way and are no
+query's answer.
 
 Everything random about picture ``i`` comes from (seed, i): the same seed, configuration and sources give the same
 bytes, whatever was composed before. Boxes are x1, y1, x2, y2 in pixels, half-open; a homography maps such
@@ -52,7 +52,7 @@ _ANOTHER = "not of this set; compose into an empty folder"
 
 @dataclass(frozen=True)
 class Composed:
-    """A database picture: its JPEG file, what is in it, and the sources that turned out broken on the way."""
+    """A database picture: its JPEG file, its content, and the sources that could not be read."""
 
     jpeg: bytes
     truth: DatabasePicture
@@ -60,13 +60,13 @@ class Composed:
 
 
 def compose_picture(plan: ClutterPlan, index: int) -> Composed:
-    """Compose one database picture of a plan; the outcome depends on the plan and ``index`` alone.
+    """Compose one database picture of a plan; the outcome depends only on the plan and ``index``.
 
-    A background that cannot be read is replaced by another, and listed.
+    An unreadable background is replaced by another, and listed.
 
     Raises:
         ClutterError: no background can be read.
-        d2r.images.ImageError: a photograph of an instance, read when planning, cannot be read any more.
+        d2r.images.ImageError: a photograph of an instance, which was read for the plan, can no longer be read.
     """
     config, slot = plan.config, plan.slots[index]
     rng = generator(plan.seed, Stream.PICTURE, index)
@@ -96,7 +96,7 @@ def compose_picture(plan: ClutterPlan, index: int) -> Composed:
         occluder = readable(shuffled())[1] if config.occlusion else None
         taken = [other.box for other in planted]
         planting = plant(picture, photo, box, config, rng, occluder=occluder, taken=taken)
-        if planting is None:  # only a decoy can find its place taken: the instance comes first
+        if planting is None:  # only for a decoy, as the instance comes first
             continue
         picture = planting.picture
         target = slot.target if part else None
@@ -120,7 +120,7 @@ def _picture_path(index: int) -> str:
 
 
 def vary(photo: Picture, side: int, rng: np.random.Generator) -> Picture:
-    """Return most of a background, perhaps mirrored, in slightly other light, its longer side ``side`` pixels."""
+    """Return most of a background, perhaps mirrored, in slightly changed light, its longer side ``side`` pixels."""
     height, width = photo.shape[:2]
     # No panoramas: an object that covers a quarter of the picture must fit into it.
     h = max(1, round(min(height, 1.8 * width) * rng.uniform(0.75, 1)))
@@ -144,27 +144,27 @@ def compose_set(
     folder: Path,
     progress: ComposeProgress | None = None,
 ) -> ClutterSet:
-    """Compose a whole set and write it.
+    """Compose a set and write it.
 
-    ``ground_truth.json`` comes last, so that a set that has it is whole. No picture is written over: where a run was
-    stopped, the same set is gone on with, and what is there must be what would be written.
+    ``ground_truth.json`` comes last, so that a set that has it is complete. No picture is overwritten: a stopped run
+    can be continued, and existing pictures must be what would be written.
 
     Args:
         config: sizes and limits.
-        instances: what to search for; names must differ; see :func:`d2r.compose.sources.read_instances`.
+        instances: objects to search for; names must differ; see :func:`d2r.compose.sources.read_instances`.
         backgrounds: photographs to plant in and to take decoys from; see
             :func:`d2r.compose.sources.read_backgrounds`. Those that are also an instance's are left out.
-        seed: of all that is random, 0 or more.
-        folder: where to write: new or empty, or with this very set, or a part of it.
-        progress: told about each instance and each picture.
+        seed: seed of everything random, 0 or more.
+        folder: where to write: new, empty, or with this same set or a part of it.
+        progress: called for each instance and each picture.
 
     Returns:
         the set, equal to what :func:`d2r.datasets.ground_truth.load_set` reads back.
 
     Raises:
         d2r.support.files.OutputError: the folder is in an index.
-        ClutterError: nothing can be composed, the folder holds something else than this set, or it cannot be written.
-        d2r.images.ImageError: a photograph of an instance, read when planning, cannot be read any more.
+        ClutterError: nothing can be composed, the folder holds anything but this set, or it cannot be written to.
+        d2r.images.ImageError: a photograph of an instance, which was read for the plan, can no longer be read.
     """
     check_no_index(folder)
     plan = plan_set(config, instances, backgrounds, seed, progress)
@@ -218,7 +218,7 @@ def _write_query(plan: ClutterPlan, target: Target, folder: Path, name: str) -> 
 
 
 def _put(path: Path, jpeg: bytes) -> None:
-    """Write a picture, unless it is there."""
+    """Write a picture unless it exists; an existing one must be equal."""
     if not path.exists():
         with replacing(path) as part:
             part.write_bytes(jpeg)
@@ -227,7 +227,7 @@ def _put(path: Path, jpeg: bytes) -> None:
 
 
 def _prepare(folder: Path, plan: ClutterPlan, paths: set[str]) -> None:
-    """Make the folders of a set; refuse what is not of this set before anything is written."""
+    """Make the folders of a set, but first refuse anything that is not of this set."""
     if (folder / GROUND_TRUTH).exists():
         check_plain(folder / GROUND_TRUTH)
         whole = load_set(folder)

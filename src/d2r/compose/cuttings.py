@@ -1,4 +1,4 @@
-"""What is cut from photographs and planted in scenes: landmarks, and decoys that could take their places."""
+"""Cut landmarks, and decoys that could take their places, from photographs to plant them in scenes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from d2r.datasets import difficulty
 from d2r.datasets.difficulty import ClutterConfig
 from d2r.images import Picture
 
-_STRIP: Final = 0.3  # widest strip around a box that is cut out with it, relative to the box's side
-_LARGEST: Final = 0.95  # share of a picture that a box with its strips covers at most
-_ENLARGE: Final = 2.0  # no photograph is enlarged more than this, for blur would tell
+_STRIP: Final = 0.3  # widest strip around a box to cut out with it, relative to the box's side
+_LARGEST: Final = 0.95  # largest share of a picture that a box with its strips may cover
+_ENLARGE: Final = 2.0  # largest enlargement of a photograph, whose blur would give it away
 _TRIES: Final = 3  # sizes tried for an object, each half as large in area as the one before
 
 
@@ -42,7 +42,7 @@ def planting_config() -> ClutterConfig:
 
 @dataclass(frozen=True, eq=False)
 class Cutting:
-    """What is cut from a photograph: a box and the strip around it, in pixels."""
+    """A part of a photograph: a box, and ``whole``, the box with the strip around it, in pixels."""
 
     photo: Picture
     box: PixelBox
@@ -61,7 +61,7 @@ class Cut:
 def cut(
     landmark: Picture, shares: tuple[float, float, float, float], ordinary: Picture, rng: np.random.Generator
 ) -> Cut:
-    """Return a landmark with a strip around its box, and a part of an ordinary photograph of the same proportions."""
+    """Return a landmark with a strip around its box, and part of an ordinary photograph with the same proportions."""
     height, width = landmark.shape[:2]
     sides = np.array([width, height, width, height], np.float64)
     box = np.array(shares) * sides
@@ -89,7 +89,7 @@ def plant_cutting(
     occluder: Picture | None,
     taken: Sequence[PixelBox],
 ) -> Planting | None:
-    """Plant a cutting at a random size; None when it has no place at that size or a fraction of it."""
+    """Plant a cutting at a random size; None if it finds no place at that size or a fraction of it."""
     total = picture.shape[0] * picture.shape[1]
     config = planting_config()
     share = min(rng.uniform(*config.share), _ENLARGE**2 * pixels / total)
@@ -105,11 +105,11 @@ def plant_cutting(
 
 
 def visible_box(box: PixelBox, planting: Planting) -> PixelBox:
-    """Return where what a box holds is seen: its rounded outline through the homography, as far as it is planted."""
+    """Return the visible box of an object in ``box``: its rounded outline after the homography, as far as planted."""
     x1, y1, x2, y2 = box
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    # As round as what is planted (d2r.compose.planting.outline): things seldom reach into the corners of their boxes.
+    # As round as the planted outline (d2r.compose.planting.outline): objects rarely reach the corners of their boxes.
     outline = circle * (circle**4).sum(axis=1, keepdims=True) ** -0.25
     points = outline * [(x2 - x1) / 2, (y2 - y1) / 2] + [(x1 + x2) / 2, (y1 + y2) / 2]
     seen = cv2.perspectiveTransform(points[None], planting.homography)[0]

@@ -1,15 +1,14 @@
 """Composed scenes for a detector: boxed landmarks of real photographs, and decoys, planted in ordinary photographs.
 
-A detector that sees landmarks pasted into pictures soon finds the paste, not the landmark. So each picture also has
-decoys, cut from other ordinary photographs and planted in exactly the same way: a decoy takes the outline, the
-proportions and the size of a landmark that is drawn as if it were to be planted, and everything random after that is
-drawn alike. What is cut is the box and a random strip of its surroundings, so that the seam is not the edge of the box.
-Decoys have no box: they are background.
+A detector trained on pasted landmarks soon finds the pasting instead of the landmark. So each picture also has decoys,
+cut from other ordinary photographs and planted in exactly the same way: a decoy gets the outline, the proportions and
+the size of a randomly drawn landmark, and all later random choices are made alike. The box is cut out with a random
+strip of its surroundings, so that the seam is not the edge of the box. Decoys have no box: they are background.
 
-What a set holds, in ``folder``::
+A set in ``folder``::
 
     photos/00000.jpg ...   the pictures
-    boxes.json             a COCO file: the boxes of the landmarks; the boxes of the decoys apart, under "decoys"
+    boxes.json             a COCO file: the boxes of the landmarks; separately, under "decoys", those of the decoys
 
 Everything random about picture ``i`` comes from (seed, i): the same seed and sources give the same pictures.
 """
@@ -43,14 +42,14 @@ PlantedKind: TypeAlias = Literal["landmark", "decoy"]
 
 BOXES: Final = "boxes.json"
 
-_ALONE: Final = 0.5  # share of the pictures with one object: a large one leaves no room for others
-_LANDMARKS: Final = (0.25, 0.5, 0.25)  # probabilities of 0, 1 and 2 landmarks in another picture
-_HIDDEN: Final = 0.5  # share of the objects that something may hide in part
+_ALONE: Final = 0.5  # share of the pictures with a single object: a large one leaves no room for others
+_LANDMARKS: Final = (0.25, 0.5, 0.25)  # probabilities of 0, 1 and 2 landmarks in the other pictures
+_HIDDEN: Final = 0.5  # share of the objects that may be partly occluded
 
 
 @dataclass(frozen=True)
 class PlantedObject:
-    """A landmark or a decoy in a scene: where, in pixels of the scene, and the photograph that it was cut from."""
+    """A landmark or a decoy in a scene: its box, in pixels of the scene, and the photograph it was cut from."""
 
     kind: PlantedKind
     box: PixelBox
@@ -59,7 +58,7 @@ class PlantedObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A composed picture, uint8 (H, W, 3), its JPEG quality, what is in it, and sources that turned out broken."""
+    """A composed picture, uint8 (H, W, 3), its JPEG quality, its content, and the sources that could not be read."""
 
     picture: Picture
     quality: int
@@ -69,15 +68,16 @@ class Scene:
 
 
 def compose_scene(plan: ScenePlan, index: int, contents: Sequence[PlantedKind] | None = None) -> Scene:
-    """Compose one picture; it depends on the plan, ``index`` and ``contents`` alone.
+    """Compose one picture; it depends only on the plan, ``index`` and ``contents``.
 
-    An object that finds no free place is left out. The k-th object of ``contents`` has its size, outline, change of
-    light and (in an empty picture) place whether it is a landmark or a decoy.
+    An object that finds no free place is left out. The k-th object of ``contents`` has the same size, outline, change
+    of light and (in an empty picture) place as a landmark and as a decoy.
 
     Args:
-        plan: what to compose of.
+        plan: the sources.
         index: number of the picture, 0 or more.
-        contents: what to plant; None draws one object, or 0 to 2 landmarks and 1 to 3 decoys, half and half.
+        contents: the objects to plant; None draws one object, or 0 to 2 landmarks and 1 to 3 decoys, with equal
+            probability.
 
     Raises:
         d2r.images.ImageError: a photograph of a landmark cannot be read.
@@ -102,7 +102,7 @@ def compose_scene(plan: ScenePlan, index: int, contents: Sequence[PlantedKind] |
     objects: list[PlantedObject] = []
     taken: list[PixelBox] = []
     for kind in drawn if contents is None else contents:
-        (own,) = rng.spawn(1)  # so that what is planted first changes nothing for what is planted next
+        (own,) = rng.spawn(1)  # so that an object does not change the random choices of the next
         landmark = plan.landmarks[own.integers(len(plan.landmarks))]
         other, photo = ordinary(own)
         occluder = ordinary(own)[1] if own.random() < _HIDDEN else None
@@ -127,20 +127,20 @@ def compose_scenes(
 ) -> tuple[Skipped, ...]:
     """Compose pictures 0 to ``pictures`` - 1 of a plan and write them with their boxes.
 
-    The folder appears when it is whole.
+    The folder appears when it is complete.
 
     Args:
-        plan: what to compose of.
-        pictures: how many.
+        plan: the sources.
+        pictures: number of pictures.
         folder: where to write; it must not exist, or be empty.
-        workers: processes; 0 composes in this one.
-        progress: told ("pictures", pictures done, pictures in all).
+        workers: number of processes; 0 composes in this one.
+        progress: called with ("pictures", pictures done, pictures in all).
 
     Returns:
         the backgrounds that could not be read.
 
     Raises:
-        d2r.datasets.ground_truth.ClutterError: the folder is not empty or cannot be written, or see
+        d2r.datasets.ground_truth.ClutterError: the folder is not empty or cannot be written to; or see
             :func:`compose_scene`.
         d2r.images.ImageError: see :func:`compose_scene`.
     """
@@ -159,7 +159,7 @@ def compose_scenes(
         )
         for done, (index, scene) in enumerate(outcomes, start=1):
             if isinstance(scene, WorkerDied):
-                raise ClutterError(f"{name}: the process that composed picture {index} {scene}; is there memory left?")
+                raise ClutterError(f"{name}: the process that composed picture {index} {scene}; is memory short?")
             skipped |= dict.fromkeys(scene.skipped)
             images.append({"id": index, "file_name": scene.name, "width": scene.width, "height": scene.height})
             for one in scene.objects:
@@ -197,12 +197,12 @@ def _contents(rng: np.random.Generator) -> list[PlantedKind]:
     landmarks = int(rng.choice(len(_LANDMARKS), p=_LANDMARKS))
     decoys = int(rng.integers(*planting_config().decoys, endpoint=True))
     kinds: list[PlantedKind] = [*["landmark"] * landmarks, *["decoy"] * decoys]  # type: ignore[list-item]
-    # The first one has the whole picture to itself: it must not always be a landmark.
+    # The first object has the whole picture to itself, so it must not always be a landmark.
     return [kinds[k] for k in rng.permutation(len(kinds))]
 
 
 def _one_thread() -> None:
-    cv2.setNumThreads(1)  # there is a process a core already
+    cv2.setNumThreads(1)  # there is already one process per core
 
 
 def _write_scene(plan: ScenePlan, folder: Path, index: int) -> _Written:

@@ -1,4 +1,4 @@
-"""Decide what each picture of a clutter set will hold: queries, the parts to plant, backgrounds."""
+"""Plan the pictures of a clutter set: queries, parts to plant, backgrounds."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from d2r.images import ImageError, read_image
 ComposeProgress: TypeAlias = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``; the stages are "instances" and "pictures"."""
 
-_MATCH_PHOTOS = 32  # photographs of one instance that are compared
+_MATCH_PHOTOS = 32  # photographs of one instance to compare
 
 
 @dataclass(frozen=True)
 class Target:
-    """An instance as it is used.
+    """A usable instance.
 
     Attributes:
         name: the instance's name.
-        query: what its query shows.
+        query: the query box in its photograph.
         views: the part to plant in each of its pictures.
-        junk: parts that are planted for other instances and are seen to show its query as well.
+        junk: parts planted for other instances that are verified to show its query too.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Slot:
-    """What a database picture is to hold; ``target`` is None where no instance is planted."""
+    """The planned content of a database picture; ``target`` is None if no instance is planted."""
 
     background: Path
     target: Target | None
@@ -53,7 +53,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class ClutterPlan:
-    """Everything that is decided about a set before its first picture is composed; see :func:`plan_set`."""
+    """All decisions about a set that are made before its first picture is composed; see :func:`plan_set`."""
 
     config: ClutterConfig
     seed: int
@@ -74,17 +74,17 @@ def plan_set(
     seed: int,
     progress: ComposeProgress | None = None,
 ) -> ClutterPlan:
-    """Decide what each picture of a set will hold.
+    """Plan each picture of a set.
 
-    Photographs of instances are read here: those of instances with several are compared with each other. An instance
-    that cannot be used is skipped and listed: broken photographs, or none that show the same part.
+    Reads the photographs of instances and compares those of one instance with each other. An instance whose photographs
+    cannot be read, or do not show the same part, is skipped and listed.
 
     Args:
         config: sizes and limits.
-        instances: what to search for; names must differ.
+        instances: objects to search for; names must differ.
         backgrounds: photographs to plant in and to take decoys from; those that are also an instance's are left out.
-        seed: of all that is random, 0 or more.
-        progress: told about each instance.
+        seed: seed of everything random, 0 or more.
+        progress: called for each instance.
 
     Raises:
         ClutterError: no instance or no background can be used, or two instances have the same name.
@@ -117,7 +117,7 @@ def plan_set(
     contents += [(target, part, config.decoys) for target in targets for part in target.views]
     contents += [(None, None, (max(1, config.decoys[0]), max(1, config.decoys[1])))] * config.decoy_pictures
     contents += [(None, None, (0, 0))] * config.distractors
-    # Shuffled, so that a picture's number says nothing about it: rankings break ties by name.
+    # Shuffled, so that a picture's number reveals nothing: rankings break ties by name.
     rounds = math.ceil(len(contents) / len(free))
     hosts = np.concatenate([rng.permutation(len(free)) for _ in range(rounds)])
     slots = [Slot(free[host], *contents[k]) for host, k in zip(hosts, rng.permutation(len(contents)), strict=False)]
@@ -125,7 +125,7 @@ def plan_set(
 
 
 class Stream(enum.IntEnum):
-    """What a random generator is for; the first number of its key."""
+    """The purpose of a random generator, which is the first number of its key."""
 
     PLAN = 0
     INSTANCE = 1
@@ -134,7 +134,7 @@ class Stream(enum.IntEnum):
 
 
 def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
-    """Return a random generator that depends on the seed, the purpose and ``index`` alone."""
+    """Return a random generator that depends only on the seed, the purpose and ``index``."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, index)))
 
 
@@ -160,7 +160,7 @@ def _target(
         return None
     query, found = query_and_views(photos, views)
     if not found:
-        skipped.append(Skipped(instance.name, "no two of its photographs are seen to show the same part"))
+        skipped.append(Skipped(instance.name, "no two of its photographs verifiably show the same part"))
         return None
     described |= {photo.photo: photo for photo in photos}
     parts = tuple(found[k % len(found)] for k in range(views))
@@ -168,9 +168,9 @@ def _target(
 
 
 def _with_junk(targets: Sequence[Target], described: Mapping[Path, Described]) -> list[Target]:
-    """Note for each instance which parts of *other* instances show its query too (a castle's, of the castle's entry).
+    """Note for each instance which parts of *other* instances show its query too, as a castle shows its entry.
 
-    Only instances with several photographs are compared; a flat folder of photographs is taken at its word.
+    Only instances with several photographs are compared; single photographs are taken to be distinct instances.
     """
     several = [target for target in targets if target.query.photo in described]
     marked = {target.name: target for target in targets}

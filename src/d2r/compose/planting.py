@@ -1,4 +1,4 @@
-"""Plant one object in a picture: warp it, relight it, hide part of it, and blend it in at a known box."""
+"""Plant one object in a picture: warp it, relight it, occlude part of it, and blend it in at a known box."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from d2r.images import Picture, shrink
 Floats: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = NDArray[np.float64]
 
-_PLACES = 6  # positions tried for an object; the most textured that is free wins, for clutter hides a seam
+_PLACES = 6  # positions to try for an object; the most textured free one wins, as clutter hides the seam
 _FEATHER = 0.02  # blur (sigma) of an object's rim, relative to the square root of its box's area
-_CORE_TONE = 0.5  # how far the middle of an object follows the tone of its surroundings; its rim follows wholly
+_CORE_TONE = 0.5  # how far the middle of an object follows the tone of its surroundings; its rim follows fully
 
 
 def outline(rng: np.random.Generator) -> Matrix:
@@ -39,10 +39,10 @@ def outline(rng: np.random.Generator) -> Matrix:
 
 
 def viewpoint(config: ClutterConfig, rng: np.random.Generator) -> Matrix:
-    """Return the homography by which a random camera sees a plane that fills the disc of radius 1.
+    """Return the homography of a random camera that sees a plane filling the disc of radius 1.
 
-    The plane is stretched, turned out of the picture about a random axis in it, seen from 2.5 to 4 radii away, and
-    rolled, each at most as much as ``config`` says.
+    The plane is stretched, tilted about a random axis in the picture, seen from 2.5 to 4 radii away, and rolled, within
+    the limits of ``config``.
 
     Returns:
         float64 (3, 3), last element 1.
@@ -59,14 +59,14 @@ def viewpoint(config: ClutterConfig, rng: np.random.Generator) -> Matrix:
 
 
 def tone_curve(strength: float, rng: np.random.Generator) -> Floats:
-    """Return a random change of light as a table, for ``cv2.LUT``: gain, gamma and colour temperature.
+    """Return a random change of light (gain, gamma and colour temperature) as a table for ``cv2.LUT``.
 
     Args:
-        strength: 0 (none) to 1 (half to 1.4 times as bright, a gamma of 0.66 to 1.5, plainly warm or cold).
+        strength: 0 (none) to 1 (half to 1.4 times as bright, a gamma of 0.66 to 1.5, clearly warm or cold).
         rng: source of randomness.
 
     Returns:
-        float32 (256, 1, 3), 0 to 255: what each grey level of each channel becomes.
+        float32 (256, 1, 3), 0 to 255: the new value of each grey level of each channel.
     """
     gain = 2 ** (strength * rng.uniform(-1, 0.5))
     gamma = 2 ** (strength * rng.uniform(-0.6, 0.6))
@@ -96,9 +96,9 @@ class Planting:
 
     Attributes:
         picture: uint8 (H, W, 3), the picture with the object in it.
-        alpha: float32 (H, W), 0 to 1, how much of each pixel is the object (or what hides it); elsewhere the
-            picture is unchanged.
-        box: tight box of the pixels of which at least half is visible object.
+        alpha: float32 (H, W), 0 to 1, how much of each pixel is the object or its occluder; the rest of the picture
+            is unchanged.
+        box: tight box of the pixels that are at least half visible object.
         homography: float64 (3, 3) of norm 1, from coordinates of the photograph to those of the picture.
     """
 
@@ -118,20 +118,20 @@ def plant(
     occluder: Picture | None = None,
     taken: Sequence[Box] = (),
 ) -> Planting | None:
-    """Plant the part ``box`` of a photograph in a picture, warped, relit, perhaps hidden in part, without a seam.
+    """Plant the part ``box`` of a photograph in a picture, warped, relit, perhaps partly occluded, without a seam.
 
     Args:
-        picture: uint8 (H, W, 3), what to plant in; it is not changed.
-        photo: uint8 (h, w, 3), what to take the object from.
+        picture: uint8 (H, W, 3), the picture to plant in; it is not changed.
+        photo: uint8 (h, w, 3), the photograph of the object.
         box: the object in ``photo``; its corners are rounded off irregularly.
         config: limits of every change; the visible box covers ``config.share`` of the picture.
         rng: source of randomness.
-        occluder: uint8 photograph, of which a bar or a patch hides up to ``config.occlusion`` of the object; None
-            hides nothing.
+        occluder: uint8 photograph; a bar or a patch of it occludes up to ``config.occlusion`` of the object. None
+            occludes nothing.
         taken: boxes in ``picture`` that the object must not touch.
 
     Returns:
-        the planting, or None when no free place was found in a few trials.
+        the planting, or None if a few tries found no free place.
     """
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = (float(value) for value in box)
@@ -142,7 +142,7 @@ def plant(
     rim = _transform(view, shape + np.array([x1 + x2, y1 + y2]) / 2)
 
     low, high = rim.min(axis=0), rim.max(axis=0)
-    # Rounding to pixels takes a little off a box, hence the margin at both ends of the range.
+    # Rounding to pixels changes a box a little, hence the margin at both ends of the range.
     share = rng.uniform(config.share[0] * 1.05, config.share[1] * 0.98)
     scale = math.sqrt(share * width * height / float(np.prod(high - low)))
     scale = min(scale, width / float(high[0] - low[0]), height / float(high[1] - low[1]))
@@ -154,7 +154,7 @@ def plant(
     rim = (rim - low) * scale + corner
 
     feather = max(0.8, _FEATHER * math.sqrt(float(np.prod(size))))
-    pad = math.ceil(4 * feather) + 1  # a Gaussian is nothing beyond four sigma
+    pad = math.ceil(4 * feather) + 1  # a Gaussian is negligible beyond four sigma
     left, top = (max(0, math.floor(value) - pad) for value in corner)
     right, bottom = (math.ceil(value) + pad for value in corner + size)
     right, bottom = min(width, right), min(height, bottom)
@@ -170,7 +170,7 @@ def plant(
     if occluder is not None:
         hidden = _occlusion(local, extent, config.occlusion * rng.uniform(0, 1), rng)
         rest = _tight_box(alpha * (1 - hidden), left, top)
-        if float(area(rest)[0]) >= config.share[0] * width * height:  # else too little of a small object would be left
+        if float(area(rest)[0]) >= config.share[0] * width * height:  # or too little of a small object would be left
             texture += hidden[:, :, None] * (_random_part(occluder, extent, rng) - texture)
             visible = rest
     around = picture[window].astype(np.float32)
@@ -192,7 +192,7 @@ def _transform(homography: Matrix, points: ArrayLike) -> Matrix:
 
 
 def _free_place(picture: Picture, size: Matrix, rng: np.random.Generator, taken: Sequence[Box]) -> Matrix | None:
-    """Return the upper left corner of the most textured of a few places for ``size`` that are clear of ``taken``."""
+    """Return the upper left corner of the most textured of a few random places of ``size`` away from ``taken``."""
     height, width = picture.shape[:2]
     corners = rng.uniform(0, 1, (_PLACES, 2)) * np.maximum([width, height] - size, 0)
     if taken:
@@ -224,8 +224,8 @@ def _tight_box(visible: Floats, left: int, top: int) -> PixelBox:
 
 
 def _warp(photo: Picture, homography: Matrix, extent: tuple[int, int]) -> Picture:
-    """Return what a window of ``extent`` (width, height) sees of a photograph through ``homography``."""
-    # Source pixels to one pixel of the window, at its middle: shrink by area first, for a warp alone would alias.
+    """Return a photograph warped by ``homography`` to a window of ``extent`` (width, height)."""
+    # Source pixels per pixel of the window, at its middle: shrink by area first, as a warp alone would alias.
     middle = np.array([extent[0] / 2, extent[1] / 2])
     a, b, c = _transform(np.asarray(np.linalg.inv(homography), np.float64), middle + np.array([[0, 0], [1, 0], [0, 1]]))
     pixels = math.sqrt(abs(float(np.linalg.det(np.stack([b - a, c - a])))))
@@ -234,20 +234,20 @@ def _warp(photo: Picture, homography: Matrix, extent: tuple[int, int]) -> Pictur
         scale = [photo.shape[1] / source.shape[1], photo.shape[0] / source.shape[0], 1]
         photo, homography = source, homography @ np.diag(scale)
     on_centres = _shift(-0.5, -0.5) @ homography @ _shift(0.5, 0.5)
-    # Not a mirrored border: OpenCV finds its way back one reflection at a time, for ever in a photo two pixels wide.
+    # Not a mirrored border: OpenCV resolves reflections one by one, without end in a photo two pixels wide.
     warped = cv2.warpPerspective(photo, on_centres, extent, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, dtype=np.uint8)
 
 
 def _occlusion(rim: Matrix, extent: tuple[int, int], part: float, rng: np.random.Generator) -> Floats:
-    """Return how much of each pixel is hidden by a bar across the object or a patch at its rim."""
+    """Return how much of each pixel a bar across the object, or a patch at its rim, occludes."""
     side = math.sqrt(cv2.contourArea(rim.astype(np.float32)))
     if rng.random() < 0.5:
         # No chord of the object is longer than about 1.4 times the side of a square of its area.
         shape = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [2 * max(extent), part * side / 1.4 / 2]
         place = rim.mean(axis=0) + rng.uniform(-0.25, 0.25, 2) * np.ptp(rim, axis=0)
     else:
-        # About half of a patch whose middle is on the rim lies outside the object.
+        # About half of a patch centred on the rim lies outside the object.
         shape = outline(rng) * math.sqrt(2 * part) * side / 2
         place = rim[rng.integers(len(rim))]
     angle = rng.uniform(0, np.pi)
@@ -256,7 +256,7 @@ def _occlusion(rim: Matrix, extent: tuple[int, int], part: float, rng: np.random
 
 
 def _random_part(photo: Picture, extent: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Return a random part of a photograph, half of it each way, scaled to ``extent``: float32 (height, width, 3)."""
+    """Return a random part of a photograph, half its sides, scaled to ``extent``: float32 (height, width, 3)."""
     height, width = photo.shape[:2]
     w, h = max(1, width // 2), max(1, height // 2)
     x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
@@ -267,8 +267,8 @@ def _random_part(photo: Picture, extent: tuple[int, int], rng: np.random.Generat
 def _match_tone(texture: Floats, around: Floats, alpha: Floats) -> Floats:
     """Shift the tone of an object smoothly, so that it meets its surroundings at the rim.
 
-    As in Poisson cloning, the difference along the rim is spread inwards by a smooth membrane; unlike it, the middle
-    follows in part only, and keeps its own colours.
+    As in Poisson cloning, a smooth membrane spreads the difference along the rim inwards; unlike there, the middle
+    follows only in part, and so keeps its own colours.
     """
     rim = 4 * alpha * (1 - alpha)
     difference = _membrane(around - texture, rim)
@@ -283,7 +283,7 @@ def _membrane(values: Floats, weight: Floats) -> Floats:
     total = cv2.pyrDown(weight)
     coarse = cv2.pyrDown(values * weight[:, :, None]) / (total + 1e-6)[:, :, None]
     if min(height, width) > 4:
-        # Weights grow on the way up, so that each level trusts what a few of its pixels know.
+        # Weights grow on the way up, so that each level trusts the few pixels that have values.
         coarse = _membrane(coarse, np.minimum(2 * total, 1))
     spread = cv2.pyrUp(coarse, dstsize=(width, height))
     return np.asarray(spread + weight[:, :, None] * (values - spread))

@@ -1,4 +1,4 @@
-"""What scenes for a detector are composed of: boxed landmarks, and ordinary photographs of the same split."""
+"""The sources of scenes for a detector: boxed landmarks, and ordinary photographs of the same split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from d2r.datasets.detection import DetectionDataError, DetectionPicture
 from d2r.datasets.ground_truth import ClutterError
 from d2r.support.files import display_path
 
-_HELD_OUT: Final = 5  # one background in so many is for validation
+_HELD_OUT: Final = 5  # one in this many backgrounds is for validation
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Landmark:
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What scenes are composed of; see :func:`plan_scenes`."""
+    """The sources of scenes; see :func:`plan_scenes`."""
 
     landmarks: tuple[Landmark, ...]
     backgrounds: tuple[Path, ...]
@@ -35,23 +35,23 @@ class ScenePlan:
 
 
 def split_backgrounds(folder: Path, leave_out: Sequence[str] = (), *, validation: bool = False) -> tuple[Path, ...]:
-    """Return the photographs below a folder that are for training, or the others, about a fifth, for validation.
+    """Return the photographs below a folder for training, or the others, about a fifth, for validation.
 
-    The hash of a photograph's path below the folder decides, so that it stays where it is when others join.
+    The hash of a photograph's path below the folder decides, so that adding photographs moves none.
 
     Args:
-        folder: of ordinary photographs.
-        leave_out: patterns such as ``*castle*``, matched to the path below ``folder``: photographs that show landmarks.
-        validation: return those for validation.
+        folder: folder of ordinary photographs.
+        leave_out: patterns of paths below ``folder``, such as ``*castle*``: photographs that show landmarks.
+        validation: return the photographs for validation.
 
     Raises:
-        d2r.datasets.ground_truth.ClutterError: it is no folder or holds no pictures, a pattern matches none, or none is
-            left.
+        d2r.datasets.ground_truth.ClutterError: it is not a folder or holds no pictures, a pattern matches none, or none
+            is left.
     """
     found = {path: path.relative_to(folder).as_posix() for path in read_backgrounds(folder)}
     for pattern in leave_out:
         if not any(fnmatchcase(name, pattern) for name in found.values()):
-            raise ClutterError(f"{display_path(folder)}: no picture matches {pattern!r}, which is to be left out")
+            raise ClutterError(f"{display_path(folder)}: no picture to leave out matches {pattern!r}")
     chosen = tuple(
         path
         for path, name in found.items()
@@ -64,13 +64,13 @@ def split_backgrounds(folder: Path, leave_out: Sequence[str] = (), *, validation
 
 
 def plan_scenes(pictures: Sequence[DetectionPicture], backgrounds: Sequence[Path], seed: int) -> ScenePlan:
-    """Return what scenes are composed of: every box of ``pictures`` is a landmark.
+    """Return the sources of scenes: every box of ``pictures`` is a landmark.
 
     Args:
-        pictures: of one split.
-        backgrounds: of the same split, to plant in and to cut decoys from; those that are also in ``pictures`` are
+        pictures: pictures of one split.
+        backgrounds: photographs of the same split, to plant in and to cut decoys from; those also in ``pictures`` are
             left out.
-        seed: of all that is random, 0 or more.
+        seed: seed of everything random, 0 or more.
 
     Raises:
         DetectionDataError: no picture has a box.

@@ -1,4 +1,4 @@
-"""The photographs that a clutter set is composed of: instances and backgrounds, found in folders."""
+"""The source photographs of a clutter set: instances and backgrounds, in folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d2r.support.files import display_path
 
 
 def read_instances(folder: Path) -> list[Instance]:
-    """Return the instances in a folder: each sub-folder with pictures is one, and each picture directly in it is one.
+    """Return the instances in a folder: each subfolder with pictures, and each picture directly in it.
 
     Raises:
         ClutterError: it is not a folder, or holds no pictures.
@@ -22,12 +22,12 @@ def read_instances(folder: Path) -> list[Instance]:
     instances += [Instance(path.stem, (path,)) for path in _pictures(_entries(folder))]
     instances = [instance for instance in instances if instance.photos]
     if not instances:
-        raise ClutterError(f"{display_path(folder)}: no pictures in it or in its sub-folders")
+        raise ClutterError(f"{display_path(folder)}: no pictures in it or in its subfolders")
     return instances
 
 
 def draw_instances(folder: Path, limit: int | None, seed: int) -> list[Instance]:
-    """Return the instances in a folder, at most ``limit`` of them, drawn by the seed; None is all.
+    """Return the instances in a folder, at most ``limit`` of them, drawn by the seed; None returns all.
 
     Raises:
         ClutterError: see :func:`read_instances`.
@@ -40,7 +40,7 @@ def draw_instances(folder: Path, limit: int | None, seed: int) -> list[Instance]
 
 
 def read_backgrounds(folder: Path) -> list[Path]:
-    """Return the pictures in a folder and everything below it, sorted.
+    """Return the pictures anywhere below a folder, sorted.
 
     Raises:
         ClutterError: it is not a folder, or holds no pictures.

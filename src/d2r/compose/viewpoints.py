@@ -1,4 +1,4 @@
-"""Which photographs of an instance show the same part of it: features that agree with one homography."""
+"""Find photographs of an instance that show the same part of it: their features match under one homography."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from d2r.features import Features, RootSIFT
 from d2r.images import read_image, shrink
 
 _MATCH_SIDE = 640  # photographs of one instance are compared at this long side
-_MATCH_PIXELS = 6.0  # an agreeing feature lies this near to where the homography puts it
-_MIN_MATCHES = 20  # agreeing features that prove a shared part; pairs of different landmarks reach 10
-_MATCH_QUERIES = 8  # photographs of one instance that are tried as the query
-_DUPLICATE = 0.93  # correlation of thumbnails above which two photographs are one; neighbouring views reach 0.86
+_MATCH_PIXELS = 6.0  # largest distance of an inlier from where the homography maps it
+_MIN_MATCHES = 20  # minimum inliers to confirm a shared part; pairs of different landmarks reach 10
+_MATCH_QUERIES = 8  # photographs of one instance to try as the query
+_DUPLICATE = 0.93  # correlation of thumbnails above which photographs are duplicates; neighbouring views reach 0.86
 
 
 @dataclass(frozen=True)
 class PhotoPart:
-    """A part of a photograph: what an instance's query shows, or what is planted of it."""
+    """A part of a photograph: an instance's query box, or a part to plant."""
 
     photo: Path
     box: PixelBox
@@ -32,7 +32,7 @@ class PhotoPart:
 
 @dataclass(frozen=True)
 class Described:
-    """A photograph made comparable: local features and textured part in its own pixels, and a thumbnail."""
+    """A photograph's description: local features and textured box in its own pixels, and a thumbnail."""
 
     photo: Path
     size: tuple[int, int]
@@ -42,7 +42,7 @@ class Described:
 
     @property
     def tolerance(self) -> float:
-        """How far from its predicted place an agreeing feature may lie, pixels."""
+        """Inlier threshold in pixels: the largest distance from where the homography maps a feature."""
         return _MATCH_PIXELS * max(self.size) / _MATCH_SIDE
 
     def within(self, box: PixelBox) -> Features:
@@ -68,7 +68,7 @@ def describe_photo(path: Path) -> Described:
 
 
 def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.float32]:
-    """Return the places in ``other``, float32 (N, 2), of the features that one homography carries over."""
+    """Return the positions in ``other``, float32 (N, 2), of the inliers of one homography from ``query``."""
     none = np.zeros((0, 2), np.float32)
     if min(len(query), len(other)) < _MIN_MATCHES:
         return none
@@ -86,7 +86,7 @@ def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.floa
 
 
 def _view_of(query: Described, other: Described) -> PhotoPart | None:
-    """Return the part of another photograph that is verified to show what the query's box shows, if there is one."""
+    """Return the part of another photograph that is verified to show what the query box shows, or None."""
     if float(query.thumbnail @ other.thumbnail) > _DUPLICATE:
         return None
     width, height = other.size
@@ -97,14 +97,14 @@ def _view_of(query: Described, other: Described) -> PhotoPart | None:
     grow = 0.1 * (high - low)
     x1, y1 = np.maximum(low - grow, 0)
     x2, y2 = np.minimum(high + grow, [width, height])
-    # A sliver says little about the object, and could not be told from the next one.
+    # A sliver shows too little of the object to be recognised.
     if min(x2 - x1, y2 - y1) < 0.15 * min(width, height):
         return None
     return PhotoPart(other.photo, compact((float(x1), float(y1), float(x2), float(y2))))
 
 
 def query_and_views(photos: Sequence[Described], views: int) -> tuple[Described, list[PhotoPart]]:
-    """Choose the photograph whose box most others show (``views`` are enough), and the parts that show it."""
+    """Choose the photograph whose box most others show (``views`` suffice), and their parts that show it."""
     best: tuple[Described, list[PhotoPart]] = photos[0], []
     for query in photos[:_MATCH_QUERIES]:
         found: list[PhotoPart] = []

@@ -1,1 +1,1 @@
-"""Where pictures and their ground truth come from: readers of data sets, and composers of new ones."""
+"""Data sets: readers, writers and downloads of pictures and their ground truth."""

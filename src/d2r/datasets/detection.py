@@ -1,17 +1,17 @@
-"""Pictures with boxes to train and to judge a detector with, from any of the formats that hold them.
+"""Pictures with boxes to train and to evaluate a detector with, in several formats.
 
-A source is written ``LABELS[=PICTURES]``. LABELS is one of
+A source is ``LABELS[=PICTURES]``. LABELS is one of
 
 - a folder in the format of Google Landmark Boxes: training reads ``boxes_split1.csv``, validation ``boxes_split2.csv``.
-  Pictures without a box are left out, for in the published files nobody has looked at them;
+  Pictures without a box are left out, because in the published files they are unlabelled;
 - a COCO file (``.json``): all categories are one class, annotations with ``iscrowd`` are left out, and a picture
-  without annotations is one with nothing to find;
+  without annotations has nothing to find;
 - a folder with a composed clutter set (``d2r dataset compose``): the boxes of the planted instances; decoys are
   background.
 
 The last two have no split, and are the same for training and validation. PICTURES is the folder that ids and file names
-are relative to; without it that is the folder of the labels, or its ``jpg``, where ``d2r dataset get landmark-boxes``
-puts pictures.
+are relative to; by default the folder of the labels, or its ``jpg``, where ``d2r dataset get landmark-boxes`` puts
+pictures.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from d2r.support.files import display_path
 ShareBox: TypeAlias = tuple[float, float, float, float]
 """x1, y1, x2, y2 as shares of a picture's width and height, 0 to 1."""
 
-_SLACK: Final = 1.0  # pixels by which a box of a COCO file may leave its picture: rounding
+_SLACK: Final = 1.0  # pixels by which a box of a COCO file may leave its picture, due to rounding
 
 
 @dataclass(frozen=True)
 class DetectionPicture:
-    """A picture and what a detector should find in it.
+    """A picture and the boxes that a detector should find in it.
 
     Attributes:
-        path: of the file.
-        boxes: x1, y1, x2, y2 as shares of the width and height of the picture as it is decoded, upright; each has an
-            area. Empty: there is nothing to find.
+        path: path of the file.
+        boxes: x1, y1, x2, y2 as shares of the width and height of the decoded, upright picture; none is empty. Without
+            boxes there is nothing to find.
     """
 
     path: Path
@@ -66,14 +66,14 @@ def read_training(source: str) -> list[DetectionPicture]:
     """Return the training pictures of a source, ``LABELS[=PICTURES]``, in the order of its file.
 
     Raises:
-        DetectionDataError: the source cannot be read, a row of it is wrong, it has no pictures, or a picture that it
-            lists is not on disk.
+        DetectionDataError: the source cannot be read, has a wrong row or no pictures, or lists a picture that is not on
+            disk.
     """
     return _read(source, validation=False)
 
 
 def read_validation(source: str) -> list[DetectionPicture]:
-    """Return the validation pictures of a source; otherwise as :func:`read_training`."""
+    """Return the validation pictures of a source; see :func:`read_training`."""
     return _read(source, validation=True)
 
 
@@ -101,7 +101,7 @@ def _read(source: str, *, validation: bool) -> list[DetectionPicture]:
 
 
 def _split(source: str) -> tuple[Path, Path | None]:
-    """Return LABELS and PICTURES; a name that exists as it stands is LABELS, whatever is in it."""
+    """Return LABELS and PICTURES; a name that exists is LABELS, even with an equals sign in it."""
     if source and Path(source).exists():
         return Path(source), None
     labels, equals, folder = source.partition("=")
@@ -117,8 +117,8 @@ def _check_files(labels: Path, pictures: Iterable[DetectionPicture]) -> None:
     if missing:
         more = f", nor are {len(missing) - 1:,} others" if len(missing) > 1 else ""
         raise DetectionDataError(
-            f"{display_path(missing[0])}: listed in {display_path(labels)} but not on disk{more}; say where pictures"
-            " lie with LABELS=PICTURES, or take what is missing out of the labels"
+            f"{display_path(missing[0])}: listed in {display_path(labels)} but not on disk{more}; give the folder"
+            " of the pictures with LABELS=PICTURES, or remove them from the labels"
         )
 
 
@@ -142,7 +142,7 @@ def _read_landmark_boxes(labels: Path, folder: Path | None, *, validation: bool)
 
 
 def _fetched(labels: Path, dataset: LandmarkBoxes, boxes: Mapping[str, FractionBox]) -> dict[str, FractionBox]:
-    """Return the boxes without those of pictures that are known to be nowhere: their address is dead or unknown."""
+    """Return the boxes, except of pictures that cannot be fetched because their address is dead or unknown."""
     if not (labels / FAILURES).exists():
         return dict(boxes)
     failed = read_failures(labels / FAILURES)
@@ -201,7 +201,7 @@ def _key(node: Node) -> Hashable:
 
 
 def _shares(box: PixelBox, width: int, height: int, row: str) -> ShareBox:
-    """Return a box in pixels as shares of its picture; ``row`` is where it was read."""
+    """Return a box in pixels as shares of its picture's sides; ``row`` names its place in the file."""
     x1, y1, x2, y2 = box
     shown = f"box from {x1:g},{y1:g} to {x2:g},{y2:g}"
     if x2 <= x1 or y2 <= y1:

@@ -1,4 +1,4 @@
-"""How hard a clutter set is: the limits of every change to what is planted, and the numbers of pictures."""
+"""The difficulty of a clutter set: limits of the changes to planted objects, and numbers of pictures."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class ClutterConfig:
-    """Everything, besides the seed and the sources, that makes a set what it is.
+    """The configuration of a set: all that determines it besides the seed and the sources.
 
     Attributes:
-        name: what the difficulty is called.
-        share: least and largest area of an object's visible box, relative to the picture's.
+        name: name of the difficulty.
+        share: smallest and largest area of an object's visible box, relative to the picture's.
         tilt: largest angle between the object's plane and the picture's, degrees, below 80.
         roll: largest rotation within the picture, degrees either way.
-        stretch: largest ratio by which one axis is scaled against the other, 1 or more.
-        lighting: strength of the change of gain, gamma, colour temperature and of a gradient of light, 0 to 1.
+        stretch: largest ratio of the scales of the two axes, 1 or more.
+        lighting: strength of the changes of gain, gamma and colour temperature, and of a gradient of light, 0 to 1.
         blur: largest sigma of the blur, pixels.
         noise: largest standard deviation of the noise, grey levels.
-        occlusion: largest part of an object that is hidden by a bar or a patch of another photograph, below 0.5.
-        decoys: least and largest number of decoys in a picture that shows an instance.
-        quality: least and largest JPEG quality.
-        views: pictures that show each instance.
-        decoy_pictures: pictures that show decoys and no instance.
-        distractors: pictures in which nothing is planted.
+        occlusion: largest share of an object that a bar or a patch of another photograph hides, below 0.5.
+        decoys: smallest and largest number of decoys in a picture that shows an instance.
+        quality: smallest and largest JPEG quality.
+        views: pictures per instance.
+        decoy_pictures: pictures with decoys and no instance.
+        distractors: pictures with nothing planted.
         side: longer side of every picture, pixels.
     """
 
@@ -69,7 +69,7 @@ class ClutterConfig:
 
 
 _NAMES: Final = ("easy", "medium", "hard")
-_LIMITS: Final[Mapping[str, tuple[Any, Any, Any]]] = {  # of each name, in this order
+_LIMITS: Final[Mapping[str, tuple[Any, Any, Any]]] = {  # one column per name, in this order
     "share": ((0.12, 0.25), (0.06, 0.15), (0.02, 0.08)),
     "tilt": (20, 35, 45),
     "roll": (10, 20, 30),

@@ -1,11 +1,11 @@
-"""Fetch Revisited Oxford and Paris, and the million distractors, from the public addresses of their authors.
+"""Fetch Revisited Oxford and Paris, and the million distractors, from their authors' public addresses.
 
-A data set is laid out as ``folder/name/jpg/`` with its ground truth, ``gnd_name.pkl``, beside it (for the
-distractors ``revisitop1m.txt``, the list of pictures). What is under way is in ``folder/name/downloads/``,
-which goes when everything is there. A picture or a ground truth that is there already is never written over.
+The layout of a data set is ``folder/name/jpg/`` with its ground truth, ``gnd_name.pkl``, beside it (for the distractors
+``revisitop1m.txt``, the list of pictures). Downloads in progress are in ``folder/name/downloads/``, which is removed at
+the end. An existing picture or ground truth is never overwritten.
 
-Nothing gets its final name before it is whole: a file is fetched under ``.part`` and renamed, and the
-pictures of an archive are moved into place after all of it was unpacked and its checksum held.
+Nothing gets its final name before it is complete: a file is fetched as ``.part`` and renamed, and the pictures of an
+archive are moved into place once all of it is unpacked and its checksum is right.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from d2r.support.download import _CHUNK, DownloadError, TransferProgress, fetch
 from d2r.support.files import OutputError, check_no_index, move_new, own_folder, remove_own_folder, sync
 
 BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
-    # since 2022 the pictures are given out with faces blurred, as "-v1"; the first archives are gone
+    # since 2022 the pictures are published with blurred faces, as "-v1"; the first archives no longer exist
     "oxford": (
         "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings",
         "https://thor.robots.ox.ac.uk/datasets/oxford-buildings",
@@ -43,12 +43,12 @@ BASE_URLS: Final[Mapping[str, Sequence[str]]] = {
     ),
     "distractors": ("http://ptak.felk.cvut.cz/revisitop/revisitop1m",),
 }
-"""Where the files are: for each source the addresses to try in turn, without a slash at the end."""
+"""Addresses of the files: for each source those to try in turn, without a slash at the end."""
 
 
 @dataclass(frozen=True)
 class _Dataset:
-    """What a data set is made of: each file is a key of the addresses and a path below the address."""
+    """The files of a data set: each is a key of the addresses and a path below the address."""
 
     listing: tuple[str, str]  # the ground truth, or the list of pictures
     archives: tuple[tuple[str, str], ...]
@@ -82,17 +82,16 @@ def get_dataset(
     tries: int = 6,
     pause_s: float = 1.0,
 ) -> Path:
-    """Fetch a data set, or what is missing of it; nothing is fetched where all of it is there.
+    """Fetch a data set, or what is missing of it.
 
     Only pictures that the ground truth names are kept: Oxford's 5,063, and Paris's 6,412 without the 20
-    broken ones that its authors list. A ground truth that is in the folder already, in any format, is used as
-    it is.
+    broken ones that its authors list. A ground truth already in the folder, in any format, is used unchanged.
 
     Args:
         name: one of :data:`NAMES`: "roxford5k", "rparis6k" or "r1m".
-        folder: where data sets are kept; this one gets the folder ``name`` in it.
-        base_urls: the addresses of each source, as :data:`BASE_URLS` has them.
-        progress: is told how far a transfer is.
+        folder: folder of data sets; this one goes to the folder ``name`` in it.
+        base_urls: addresses of each source, as in :data:`BASE_URLS`.
+        progress: called with the progress of a transfer.
         tries: see :func:`fetch`.
         pause_s: see :func:`fetch`.
 
@@ -101,9 +100,9 @@ def get_dataset(
 
     Raises:
         DownloadError: the data set is unknown; a file cannot be fetched, or is damaged or unsafe; the
-            archives lack pictures that the ground truth names; the folder cannot be written, or another
-            process fetches into it.
-        d2r.support.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
+            archives lack pictures that the ground truth names; the folder cannot be written to, or another
+            process is fetching into it.
+        d2r.support.files.OutputError: the folder has a ``downloads`` that d2r did not make, or is in an index.
     """
     if name not in _DATASETS:
         raise DownloadError(name, f"no such data set; there are {', '.join(NAMES)}")
@@ -139,7 +138,7 @@ def get_dataset(
 
 
 def _admit_listing(arrived: Path, listing: Path) -> None:
-    """Move a list that was fetched to its place if it is one; a server's page about an error is not."""
+    """Move a fetched list to its place if it is valid; a server's error page is not."""
     try:
         _listed_pictures(arrived)
     except DownloadError:
@@ -177,13 +176,13 @@ def _fill(
     pictures: frozenset[str],
     bring: Callable[[tuple[str, str]], Path],
 ) -> None:
-    """Fetch and unpack the archives that were not, one at a time: only one lies on the disk."""
+    """Fetch and unpack the archives not yet unpacked, one at a time, so that only one is on disk."""
 
     def mark(archive: tuple[str, str]) -> Path:
         return root / "downloads" / f"{PurePosixPath(archive[1]).name}.done"
 
     if all(mark(archive).exists() for archive in archives):
-        for archive in archives:  # pictures were removed after they had been unpacked
+        for archive in archives:  # pictures were deleted after they had been unpacked
             mark(archive).unlink()
     for archive in archives:
         if not mark(archive).exists():
@@ -193,17 +192,16 @@ def _fill(
             path.unlink()
     if lacking := _missing(root, pictures):
         share = f"{len(lacking):,} of {len(pictures):,} pictures"
-        raise DownloadError(str(root), f"the archives do not hold {share}, such as {lacking[0]}")
+        raise DownloadError(str(root), f"the archives lack {share}, for example {lacking[0]}")
 
 
 def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
-    """Unpack the pictures of an archive that a data set names; when all are out they move to ``folder``.
+    """Unpack the pictures of an archive that a data set names; once all are unpacked, move them to ``folder``.
 
-    A picture that is there stays.
+    An existing picture stays.
 
     Raises:
-        DownloadError: the archive is damaged, or holds what would be written elsewhere. The archive is
-            removed.
+        DownloadError: the archive is damaged, or has a path outside the folder. The archive is removed.
     """
     staging = archive.parent / "unpacked"
     shutil.rmtree(staging, ignore_errors=True)
@@ -221,14 +219,14 @@ def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
                             shutil.copyfileobj(source, file)
                         sync(target)
                         unpacked.add(name)
-            while stream.read(_CHUNK):  # the checksum comes last, and tarfile stops before it
+            while stream.read(_CHUNK):  # the checksum is at the end, and tarfile stops before it
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         archive.unlink()
-        raise DownloadError(str(archive), f"damaged or unsafe ({error}); it was removed, to be fetched anew") from error
+        raise DownloadError(str(archive), f"damaged or unsafe ({error}), and removed; run again to fetch it") from error
     for name in unpacked:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if not os.path.lexists(folder / name):  # what is there may be better, such as a picture without blurred faces
+        if not os.path.lexists(folder / name):  # an existing picture may be better, without blurred faces
             (staging / name).rename(folder / name)
     for parent in {(folder / name).parent for name in unpacked}:
         sync(parent)
@@ -236,10 +234,9 @@ def _unpack(archive: Path, folder: Path, pictures: frozenset[str]) -> None:
 
 
 def _picture_name(member: tarfile.TarInfo, pictures: frozenset[str]) -> str | None:
-    """Return which picture of the data set a file in an archive is, or None.
+    """Return the name that a file in an archive has in the data set, or None.
 
-    The distractors are named with their folders. Oxford's and Paris's are not, whatever folder they are
-    packed in.
+    Names of distractors include their folders. Those of Oxford and Paris do not, whatever folder they are packed in.
     """
     path = PurePosixPath(member.name)
     return next((name for name in (str(path), path.name) if member.isreg() and name in pictures), None)

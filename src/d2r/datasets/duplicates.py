@@ -1,4 +1,4 @@
-"""Near-duplicates: two files of one photograph, scaled or compressed again."""
+"""Near-duplicates: files of the same photograph, rescaled or recompressed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from d2r.images import ImageError, read_image
 
-_SIDE = 24  # pixels of the thumbnails that are compared
+_SIDE = 24  # side of the thumbnails to compare, pixels
 _CORRELATION = 0.95
 
 
 def near_duplicates(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return the pairs (row of ``first``, row of ``second``) of pictures that look the same as thumbnails.
+    """Return the pairs (row of ``first``, row of ``second``) of pictures that are near-duplicates.
 
-    Two pictures are near-duplicates when their 24 x 24 thumbnails, each less its mean, correlate above 0.95. Files
-    that cannot be read are duplicates of nothing.
+    Two pictures are near-duplicates if their 24 x 24 thumbnails, each minus its mean, correlate above 0.95. Unreadable
+    files have no duplicates.
     """
     rows = _thumbnails(first)
     products = rows @ (rows if second is first else _thumbnails(second)).T

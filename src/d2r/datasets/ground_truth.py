@@ -1,4 +1,4 @@
-"""What a composed clutter set holds, and the file that says so.
+"""The content of a composed clutter set, and its ground-truth file.
 
 Boxes are x1, y1, x2, y2 in pixels, half-open; a homography maps such coordinates (not pixel indices) of the source
 photograph to those of the composed picture.
@@ -32,7 +32,7 @@ class ClutterError(D2RError):
 
 @dataclass(frozen=True)
 class Instance:
-    """One thing to search for: its name, and its photographs (one, or several from different viewpoints)."""
+    """One object to search for: its name, and its photographs (one, or several from different viewpoints)."""
 
     name: str
     photos: tuple[Path, ...]
@@ -43,10 +43,10 @@ class Planted:
     """An object in a database picture.
 
     Attributes:
-        kind: "instance", or "decoy": nobody's answer.
+        kind: "instance", or "decoy", which is no query's answer.
         instance: the instance's name; None for a decoy.
         source: the photograph it was taken from.
-        box: tight box of what is visible, in the composed picture.
+        box: tight box of its visible part, in the composed picture.
         homography: 3 x 3, from coordinates of ``source`` to those of the composed picture.
     """
 
@@ -59,7 +59,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class DatabasePicture:
-    """A picture of the database: its path within the set, its size, the background photograph, what is planted."""
+    """A picture of the database: its path in the set, its size, the background photograph, and the planted objects."""
 
     path: str
     width: int
@@ -73,13 +73,13 @@ class GroundTruthQuery:
     """A query and its answers.
 
     Attributes:
-        path: the query picture, within the set.
+        path: path of the query picture in the set.
         instance: name of the instance.
         source: the photograph it is a copy of.
         box: the instance in the query picture.
         positives: database pictures that show it.
-        junk: database pictures that show it too, planted there for another instance that overlaps with this one
-            (a castle and its entry, for example): neither right nor wrong, to be left out of the ranking.
+        junk: database pictures that also show it, planted for another instance that overlaps with this one (for
+            example a castle and its entry): neither right nor wrong, to be left out of the ranking.
     """
 
     path: str
@@ -100,7 +100,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ClutterSet:
-    """A composed set, as ``ground_truth.json`` in ``folder`` has it; paths of pictures are relative to ``folder``."""
+    """A composed set, as in ``folder/ground_truth.json``; paths of pictures are relative to ``folder``."""
 
     folder: Path
     seed: int
@@ -113,7 +113,7 @@ class ClutterSet:
 
 
 def write_ground_truth(whole: ClutterSet) -> None:
-    """Write ``ground_truth.json`` into the folder of a set, in one step: it is there whole or not at all."""
+    """Write ``ground_truth.json`` into the folder of a set, atomically."""
     document = {"format": _FORMAT, **dataclasses.asdict(whole)}
     del document["folder"]
     with replacing(whole.folder / GROUND_TRUTH) as part:

@@ -1,4 +1,4 @@
-"""A JSON document read strictly: an error names the file and the field, for instance ``queries[3].box``."""
+"""Strict reading of JSON: errors name the file and the field, for instance ``queries[3].box``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_json(path: Path, error: type[Exception]) -> Node:
     """Read a file.
 
     Raises:
-        error: it cannot be read or is not JSON; what is taken from the result raises it as well.
+        error: the file cannot be read or is not JSON; reading values from the result raises it too.
     """
     name = display_path(path)
     try:
@@ -37,7 +37,7 @@ class Node:
     field: str = ""
 
     def wrong(self, expected: str) -> Exception:
-        """Return the error that this value is not what was expected."""
+        """Return an error that says what was expected instead of this value."""
         return self.error(f"{self.file}: {self.field or 'the document'}: expected {expected}, found {self.value!r:.60}")
 
     def __getitem__(self, key: str) -> Node:
@@ -49,26 +49,26 @@ class Node:
         return Node(self.value[key], self.file, self.error, field)
 
     def has(self, key: str) -> bool:
-        """Whether it is an object with this field."""
+        """Return whether it is an object with this field."""
         return isinstance(self.value, dict) and key in self.value
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.items())
 
     def items(self, count: int | None = None) -> list[Node]:
-        """Return the values of a list, of ``count`` where that is given."""
+        """Return the values of a list, which must have ``count`` values if that is given."""
         if not isinstance(self.value, list) or count not in (None, len(self.value)):
             raise self.wrong("a list" if count is None else f"a list of {count}")
         return [Node(value, self.file, self.error, f"{self.field}[{k}]") for k, value in enumerate(self.value)]
 
     def text(self) -> str:
-        """Return text."""
+        """Return a string."""
         if not isinstance(self.value, str):
             raise self.wrong("text")
         return self.value
 
     def inside(self) -> str:
-        """Return a relative path; one that leads out of the folder is refused."""
+        """Return a relative path, which must not lead out of the folder."""
         path = PurePosixPath(self.text())
         if path.is_absolute() or ".." in path.parts:
             raise self.wrong("a path within the folder")
@@ -95,7 +95,7 @@ class Node:
         return tuple(node.number() for node in self.items(count))
 
     def box(self) -> PixelBox:
-        """Return a box x1, y1, x2, y2 that has an area."""
+        """Return a box x1, y1, x2, y2, which must not be empty."""
         x1, y1, x2, y2 = self.numbers(4)
         if x2 <= x1 or y2 <= y1:
             raise self.wrong("a box x1, y1, x2, y2 with x1 < x2 and y1 < y2")

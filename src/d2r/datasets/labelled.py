@@ -1,12 +1,12 @@
-"""Photos, with the landmark that each shows where it is known, to learn local features from.
+"""Photos to learn local features from, with the landmark that each shows if known.
 
 A source is one of
 
-- a folder with ``train.csv`` of Google Landmarks (``id,url,landmark_id``), version 1 or 2. Where the pictures are in
-  another folder it is written ``LABELS=PICTURES``. There, or in its ``jpg`` or ``train``, a picture is ``<id>.jpg`` or,
-  as in version 2, ``a/b/c/<id>.jpg`` with the first three letters of its id. Those not on the disk are left out;
-- a folder of landmarks: each sub-folder is one, with all pictures below it. Pictures that lie directly in the folder
-  show nothing that is known. Where the folder has a ``train`` and nothing but a ``test`` beside it, ``train`` is taken.
+- a folder with ``train.csv`` of Google Landmarks (``id,url,landmark_id``), version 1 or 2. If the pictures are in
+  another folder, write ``LABELS=PICTURES``. There, or in its ``jpg`` or ``train``, a picture is ``<id>.jpg`` or, as in
+  version 2, ``a/b/c/<id>.jpg`` with the first three letters of its id. Pictures not on disk are left out;
+- a folder of landmarks: each subfolder is one landmark, with all pictures below it. Pictures directly in the folder
+  have no known landmark. If the folder has only ``train``, or ``train`` and ``test``, ``train`` is used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class LabelledPicture:
     """A photo.
 
     Attributes:
-        path: of the file.
-        landmark: what it shows; None where that is not known. Landmarks of two sources are never the same.
+        path: path of the file.
+        landmark: the landmark it shows; None if unknown. Landmarks of different sources always differ.
     """
 
     path: Path
@@ -46,18 +46,18 @@ def read_labelled(source: str) -> list[LabelledPicture]:
     """Return the photos of a source, in the order of its file or of their names.
 
     Raises:
-        LabelledDataError: the source is no folder, or has no pictures, or a row of its file is wrong.
+        LabelledDataError: the source is not a folder, has no pictures, or has a wrong row in its file.
     """
     labels, pictures = _split(source)
     if (labels / PICTURES).is_file():
         return _read_google(labels, pictures)
     if pictures is not None:
-        raise LabelledDataError(f"{display_path(labels)}: it has no {PICTURES}; give the folder of the pictures alone")
+        raise LabelledDataError(f"{display_path(labels)}: it has no {PICTURES}; give only the folder of the pictures")
     return _read_folder(labels)
 
 
 def _split(source: str) -> tuple[Path, Path | None]:
-    """Return LABELS and PICTURES; a name that exists as it stands is LABELS, whatever is in it."""
+    """Return LABELS and PICTURES; a name that exists is LABELS, even with an equals sign in it."""
     if source and Path(source).is_dir():
         return Path(source), None
     labels, equals, pictures = source.partition("=")
@@ -84,8 +84,8 @@ def _read_google(labels: Path, pictures: Path | None) -> list[LabelledPicture]:
             found.append(LabelledPicture(path, landmark))
     if not found:
         raise LabelledDataError(
-            f"{display_path(labels / PICTURES)}: none of its {len(rows):,} pictures is in {display_path(root)}; say"
-            " where they are with LABELS=PICTURES"
+            f"{display_path(labels / PICTURES)}: none of its {len(rows):,} pictures is in {display_path(root)}; give"
+            " their folder with LABELS=PICTURES"
         )
     return found
 

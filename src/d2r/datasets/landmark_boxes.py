@@ -1,10 +1,10 @@
-"""Google Landmark Boxes: which landmark a picture shows, and where; read and written as it was published.
+"""Google Landmark Boxes: which landmark a picture shows, and where, in the published format.
 
-A folder holds three CSV files. ``train.csv`` names the pictures: ``id,url,landmark_id``. ``boxes_split1.csv`` (for
-training) and ``boxes_split2.csv`` (for validation) have at most one box a picture: ``id,box``, the box as four numbers
-"top left bottom right" in [0, 1], shares of the picture's height and width. An address or a landmark that is not known
-is an empty field or "None", as in the published files. A picture of ``train.csv`` without a box has no prominent
-landmark, or nobody has looked.
+A folder holds three CSV files. ``train.csv`` lists the pictures: ``id,url,landmark_id``. ``boxes_split1.csv`` (for
+training) and ``boxes_split2.csv`` (for validation) have at most one box per picture: ``id,box``, the box as four
+numbers "top left bottom right" in [0, 1], shares of the picture's height and width. An unknown address or landmark is
+an empty field or "None", as in the published files. A picture of ``train.csv`` without a box has no prominent landmark,
+or is unlabelled.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class LandmarkPicture:
     """A row of ``train.csv``.
 
     Attributes:
-        id: names the picture in all three files; see :func:`picture_path`.
-        url: the address it can be fetched from; None where that is not known.
-        landmark: the landmark it shows; None where that is not known.
-        row: of the file it was read from; None where it was not read from one.
+        id: identifies the picture in all three files; see :func:`picture_path`.
+        url: the address to fetch it from; None if unknown.
+        landmark: the landmark it shows; None if unknown.
+        row: its row in the file it was read from; None if it was not read from a file.
     """
 
     id: str
@@ -68,7 +68,7 @@ class LandmarkPicture:
 
 @dataclass(frozen=True, slots=True)
 class FractionBox:
-    """A box in shares of the picture's height (top, bottom) and width (left, right), in [0, 1], with some area."""
+    """A box in shares of the picture's height (top, bottom) and width (left, right), in [0, 1]; it is not empty."""
 
     top: float
     left: float
@@ -78,7 +78,7 @@ class FractionBox:
     def __post_init__(self) -> None:
         sides = (self.top, self.left, self.bottom, self.right)
         shown = f"box {' '.join(f'{side:g}' for side in sides)}"
-        if not all(0.0 <= side <= 1.0 for side in sides):  # also refuses what is not a number
+        if not all(0.0 <= side <= 1.0 for side in sides):  # also refuses NaN
             raise ValueError(f"{shown}: top, left, bottom and right must be in [0, 1]")
         if self.bottom <= self.top or self.right <= self.left:
             raise ValueError(f"{shown}: it has no area; bottom must be above top and right above left")
@@ -91,7 +91,7 @@ class FractionBox:
 
 @dataclass(frozen=True)
 class LandmarkBoxes:
-    """What a folder of landmark boxes says.
+    """The content of a folder of landmark boxes.
 
     Attributes:
         pictures: id to picture, in the order of the file.
@@ -109,22 +109,22 @@ class LandmarkBoxes:
 
 
 def to_pixels(box: FractionBox, width: int, height: int) -> PixelBox:
-    """Return a box as x1, y1, x2, y2 in pixels, half-open, on a picture of ``width`` x ``height``."""
+    """Return a box as x1, y1, x2, y2 in pixels, half-open, in a picture of ``width`` x ``height``."""
     return (box.left * width, box.top * height, box.right * width, box.bottom * height)
 
 
 def from_pixels(box: PixelBox, width: int, height: int) -> FractionBox:
-    """Return a box given as x1, y1, x2, y2 in pixels, half-open, as shares of a picture of ``width`` x ``height``.
+    """Return a box, x1, y1, x2, y2 in pixels, half-open, as shares of a picture of ``width`` x ``height``.
 
     Raises:
-        ValueError: it has no area or does not lie in the picture.
+        ValueError: the box is empty or does not lie in the picture.
     """
     x1, y1, x2, y2 = box
     return FractionBox(top=y1 / height, left=x1 / width, bottom=y2 / height, right=x2 / width)
 
 
 def picture_path(folder: Path, picture: str) -> Path:
-    """Return where a picture lies in a folder of pictures: its id, which ends in .jpg where it has no such ending."""
+    """Return the path of a picture in a folder: its id, with .jpg appended unless it has the ending of a picture."""
     return folder / (picture if PurePosixPath(picture).suffix.lower() in SUFFIXES else f"{picture}.jpg")
 
 
@@ -162,8 +162,8 @@ def read_boxes(
     """Read ``boxes_split1.csv`` or ``boxes_split2.csv``: id to box, in the order of the file.
 
     Args:
-        path: of the file.
-        pictures: the pictures that can have a box; None takes a box of any.
+        path: path of the file.
+        pictures: the pictures that can have a box; None accepts any picture.
         others: the boxes of the other file; no picture may have a box in both.
 
     Raises:
@@ -187,20 +187,20 @@ def read_boxes(
 
 
 def write_dataset(folder: Path, dataset: LandmarkBoxes, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
-    """Write a folder of landmark boxes; each file is replaced in one step, or kept when writing fails.
+    """Write a folder of landmark boxes; each file is replaced atomically, or kept if writing fails.
 
-    Nothing in the format says who wrote it, and it may be somebody's work of days: files that say something else than
-    ``dataset`` stay as they are, unless ``force`` is given.
+    Nothing in the format says who wrote it, and it may be days of somebody's work: files with other content than
+    ``dataset`` are overwritten only with ``force``.
 
     Args:
-        folder: made if need be.
-        dataset: to be written.
-        force: write over files that say something else.
-        inputs: files that are never written over.
+        folder: created if missing.
+        dataset: the data set to write.
+        force: overwrite files with other content.
+        inputs: files that are never overwritten.
 
     Raises:
-        d2r.support.files.OutputError: there are files that say something else; or
-            see :func:`d2r.support.files.check_output`.
+        d2r.support.files.OutputError: there are files with other content; or see
+            :func:`d2r.support.files.check_output`.
     """
     check_no_index(folder)
     if not force and _holds(folder, dataset):
@@ -216,17 +216,17 @@ def write_dataset(folder: Path, dataset: LandmarkBoxes, *, force: bool = False, 
 def _holds(folder: Path, dataset: LandmarkBoxes) -> bool:
     try:
         return read_dataset(folder) == dataset
-    except LandmarkBoxesError:  # some or all of the files are not there, or are something else
+    except LandmarkBoxesError:  # files are missing or have another format
         return False
 
 
 def write_pictures(path: Path, pictures: Iterable[LandmarkPicture]) -> None:
-    """Write ``train.csv``, in one step: what was there is replaced, or kept when writing fails."""
+    """Write ``train.csv`` atomically: an existing file is replaced, or kept if writing fails."""
     write_rows(path, _PICTURE_COLUMNS, ((row.id, row.url or _UNKNOWN, row.landmark or _UNKNOWN) for row in pictures))
 
 
 def write_boxes(path: Path, boxes: Mapping[str, FractionBox]) -> None:
-    """Write a file of boxes, in one step: what was there is replaced, or kept when writing fails."""
+    """Write a file of boxes atomically: an existing file is replaced, or kept if writing fails."""
     rows = ((picture, f"{box.top!r} {box.left!r} {box.bottom!r} {box.right!r}") for picture, box in boxes.items())
     write_rows(path, _BOX_COLUMNS, rows)
 
@@ -236,7 +236,7 @@ def _known(text: str) -> str | None:
 
 
 def _is_name(text: str) -> bool:
-    """Whether an id can become a path: it must stay in the folder of the pictures."""
+    """Return whether an id can become a path: it must stay in the folder of the pictures."""
     path = PurePosixPath(text)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in text
 

@@ -1,6 +1,6 @@
 """The CSV files of Google Landmark Boxes: fixed columns, and errors that name the file and the row.
 
-Rows are counted as a spreadsheet does: the header is row 1.
+Rows are counted as in a spreadsheet: the header is row 1.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class LandmarkBoxesError(D2RError, ValueError):
 
 
 def wrong_row(path: Path, row: int, reason: str) -> LandmarkBoxesError:
-    """Return the error of one row of a file."""
+    """Return an error about one row of a file."""
     return LandmarkBoxesError(display_path(path), f"row {row}: {reason}")
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row's number and its fields in the order of ``columns``; blank rows are passed over.
+    """Yield each row's number and its fields in the order of ``columns``; skip blank rows.
 
     Raises:
         LandmarkBoxesError: the file cannot be read, a column is missing or unknown, or a row has too few or too many
@@ -44,7 +44,7 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
     """
     row = 1
     try:
-        # File names become ids, and those may be any bytes.
+        # Ids come from file names, which may be any bytes.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
             order = _order(path, next(lines, []), columns)
@@ -60,9 +60,9 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Write a file in one step: what was there is replaced, or kept when writing fails."""
+    """Write a file atomically: an existing one is replaced, or kept if writing fails."""
     with replacing(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        # Everything is quoted, as it was in the published train.csv: a file name may have any character in it.
+        # Everything is quoted, as in the published train.csv: a file name may have any character.
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

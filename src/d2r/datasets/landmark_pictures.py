@@ -1,8 +1,8 @@
 """Fetch the pictures of Google Landmark Boxes from the addresses in ``train.csv``.
 
-They go to ``folder/jpg/``, named by their ids. What could not be fetched is listed in ``folder/failures.csv``
-(``id,url,reason``) and is not tried again until that is asked for: many of the published addresses are dead. What is
-under way is in ``folder/downloads/``; nothing is in ``jpg/`` before it was decoded once.
+They go to ``folder/jpg/``, named by their ids. Failures are listed in ``folder/failures.csv`` (``id,url,reason``) and
+tried again only on request: many of the published addresses are dead. Downloads in progress are in
+``folder/downloads/``; a picture moves to ``jpg/`` once it has been decoded.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _COLUMNS: Final = ("id", "url", "reason")
 _MAX_BYTES: Final = 200e6
 _MAX_SECONDS: Final = 300.0
 _MAX_LOST: Final = 25
-"""So many silences in a row where answers were heard before, and it is the network that is gone."""
+"""After this many missing answers in a row, from servers that answered before, the network counts as down."""
 
 _WRITE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a call did.
+    """The outcome of a call.
 
     Attributes:
-        there: pictures that were there before.
+        there: pictures that existed before.
         fetched: pictures that were fetched.
-        failed: id to reason, of those that could not be, in this call.
+        failed: id to reason of pictures that could not be fetched in this call.
         passed_over: pictures that failed in an earlier call and were not tried again.
-        without_url: pictures whose address is not known.
+        without_url: pictures without a known address.
     """
 
     there: int
@@ -70,23 +70,23 @@ def get_pictures(
     timeout_s: float = 30.0,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Fetched:
-    """Fetch the pictures that are not there; a call that was stopped is continued by the next one.
+    """Fetch the missing pictures; the next call continues one that was stopped.
 
     Args:
-        pictures: to fetch.
+        pictures: the pictures to fetch.
         folder: see the module.
-        rate: at most so many requests a second, above 0.
-        retry_failed: try again what failed in an earlier call.
-        connections: transfers at the same time.
+        rate: maximum requests per second, above 0.
+        retry_failed: try failures of earlier calls again.
+        connections: maximum number of simultaneous transfers.
         tries: see :func:`d2r.support.download.fetch`.
-        pause_s: as there.
+        pause_s: see there.
         timeout_s: longest silence of a server, in seconds.
-        progress: told ("fetch", pictures done, pictures in all).
+        progress: called with ("fetch", pictures done, pictures in all).
 
     Raises:
-        DownloadError: another process fetches into the folder, or no server answers any longer.
+        DownloadError: another process is fetching into the folder, or no server answers any longer.
         LandmarkBoxesError: ``failures.csv`` is damaged.
-        d2r.support.files.OutputError: ``downloads`` there is a folder of somebody else's, or the folder is in an index.
+        d2r.support.files.OutputError: the folder has a ``downloads`` that d2r did not make, or is in an index.
         OSError: the folder cannot be written.
     """
     check_no_index(folder)
@@ -99,7 +99,7 @@ def get_pictures(
 
 
 def read_failures(path: Path) -> dict[str, tuple[str, str]]:
-    """Return what could not be fetched: id to address and reason, from ``failures.csv``; empty where it is not there.
+    """Return the failures in ``failures.csv``: id to address and reason; empty if the file is missing.
 
     Raises:
         LandmarkBoxesError: the file cannot be read or is damaged.
@@ -110,7 +110,7 @@ def read_failures(path: Path) -> dict[str, tuple[str, str]]:
 
 
 class _StoppedError(Exception):
-    """The call ends; what waits for its turn need not be fetched."""
+    """The call ends; transfers that wait for their turn are dropped."""
 
 
 class _Pace:
@@ -118,7 +118,7 @@ class _Pace:
 
     def __init__(self, rate: float) -> None:
         if not rate > 0:
-            raise ValueError(f"the rate must be above 0 requests a second, not {rate:g}")
+            raise ValueError(f"the rate must be above 0 requests per second, not {rate:g}")
         self._interval = 1.0 / rate
         self._next = 0.0
         self._lock = threading.Lock()
@@ -136,7 +136,7 @@ class _Pace:
 
 
 class _Failures:
-    """``failures.csv``, kept in memory and written now and then: one that was not yet is only tried again."""
+    """``failures.csv``, kept in memory and written now and then: a failure not yet written is merely tried again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -196,7 +196,7 @@ class _Round:
             self._fetch_all(wanted, progress)
         finally:
             self._failures.write()
-        remove_own_folder(self._folder / _DOWNLOADS, filled=False)  # else it has beginnings, to go on with
+        remove_own_folder(self._folder / _DOWNLOADS, filled=False)  # otherwise it holds partial downloads, to resume
         return Fetched(there, len(wanted) - len(self._failed), self._failed, passed_over, without_url)
 
     def _fetch_all(self, wanted: list[LandmarkPicture], progress: Callable[[str, int, int], None]) -> None:
@@ -225,10 +225,10 @@ class _Round:
         return problem is None
 
     def _bring(self, picture: LandmarkPicture) -> None:
-        """Fetch one picture, decode it, and give it its name."""
+        """Fetch one picture, decode it, and move it to its final name."""
         url = picture.url or ""
         target = picture_path(self._folder / PICTURES_FOLDER, picture.id)
-        if os.path.lexists(target):  # no file, or it would not be fetched
+        if os.path.lexists(target):  # not a file, or it would not be fetched
             raise DownloadError(url, f"a link or a folder is in its place: {display_path(target)}")
         arrived = picture_path(self._folder / _DOWNLOADS, picture.id)
         fetch([url], arrived, tries=self._tries, pause_s=self._pause_s, limits=self._limits)
@@ -241,11 +241,11 @@ class _Round:
         move_new(arrived, target)
 
     def _note(self, picture: LandmarkPicture, error: BaseException | None) -> None:
-        """Keep what became of a picture.
+        """Record the outcome of a picture.
 
         Raises:
-            DownloadError: servers that answered before, or all, have fallen silent. Their pictures are not recorded as
-                failures: it is the network that fails.
+            DownloadError: servers that answered before, or all servers, no longer answer. Their pictures are not
+                recorded as failures, as the cause is the network.
         """
         if error is not None and not isinstance(error, DownloadError):
             raise error
@@ -264,8 +264,8 @@ class _Round:
                 self._failures.remove(lost)
             raise DownloadError(
                 display_path(self._folder),
-                f"no server answers any longer, the last time: {error.reason}. When the network is there, run the same"
-                " command again: it goes on where it stopped",
+                f"no server answers any longer; last error: {error.reason}. When the network is back, run the same"
+                " command again: it continues where it stopped",
             )
 
     def _fail(self, picture: LandmarkPicture, reason: str) -> None:
@@ -274,12 +274,12 @@ class _Round:
 
 
 def _problem(url: str) -> str | None:
-    """Return why a request cannot be made of an address, or None."""
+    """Return why an address cannot be requested, or None."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        return "not an address of the web (http://... or https://...)"
+        return "not a web address (http://... or https://...)"
     return None

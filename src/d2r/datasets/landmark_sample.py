@@ -1,7 +1,7 @@
 """The sampling of Google Landmark Boxes: a few pictures of each landmark, drawn at random, for training and validation.
 
-A picture's place in the draw depends on the seed and its id alone: pictures that join or leave a collection change
-what is drawn of their own landmark only, and of that as little as can be.
+A picture's place in the draw depends only on the seed and its id: adding or removing pictures of a collection changes
+the draw of their own landmark only, and that as little as possible.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from d2r.datasets.landmark_boxes import LandmarkBoxes, LandmarkBoxesError, LandmarkPicture
 
 EACH = 4
-"""Pictures of a landmark that are drawn for training, and again for validation: the paper's choice."""
+"""Pictures per landmark drawn for training, and again for validation: the paper's choice."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures that were drawn; no picture is in both parts.
+    """The drawn pictures; no picture is in both parts.
 
     Attributes:
         training: ids, landmark by landmark.
         validation: the same.
-        rare: landmarks that were left out because they have too few pictures.
-        unlabelled: pictures that could not be drawn because nobody knows which landmark they show.
+        rare: landmarks left out because they have too few pictures.
+        unlabelled: number of pictures that could not be drawn because their landmark is unknown.
     """
 
     training: tuple[str, ...]
@@ -39,9 +39,9 @@ class SampledBoxes:
     """A sample of a data set, without the pictures that have no box.
 
     Attributes:
-        dataset: the pictures that were drawn and have a box, and the boxes, by the part they were drawn for.
-        sample: all that were drawn.
-        without_box: ids of those that show no prominent landmark, and so were left out.
+        dataset: the drawn pictures that have a box, and the boxes, in the part that each was drawn for.
+        sample: all drawn pictures.
+        without_box: ids of the drawn pictures left out because they show no prominent landmark.
     """
 
     dataset: LandmarkBoxes
@@ -52,14 +52,14 @@ class SampledBoxes:
 def draw_sample(
     pictures: Iterable[LandmarkPicture], seed: int, *, each: int = EACH, leave_out_rare: bool = False, name: str
 ) -> Sample:
-    """Draw ``each`` pictures of every landmark for training and, of those that remain, up to as many for validation.
+    """Draw ``each`` pictures of every landmark for training, and up to ``each`` of the rest for validation.
 
     Args:
-        pictures: of a labelled collection; their order does not matter. Those without a landmark are counted.
+        pictures: a labelled collection, in any order. Pictures without a landmark are only counted.
         seed: the same seed draws the same pictures.
-        each: pictures of a landmark a part, at least 1.
-        leave_out_rare: leave out landmarks with fewer than ``each`` pictures, rather than refuse the collection.
-        name: what to call the collection in an error, for instance its file or folder.
+        each: pictures per landmark and part, at least 1.
+        leave_out_rare: leave out landmarks with fewer than ``each`` pictures, instead of refusing the collection.
+        name: name of the collection in errors, for instance its file or folder.
 
     Raises:
         LandmarkBoxesError: a landmark has fewer than ``each`` pictures.
@@ -91,16 +91,16 @@ def draw_sample(
 def sample_dataset(
     dataset: LandmarkBoxes, seed: int, *, each: int = EACH, leave_out_rare: bool = False, name: str
 ) -> SampledBoxes:
-    """Draw from a data set that has been looked through, as the paper does: pictures without a box are left out.
+    """Draw from a fully labelled data set as the paper does: leave out pictures without a box.
 
-    They are left out after the draw, so that a landmark that is seldom prominent is not drawn until it is.
+    They are left out after the draw, so that a landmark that is rarely prominent gets fewer pictures.
 
     Args:
         dataset: which of its two parts a box is in does not matter.
-        seed: see :func:`draw_sample`, as for the other arguments.
-        each: as there.
-        leave_out_rare: as there.
-        name: as there.
+        seed: see :func:`draw_sample`.
+        each: see there.
+        leave_out_rare: see there.
+        name: see there.
 
     Raises:
         LandmarkBoxesError: a landmark has fewer than ``each`` pictures.
@@ -125,6 +125,6 @@ def _too_few(name: str, landmark: str, shown: list[LandmarkPicture], each: int) 
     count = f"{len(shown)} picture{'' if len(shown) == 1 else 's'}"
     return LandmarkBoxesError(
         name,
-        f"{row}landmark {landmark!r} has {count}, and {each} are drawn of each; add pictures of it, or leave out"
-        " landmarks that have too few (--leave-out-rare)",
+        f"{row}landmark {landmark!r} has {count}, but {each} are drawn per landmark; add pictures of it, or leave"
+        " out landmarks with too few (--leave-out-rare)",
     )

@@ -1,4 +1,4 @@
-"""What a set of landmark boxes is like: pictures of a landmark, how large the boxes are."""
+"""Statistics of a set of landmark boxes: pictures per landmark, and sizes of the boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from d2r.datasets.landmark_boxes import LandmarkBoxes
 
 BINS = 10
-"""Bins of the distribution of areas, each as wide as the others."""
+"""Number of equally wide bins of the distribution of areas."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +20,12 @@ class LandmarkStatistics:
 
     Attributes:
         pictures: number of pictures.
-        training: boxes for training.
-        validation: boxes for validation; B in both.
-        without_box: pictures without a box.
-        without_landmark: pictures that show nobody knows what.
-        without_url: pictures without an address.
-        pictures_each: int64 (L,), pictures of each landmark, most first.
+        training: number of boxes for training.
+        validation: number of boxes for validation; B is the sum of both.
+        without_box: number of pictures without a box.
+        without_landmark: number of pictures whose landmark is unknown.
+        without_url: number of pictures without an address.
+        pictures_each: int64 (L,), pictures of each landmark, in descending order.
         areas: float64 (B,), each box's share of its picture's area, in (0, 1].
     """
 

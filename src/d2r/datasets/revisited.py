@@ -1,6 +1,6 @@
 """Read the ground truth of Revisited Oxford and Paris in its three formats.
 
-They are the authors' ``.pkl`` and ``.mat``, and JSON with the same fields: ``imlist`` and ``qimlist``, names
+The formats are the authors' ``.pkl`` and ``.mat``, and JSON with the same fields: ``imlist`` and ``qimlist``, names
 of database and query pictures without folder and ending; ``gnd``, for each query ``bbx`` (x1, y1, x2, y2 in
 pixels) and ``easy``, ``hard``, ``junk`` (indices into ``imlist``, which start at 1 in the ``.mat``).
 """
@@ -23,7 +23,7 @@ from d2r.errors import D2RError
 from d2r.support.files import display_path
 
 GROUND_TRUTH_SUFFIXES: Final = (".json", ".pkl", ".mat")
-"""Endings of ground-truth files, in the order in which :func:`find_ground_truth` looks for them."""
+"""Endings of ground-truth files, in the search order of :func:`find_ground_truth`."""
 
 _FIELDS: Final = ("imlist", "qimlist", "gnd")
 _LABELS: Final = ("easy", "hard", "junk")
@@ -48,15 +48,15 @@ class GroundTruthError(D2RError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """The ground truth of a Revisited data set of N database pictures and Q queries.
+    """The ground truth of a Revisited data set with N database pictures and Q queries.
 
     Attributes:
         images: N names of database pictures, without folder and ending.
         queries: Q names of query pictures; they are not in the database.
-        boxes: float32 (Q, 4), the part of each query picture that is searched for.
+        boxes: float32 (Q, 4), the query box in each query picture.
         easy: Q arrays int64, indices of the database pictures that show it clearly.
-        hard: Q arrays int64, those that show it under difficult conditions.
-        junk: Q arrays int64, those that show it too little to be judged. The three do not overlap.
+        hard: Q arrays int64, indices of those that show it under difficult conditions.
+        junk: Q arrays int64, indices of those that show too little of it to be judged. The three do not overlap.
     """
 
     images: tuple[str, ...]
@@ -76,15 +76,14 @@ def find_ground_truth(folder: Path) -> Path | None:
 
 
 def revisited_picture_path(folder: Path, name: str) -> Path:
-    """Return where a picture of a Revisited data set lies: ``folder/jpg/name.jpg``."""
+    """Return the path of a picture of a Revisited data set: ``folder/jpg/name.jpg``."""
     return folder / "jpg" / f"{name}.jpg"
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
-    """Read a ground-truth file; its format is told by the content, or by the ending where that says nothing.
+    """Read a ground-truth file; the content tells the format, or else the ending.
 
-    Reading runs nothing from the file: a pickle may hold plain containers, numbers, strings and numpy arrays,
-    and is refused otherwise.
+    Nothing in the file is executed: a pickle may hold only plain containers, numbers, strings and numpy arrays.
 
     Raises:
         GroundTruthError: the file cannot be read, its format is unknown, or a field is missing or malformed.
@@ -125,11 +124,11 @@ def _load_json(data: bytes, name: str) -> Any:
 
 def _load_pickle(data: bytes, name: str) -> Any:
     try:
-        # latin1 is how arrays and strings pickled by Python 2 come over unchanged
+        # latin1 keeps arrays and strings pickled by Python 2 unchanged
         return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
     except _RefusedError as error:
         raise GroundTruthError(name, str(error)) from error
-    except Exception as error:  # a damaged pickle raises anything at all
+    except Exception as error:  # a damaged pickle may raise anything
         raise GroundTruthError(name, f"damaged pickle ({error or type(error).__name__})") from error
 
 
@@ -141,17 +140,17 @@ def _load_mat(path: Path, name: str) -> Any:
     try:
         return loadmat(str(path), appendmat=False, simplify_cells=True)
     except NotImplementedError as error:
-        raise GroundTruthError(name, "MATLAB format 7.3 is not read; save it with -v7") from error
-    except Exception as error:  # a damaged file raises anything at all
+        raise GroundTruthError(name, "MATLAB format 7.3 is not supported; save it with -v7") from error
+    except Exception as error:  # a damaged file may raise anything
         raise GroundTruthError(name, f"damaged MATLAB file ({error or type(error).__name__})") from error
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """A pickle that asks for more than plain data."""
+    """A pickle that needs more than plain data."""
 
 
 def _new_array(*_: object) -> NDArray[Any]:
-    """Stand in for numpy's function: an empty array, whose shape, type and data the pickle sets next."""
+    """Stand in for numpy's function: return an empty array, whose shape, type and data the pickle sets next."""
     return np.empty(0, np.int8)
 
 
@@ -164,7 +163,7 @@ def _scalar_from_bytes(dtype: Any, buffer: Any) -> Any:
 
 
 def _bytes_from_text(text: str, encoding: str) -> bytes:
-    """Stand in for ``_codecs.encode``, by which old pickle protocols write an array's bytes as text."""
+    """Stand in for ``_codecs.encode``, with which old pickle protocols write an array's bytes as text."""
     if encoding != "latin1":
         raise _RefusedError(f"the pickle asks for the codec {encoding!r}; it was not run")
     return text.encode("latin1")
@@ -182,7 +181,7 @@ _ADMITTED: Final[dict[str, object]] = {
     "builtins.frozenset": frozenset,
     "_codecs.encode": _bytes_from_text,
     "numpy.dtype": np.dtype,
-    "numpy.ndarray": None,  # only ever handed to _reconstruct
+    "numpy.ndarray": None,  # only an argument of _reconstruct
     "numpy.core.multiarray._reconstruct": _new_array,
     "numpy.core.multiarray.scalar": _scalar_from_bytes,
     "numpy.core.numeric._frombuffer": _array_from_bytes,
@@ -192,7 +191,7 @@ _ADMITTED: Final[dict[str, object]] = {
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         asked = f"{module}.{name}"
-        # as numpy 2 and Python 2 call them
+        # the names in numpy 2 and Python 2
         known = asked.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins.")
         if known not in _ADMITTED:
             raise _RefusedError(
@@ -234,7 +233,7 @@ def _parse(fields: Any, base: int, name: str) -> GroundTruth:
 
 
 def _list(value: Any) -> Sequence[Any] | None:
-    """Return the items of a list, tuple or array, or None; of a list of one, scipy hands over the item."""
+    """Return the items of a list, tuple or array, or None; scipy returns a list of one item as the item."""
     if isinstance(value, str | dict):
         return [value]
     if isinstance(value, np.ndarray):
@@ -256,7 +255,7 @@ def _names(value: Any, field: str, name: str) -> tuple[str, ...]:
 
 
 def _numbers(value: Any) -> NDArray[np.float64] | None:
-    """Return finite numbers as float64 (N,), or None where they are anything else."""
+    """Return finite numbers as float64 (N,), or None for anything else."""
     try:
         array = np.atleast_1d(np.asarray(value))
     except ValueError:  # a ragged list

@@ -1,7 +1,7 @@
-"""Networks by name: those that are shipped, ``NAME.onnx`` beside this file, and those that were added.
+"""Networks by name: those shipped, ``NAME.onnx`` beside this file, and those that the user added.
 
-Beside a network is its card, ``NAME.md``, or what was recorded when it was added, ``NAME.json``
-(:mod:`d2r.hub.catalogue`). :mod:`d2r.hub.known` has networks of others that can be fetched.
+Beside a network is its card, ``NAME.md``, or the record of its addition, ``NAME.json`` (:mod:`d2r.hub.catalogue`).
+:mod:`d2r.hub.known` lists networks from elsewhere that can be fetched.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Final
 
 DETECTOR: Final = "ssd-efficientnet-lite0"
-"""The detector that is used where none is named."""
+"""The default detector."""
 
 LOCAL_FEATURES: Final = "delf-efficientnet-lite0"
-"""The local features that are used where none are named."""
+"""The default network of local features."""
 
 PATCH_DESCRIPTORS: Final = "hardnet"
-"""The network that describes patches where none is named."""
+"""The default network of patch descriptors."""
 
 MODELS_FOLDER: Final = Path(str(resources.files(__name__)))
-"""Where the networks are that are shipped."""
+"""Folder of the networks that are shipped."""
 
 VARIABLE: Final = "D2R_MODELS"
-"""Environment variable that names the folder of networks that were added."""
+"""Environment variable that names the folder of added networks."""
 
 
 def user_folder() -> Path:
-    """Return the folder of networks that were added: that of :data:`VARIABLE`, or of the platform's data of a user."""
+    """Return the folder of added networks: that of :data:`VARIABLE`, or one in the platform's folder for user data."""
     if given := os.environ.get(VARIABLE):
         return Path(given).absolute()
     if sys.platform == "darwin":
@@ -39,20 +39,20 @@ def user_folder() -> Path:
 
 
 def folders() -> tuple[Path, Path]:
-    """Return where networks are, in the order in which names are looked up: shipped, and added."""
+    """Return the folders of networks, in the order of look-up: shipped, then added."""
     return MODELS_FOLDER, user_folder()
 
 
 def model_names(folder: Path) -> list[str]:
-    """Return the names of the networks in a folder, sorted; none where there is no such folder."""
+    """Return the sorted names of the networks in a folder; empty if there is no such folder."""
     return sorted(path.stem for path in folder.glob("*.onnx") if not path.name.startswith("."))
 
 
 def find_model(model: str) -> Path:
-    """Return the file that is meant: ``model`` itself where it ends in ``.onnx``, else the network of that name.
+    """Return the file of a model: ``model`` itself if it ends in ``.onnx``, otherwise the network of that name.
 
     Raises:
-        FileNotFoundError: no network of that name is shipped or was added; the message lists those that are there.
+        FileNotFoundError: there is no network of that name; the message lists those there are.
     """
     if model.lower().endswith(".onnx"):
         return Path(model)
@@ -60,6 +60,6 @@ def find_model(model: str) -> Path:
     if model in known:
         return known[model] / f"{model}.onnx"
     raise FileNotFoundError(
-        f"no such model is shipped or was added (there are: {', '.join(sorted(known)) or 'none'}), and the name of a"
-        f" file ends in .onnx; one that is known is fetched by: d2r models pull {model}"
+        f"there is no such model (there are: {', '.join(sorted(known)) or 'none'}), and the name of a file ends in"
+        f" .onnx; a known model is fetched with: d2r models pull {model}"
     )

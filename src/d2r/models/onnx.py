@@ -1,6 +1,6 @@
-"""Networks as ONNX files, run by ONNX Runtime: what all kinds of them have in common.
+"""Networks as ONNX files, run by ONNX Runtime: what all formats have in common.
 
-A file says in its metadata, as ``d2r``, of which format it is. :mod:`d2r.regions.network` has that of detectors, and
+The metadata of a file name its format as ``d2r``. :mod:`d2r.regions.network` describes the format of detectors,
 :mod:`d2r.features.network` that of local features.
 """
 
@@ -31,10 +31,10 @@ PICTURES_INPUT: Final = "pictures"
 """The name of the one input of every format."""
 
 Shape: TypeAlias = tuple[int | None, ...]
-"""Sides of an array; None may be anything."""
+"""Sides of an array; None is any length."""
 
 Nodes: TypeAlias = Mapping[str, tuple[str, Shape]]
-"""Inputs or outputs: name to type, in ONNX Runtime's words, and shape."""
+"""Inputs or outputs: name to ONNX Runtime's name of the type, and shape."""
 
 _NONE: Final[Nodes] = MappingProxyType({})
 
@@ -42,10 +42,10 @@ _Loaded = TypeVar("_Loaded")
 
 _GPU: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
-_QUIET: Final = 3  # errors only; what goes wrong is raised anyway
-_KEPT: Final = 4  # networks that stay loaded in a process
+_QUIET: Final = 3  # errors only; failures raise anyway
+_KEPT: Final = 4  # networks that stay loaded per process
 
-_PIXELS_CPU: Final = 1 << 20  # more at once is not quicker there, and takes memory
+_PIXELS_CPU: Final = 1 << 20  # more at once is no faster there, and takes memory
 _PIXELS_GPU: Final = 16 << 20
 
 _lock = threading.Lock()
@@ -57,7 +57,7 @@ class ModelError(D2RError):
     """A network's file that cannot be used; ``str(error)`` names it and says why.
 
     Attributes:
-        name: of the file, or of the model.
+        name: name of the file or the model.
         reason: why it cannot be used, without the name.
     """
 
@@ -71,34 +71,35 @@ class ModelError(D2RError):
 
 
 def set_threads(count: int) -> None:
-    """Let networks of this process that are loaded from now on use so many threads; without this, one a processor."""
+    """Set the number of threads of networks loaded from now on in this process; the default is one per processor."""
     global _threads
     _threads = count
 
 
 def set_pixels_a_run(count: int) -> None:
-    """Let networks of this process take pictures of so many pixels together in one run, or one picture alone.
+    """Set how many pixels all pictures of one run together may have in this process; a run takes at least one picture.
 
-    Without this it is a million on processors and 16 on a graphics card.
+    The default is 2^20 on processors and 2^24 on a GPU.
     """
     global _pixels
     _pixels = count
 
 
 def pixels_a_run(*, on_gpu: bool) -> int:
-    """Return what was set, see :func:`set_pixels_a_run`."""
+    """Return the maximum number of pixels per run; see :func:`set_pixels_a_run`."""
     return _pixels or (_PIXELS_GPU if on_gpu else _PIXELS_CPU)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of files.
+    """A format of network files.
 
     Attributes:
-        name: what the metadata must say as ``d2r``.
-        kind: what such a file is, for people.
-        error: what is raised for a file that is not of the format, or fails.
-        one_size: all pictures have the same size. Otherwise no plan of the memory is kept for each size that occurs.
+        name: the value of ``d2r`` in the metadata.
+        kind: the kind of network, for messages.
+        error: raised if a file is not of the format, or fails.
+        one_size: whether all pictures have the same size. Otherwise no memory plan is kept, as each size would have
+            one.
     """
 
     name: str
@@ -109,15 +110,15 @@ class Format:
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """A file that is ready to run; safe to use from several threads, not picklable.
+    """A file that is ready to run; thread-safe, not picklable.
 
     Attributes:
-        format: what it is checked to be.
-        path: of the file.
-        sha256: of it, in hexadecimal.
-        bytes: size of it.
-        metadata: what it says of itself.
-        provider: what it runs on, in ONNX Runtime's words.
+        format: its format, which was checked.
+        path: path of the file.
+        sha256: its SHA-256, in hexadecimal.
+        bytes: its size.
+        metadata: its metadata.
+        provider: ONNX Runtime's name of what it runs on.
     """
 
     format: Format
@@ -130,7 +131,7 @@ class OnnxFile:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it runs on a graphics card."""
+        """Whether it runs on a GPU."""
         return self.provider == _GPU
 
     def error(self, reason: str) -> ModelError:
@@ -138,21 +139,21 @@ class OnnxFile:
         return self.format.error(str(self.path), reason)
 
     def run(self, outputs: tuple[str, ...], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return the outputs of some pictures, uint8 (N, H, W, 3).
+        """Return the outputs for pictures, uint8 (N, H, W, 3).
 
         Raises:
-            ModelError: of the format: the network fails.
+            ModelError: the format's error: the network fails.
         """
         try:
             return list(self._session.run(list(outputs), {PICTURES_INPUT: pictures}))
-        except Exception as error:  # ONNX Runtime has an exception for each kind of failure, with no common base
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise self.error(f"it fails on {len(pictures)} pictures: {_first_line(error)}") from error
 
     def check_shapes(self, inputs: Nodes, outputs: Nodes, optional: Nodes = _NONE) -> None:
-        """Refuse a file whose inputs or outputs are not these; it may have some ``optional`` outputs or none of them.
+        """Check the inputs and outputs of the file; it may have any of the ``optional`` outputs.
 
         Raises:
-            ModelError: of the format.
+            ModelError: the format's error: they differ.
         """
         there = {name: node for name, node in optional.items() if self.gives(name)}
         for kind, expected in (("inputs", inputs), ("outputs", {**outputs, **there})):
@@ -166,18 +167,18 @@ class OnnxFile:
                 )
 
     def gives(self, name: str) -> bool:
-        """Whether it has an output of that name."""
+        """Return whether it has an output of that name."""
         return name in self._nodes("outputs")
 
     def shape(self, name: str) -> Shape:
-        """Return the shape of an input or output; a side that is free is None."""
+        """Return the shape of an input or output; a free side is None."""
         return (self._nodes("inputs") | self._nodes("outputs"))[name][1]
 
     def pictures_at_once(self) -> int | None:
         """Return how many pictures it takes at once: one, or None for any number.
 
         Raises:
-            ModelError: of the format: it takes another number.
+            ModelError: the format's error: it takes another number.
         """
         count = self.shape(PICTURES_INPUT)[0]
         if count not in (None, 1):
@@ -193,15 +194,15 @@ class OnnxFile:
 
 
 def load(path: Path, format: Format, read: Callable[[OnnxFile], _Loaded]) -> _Loaded:
-    """Return what ``read`` makes of a file, which is loaded once in a process, and again when it changes.
+    """Return what ``read`` makes of a file, which is loaded once per process and again when it changes.
 
     Args:
-        path: of the file.
-        format: that it must be of.
-        read: one function a format, which checks the rest of what the format demands.
+        path: path of the file.
+        format: the format that the file must have.
+        read: the format's function, which checks its other requirements.
 
     Raises:
-        ModelError: of the format: the file is missing, cannot be run, or is not of the format.
+        ModelError: the format's error: the file is missing, cannot be run, or has another format.
     """
     try:
         status = path.stat()
@@ -241,13 +242,13 @@ def _load(
 
 
 def _session(data: bytes, threads: int, *, keep_plans: bool) -> onnxruntime.InferenceSession:
-    import onnxruntime  # here, because it takes a moment, and most selectors and extractors need none
+    import onnxruntime  # slow to import, and most selectors and extractors do not need it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = keep_plans
-    # Waiting threads that spin take the processors from what comes next: features, or another worker.
+    # Threads that spin while they wait take the processors from features and from other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _QUIET
     providers = [name for name in (_GPU, _CPU) if name in onnxruntime.get_available_providers()]
@@ -255,7 +256,7 @@ def _session(data: bytes, threads: int, *, keep_plans: bool) -> onnxruntime.Infe
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return what an ONNX file says of itself, whatever its format.
+    """Return the metadata of an ONNX file of any format.
 
     Raises:
         ModelError: the file is missing, or not an ONNX file that can be run.
@@ -263,7 +264,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is only asked, not run
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the network is not run
     options.log_severity_level = _QUIET
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[_CPU])
@@ -281,7 +282,7 @@ def check_sha256(sha256: str) -> None:
 
 
 def find_file(model: str, error: type[ModelError]) -> Path:
-    """Return the file of a model, see :func:`d2r.models.find_model`; raise ``error`` when there is none of the name."""
+    """Return the file of a model (:func:`d2r.models.find_model`); raise ``error`` if there is none of that name."""
     try:
         return find_model(model)
     except FileNotFoundError as problem:
@@ -289,21 +290,21 @@ def find_file(model: str, error: type[ModelError]) -> Path:
 
 
 def check_pinned(path: Path, sha256: str, expected: str, error: type[ModelError]) -> None:
-    """Raise ``error`` unless a file has the SHA-256 that is expected; an empty one is that of any file."""
+    """Raise ``error`` unless a file has the expected SHA-256; an empty one fits any file."""
     if expected not in ("", sha256):
         raise error(
             str(path),
-            f"not the file that was asked for: its SHA-256 is {sha256}, not {expected}. Put back the"
-            " file that an index was made with, or make another index with this one",
+            f"not the expected file: its SHA-256 is {sha256}, not {expected}. Restore the file that the index"
+            " was made with, or make another index with this one",
         )
 
 
 def pinned_model(model: str, path: Path) -> str:
-    """Return what names a model wherever one is: its name, or the absolute path of its file.
+    """Return a name of a model that does not depend on the current folder: its name, or the absolute path of its file.
 
     Args:
-        model: a name or a path, as it was given.
-        path: of its file, absolute.
+        model: a name or a path, as given.
+        path: absolute path of its file.
 
     Raises:
         ValueError: the path has a comma, which a specification cannot hold.
@@ -315,7 +316,7 @@ def pinned_model(model: str, path: Path) -> str:
 
 
 def _fits(given: Shape, expected: Shape) -> bool:
-    """Whether a shape is the expected one, None in which may be anything; a free side of it may become anything too."""
+    """Return whether a shape fits the expected one; a None in either fits any length."""
     return len(given) == len(expected) and all(
         None in (want, have) or want == have for have, want in zip(given, expected, strict=True)
     )

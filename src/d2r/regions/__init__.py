@@ -1,8 +1,8 @@
-"""Where to look: regions of a picture, one small module per selector, chosen by name.
+"""Region proposals, one small module per selector, chosen by name.
 
-A selector is written as a specification, ``NAME[:option=value,...]``: ``whole``, ``rmac:levels=2``,
-``selective-search:top=5``, ``detector:threshold=0.2``. :func:`make_selector` turns it into an object and
-``SELECTORS.spec`` gives it back.
+A specification of a selector is ``NAME[:option=value,...]``: ``whole``, ``rmac:levels=2``, ``selective-search:top=5``,
+``detector:threshold=0.2``. :func:`make_selector` turns it into an object, ``SELECTORS.spec`` the object into a
+specification.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def make_selector(spec: str) -> RegionSelector:
     """Return the selector that a specification names.
 
     Raises:
-        d2r.support.registry.SpecError: unknown name or option, or a value out of range.
+        d2r.support.registry.SpecError: a name or an option is unknown, or a value is out of range.
     """
     return SELECTORS.make(spec)
 
 
 def pinned_regions(spec: str) -> str:
-    """Return a specification that means the same everywhere and later on: a detector's names its file's SHA-256.
+    """Return a specification that means the same everywhere and at any time: for a detector it has the file's SHA-256.
 
     Raises:
-        d2r.support.registry.SpecError: as of :func:`make_selector`; or the path of the model cannot be written in one.
+        d2r.support.registry.SpecError: see :func:`make_selector`; or a specification cannot hold the model's path.
         DetectorError: the detector's model cannot be used.
     """
     return SELECTORS.pinned(spec)

@@ -1,4 +1,4 @@
-"""The interface of region selection: which boxes of a picture are described beside the whole of it."""
+"""The interface of region selection: which boxes of a picture to describe besides the whole picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Regions:
 
     Attributes:
         boxes: float32 (R, 4), inside the picture.
-        scores: float32 (R,), confidence in [0, 1]; 1 where a selector does not score.
+        scores: float32 (R,), confidence in [0, 1]; 1 if the selector does not score.
     """
 
     boxes: Boxes
@@ -29,7 +29,7 @@ class Regions:
 
     @staticmethod
     def unscored(boxes: Boxes) -> Regions:
-        """Return regions that all score 1."""
+        """Return regions with a score of 1."""
         return Regions(boxes, np.ones(len(boxes), np.float32))
 
 
@@ -37,7 +37,7 @@ class RegionSelector(Protocol):
     """Chooses regions. Implementations are frozen dataclasses, picklable and thread-safe."""
 
     def select(self, image: Picture) -> Regions:
-        """Return the regions of a picture, best first, without the whole picture, which is always described.
+        """Return the regions of a picture, best first. The whole picture, which is always described, is not among them.
 
         Args:
             image: uint8 (H, W, 3).

@@ -1,4 +1,4 @@
-"""A trained detector of landmarks (:mod:`d2r.regions.network`) as region selector."""
+"""Region proposals from a trained landmark detector (:mod:`d2r.regions.network`)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from d2r.models.onnx import check_pinned, check_sha256, find_file, pinned_model
 from d2r.regions.base import Regions
 from d2r.regions.network import DetectorError, Network, load_network
 
-_SAME = 0.9  # IoU with the whole picture, above which a region would only describe it again
+_SAME = 0.9  # IoU with the whole picture from which a region would only describe it again
 
 
 @dataclass(frozen=True)
 class Detector:
-    """The boxes that a network scores highest.
+    """Selects the boxes that a network scores highest.
 
     Attributes:
         model: path of an ONNX file (it ends in ``.onnx``), or the name of a model (`d2r models list`).
-        threshold: least score of a box, in [0, 1].
-        top: at most so many boxes.
-        nms: a box is dropped when its IoU with a better one is above this.
-        sha256: what the file must have, in hexadecimal; empty takes any. An index remembers it, so that its pictures
-            are not described with different models under one name.
+        threshold: minimum score of a box, in [0, 1].
+        top: maximum number of boxes.
+        nms: a box is dropped if its IoU with a better one is above this.
+        sha256: the SHA-256 that the file must have, in hexadecimal; empty takes any. An index stores it, so that its
+            pictures are never described with different models of one name.
     """
 
     model: str = DETECTOR
@@ -58,7 +58,7 @@ class Detector:
         return self.regions(image, shares[0], scores[0])
 
     def regions(self, image: Picture, shares: NDArray[np.float32], scores: NDArray[np.float32]) -> Regions:
-        """Do what :meth:`select` does with what the network said already, on another machine perhaps.
+        """Return the regions that :meth:`select` would, from the network's outputs, which another machine may compute.
 
         Args:
             image: uint8 (H, W, 3).
@@ -71,14 +71,14 @@ class Detector:
         return Regions(boxes[fresh][: self.top], scores[fresh][: self.top])
 
     def detect(self, images: Sequence[Picture]) -> list[Regions]:
-        """Find boxes in several pictures, in one run of the network where it takes more than one picture at once.
+        """Find boxes in several pictures, in one run of the network if it takes several pictures at once.
 
         Args:
             images: uint8 (H, W, 3) each, of any sizes.
 
         Returns:
-            for each picture its boxes, in its pixels, best first. Other than of :meth:`select`, one may be the whole
-            picture: what is found there is a landmark that fills it.
+            for each picture its boxes, in its pixels, best first. Unlike with :meth:`select`, a box may be the whole
+            picture: a landmark that fills it.
 
         Raises:
             DetectorError: see :meth:`network`.
@@ -86,17 +86,17 @@ class Detector:
         return [Regions(boxes[: self.top], scores[: self.top]) for boxes, scores in self._find(images)]
 
     def network(self) -> Network:
-        """Return the network, which is loaded once in a process.
+        """Return the network, which is loaded once per process.
 
         Raises:
-            DetectorError: the file is missing, is not a detector, or does not have the given SHA-256.
+            DetectorError: the file is missing, is not a detector, or has another SHA-256 than given.
         """
         network = load_network(find_file(self.model, DetectorError))
         check_pinned(network.path, network.sha256, self.sha256, DetectorError)
         return network
 
     def pinned(self) -> Detector:
-        """Return this detector with the absolute path of its model and its SHA-256, which no other file has.
+        """Return this detector with the absolute path and the SHA-256 of its model.
 
         Raises:
             ValueError: the path has a comma, which a specification cannot hold.
@@ -106,7 +106,7 @@ class Detector:
         return replace(self, model=pinned_model(self.model, network.path), sha256=network.sha256)
 
     def _find(self, images: Sequence[Picture]) -> list[tuple[Boxes, NDArray[np.float32]]]:
-        """Return all boxes of each picture that pass the threshold and the suppression, and their scores."""
+        """Return all boxes of each picture that pass the threshold and non-maximum suppression, and their scores."""
         if not len(images):
             return []
         network = self.network()
@@ -125,19 +125,19 @@ class Detector:
 
 
 def squash(image: Picture, side: int) -> Picture:
-    """Scale a picture to a square without keeping its aspect, as detectors see it: uint8 (side, side, 3)."""
+    """Scale a picture to a square, without keeping its aspect ratio, as input of a detector: uint8 (side, side, 3)."""
     shrinks = image.shape[0] * image.shape[1] > side * side
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (side, side), interpolation=method), dtype=np.uint8)
 
 
 def suppress(boxes: Boxes, scores: NDArray[np.float32], overlap: float) -> NDArray[np.intp]:
-    """Return the rows of the boxes that no better kept box overlaps with by more than ``overlap`` (IoU), best first.
+    """Return the rows of the boxes that non-maximum suppression keeps, best first.
 
     Args:
         boxes: float32 (N, 4).
-        scores: float32 (N,); of equal ones the first is the better.
-        overlap: in [0, 1].
+        scores: float32 (N,); among equal scores the first box is the better.
+        overlap: a box is dropped if its IoU with a better kept one is above this, in [0, 1].
     """
     order = np.argsort(-scores, kind="stable")
     overlaps = iou(boxes, boxes) > overlap

@@ -1,12 +1,12 @@
 """A detector's network: an ONNX file, run by ONNX Runtime.
 
-The file, as ``d2r train`` exports it:
+The format of the file, which ``d2r train export`` writes:
 
 - ``metadata_props``: ``d2r`` is ``detector-1``; ``arch`` names the architecture; ``side`` is S, in decimal.
 - input ``pictures``: uint8 (N, S, S, 3), RGB, each picture squashed to a square (:func:`d2r.regions.detector.squash`).
-  N is free, or 1 in a network that takes one picture at a time. Normalisation is in the graph.
+  N is free, or 1 if the network takes one picture at a time. The graph normalises the pictures.
 - output ``boxes``: float32 (N, K, 4), x1, y1, x2, y2 as shares of width and height; output ``scores``: float32 (N, K),
-  in [0, 1]. Neither threshold nor suppression of overlapping boxes is in the graph.
+  in [0, 1]. The graph applies no threshold and no non-maximum suppression.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class DetectorError(ModelError):
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network that is ready to run; safe to use from several threads, not picklable.
+    """A network that is ready to run; thread-safe, not picklable.
 
     Attributes:
-        path: of its file.
-        sha256: of the file, in hexadecimal.
+        path: its file.
+        sha256: SHA-256 of the file, in hexadecimal.
         bytes: size of the file.
-        arch: the architecture, as the file says.
+        arch: the architecture, from the file's metadata.
         side: S, in pixels.
-        batches: it takes any number of pictures at once; otherwise one.
-        provider: what it runs on, in ONNX Runtime's words.
+        batches: whether it takes any number of pictures at once; otherwise one.
+        provider: ONNX Runtime's name of what it runs on.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Network:
         """Return the boxes, float32 (N, K, 4), and scores, float32 (N, K), of pictures, uint8 (N, S, S, 3).
 
         Raises:
-            DetectorError: the network fails, or gives arrays of another shape or boxes that are not finite.
+            DetectorError: the network fails, or returns arrays of another shape or values that are not finite.
         """
         parts = [pictures] if self.batches else [picture[None] for picture in pictures]
         found = [self._run(part) for part in parts]
@@ -76,7 +76,7 @@ class Network:
 
 
 def load_network(path: Path) -> Network:
-    """Return the network of a file, loaded once in a process, and again when the file changes.
+    """Return the network of a file, loaded once per process and again when the file changes.
 
     Raises:
         DetectorError: the file is missing, cannot be run, or is not a detector of this format.

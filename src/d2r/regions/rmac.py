@@ -16,10 +16,10 @@ _OVERLAP = 0.4  # of neighbouring squares at level 1, the original's choice
 
 @dataclass(frozen=True)
 class RMAC:
-    """Squares of side ``2 min(W, H) / (l + 1)`` at each level l = 1 ... ``levels``, evenly spread.
+    """Evenly spaced squares of side ``2 min(W, H) / (l + 1)`` at each level l = 1 ... ``levels``.
 
-    Along the shorter side there are l of them; along the longer side l + m - 1, with m such that squares of
-    level 1 overlap by about 40 %.
+    There are l along the shorter side and l + m - 1 along the longer side; m makes squares of level 1 overlap by about
+    40 %.
     """
 
     levels: int = 3
@@ -29,15 +29,15 @@ class RMAC:
             raise ValueError("levels must be 1 to 10")
 
     def select(self, image: Picture) -> Regions:
-        """See :meth:`d2r.regions.RegionSelector.select`; level 1 first, each level in reading order."""
+        """See :meth:`d2r.regions.RegionSelector.select`; level 1 comes first, each level in reading order."""
         height, width = image.shape[:2]
         return Regions.unscored(rmac_boxes(width, height, self.levels))
 
 
 def rmac_boxes(width: int, height: int, levels: int) -> Boxes:
-    """Return the boxes of the R-MAC grid, float32 (R, 4), without one that is the whole picture.
+    """Return the boxes of the R-MAC grid, float32 (R, 4), without the whole picture.
 
-    A square picture has 4, then 13 of them at levels 2 and 3; one of 3:4 has 2, 8 and 20 at levels 1, 2 and 3.
+    A square picture has 4 boxes with 2 levels and 13 with 3; a picture of 3:4 has 2, 8 and 20 with 1, 2 and 3 levels.
     """
     short = min(width, height)
     columns, rows = _steps(width, short), _steps(height, short)
@@ -53,7 +53,7 @@ def rmac_boxes(width: int, height: int, levels: int) -> Boxes:
 
 
 def _steps(length: int, short: int) -> int:
-    """Return m - 1: how many squares more than along the shorter side; 0 along that side itself."""
+    """Return m - 1, how many more squares there are than along the shorter side; 0 for that side itself."""
     if length == short:
         return 0
     steps = np.arange(1, 7)

@@ -1,4 +1,4 @@
-"""Selective Search (Uijlings et al., IJCV 2013), through OpenCV: class-agnostic object proposals."""
+"""Selective Search (Uijlings et al., IJCV 2013) from OpenCV: class-agnostic region proposals."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from d2r.boxes import as_boxes, clip, iou
 from d2r.images import Picture, shrink
 from d2r.regions.base import Regions
 
-_SIDE = 320  # pixels; proposals are found on a small copy, which is what makes the method usable
+_SIDE = 320  # pixels; proposals are found on a small copy, without which the method is too slow
 _SMALLEST = 0.01  # of the picture's area; a smaller box holds too few features to be worth a region
-_SAME = 0.9  # IoU above which two proposals, or one and the whole picture, are the same region
+_SAME = 0.9  # IoU from which two proposals, or a proposal and the whole picture, count as the same region
 
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class SelectiveSearch:
-    """The first ``top`` proposals of the fast variant, without tiny ones, repeats, and the whole picture."""
+    """The first ``top`` proposals of the fast variant, without tiny ones, duplicates, and the whole picture."""
 
     top: int = 5
 
@@ -55,7 +55,7 @@ class SelectiveSearch:
         search.setBaseImage(np.ascontiguousarray(small[:, :, ::-1]))
         search.switchToSelectiveSearchFast()
         with _lock:
-            # OpenCV draws the order of proposals from C's rand(): without a seed here, the same picture would
-            # have other regions each time.
+            # OpenCV orders proposals by C's rand(): without a fixed seed a picture would have other regions each
+            # time.
             ctypes.CDLL(None).srand(0)
             return [tuple(rectangle) for rectangle in search.process()]

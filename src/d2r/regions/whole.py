@@ -11,7 +11,7 @@ from d2r.regions.base import Regions
 
 @dataclass(frozen=True)
 class Whole:
-    """Selects no region beside the picture itself."""
+    """Selects no region besides the whole picture."""
 
     def select(self, image: Picture) -> Regions:
         """See :meth:`d2r.regions.RegionSelector.select`."""

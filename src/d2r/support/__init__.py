@@ -1,1 +1,1 @@
-"""What every other part uses: files, downloads, processes, memory, the registry."""
+"""Helpers for all other packages: files, downloads, processes, memory, the registry."""

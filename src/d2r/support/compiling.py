@@ -1,9 +1,9 @@
-"""Compilation by Numba: the decorators of all compiled functions, and where their machine code is kept.
+"""Compilation by Numba: decorators for compiled functions, and a cache of their machine code.
 
-Machine code is made once after an installation and kept for the processes that come later: beside the sources, or
-where these cannot be written in the user's cache folder (Numba's rules; NUMBA_CACHE_DIR in the environment names
-another), or else in a private folder among the temporary files, or nowhere. It is never a reason to fail: what cannot
-be read is compiled again, and what cannot be written is not kept.
+Functions are compiled once after an installation; later processes use the cache. It is beside the sources, or if that
+folder is not writable in the user's cache folder (Numba's rules; the environment variable NUMBA_CACHE_DIR names another
+one), or in a private folder among the temporary files, or nowhere. The cache never causes a failure: code that cannot
+be read is compiled again, and code that cannot be written is not kept.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _setting = threading.Lock()
 
 
 def read(dtype: type[np.generic], ndim: int) -> Any:
-    """Return the type of a contiguous array that is only read; one that can be written fits too."""
+    """Return the type of a contiguous array that is only read; a writable array fits too."""
     return types.Array(from_dtype(np.dtype(dtype)), ndim, "C", readonly=True)
 
 
 def write(dtype: type[np.generic], ndim: int) -> Any:
-    """Return the type of a contiguous array that is written."""
+    """Return the type of a contiguous array that is written to."""
     return types.Array(from_dtype(np.dtype(dtype)), ndim, "C")
 
 
@@ -45,25 +45,25 @@ def compiled(*arguments: Any, **options: Any) -> Callable[[Callable[..., Any]], 
     """Decorate a function that Python calls.
 
     Args:
-        *arguments: the type of each: :func:`read`, :func:`write`, int, float or bool.
-        **options: of ``numba.njit``.
+        *arguments: the type of each argument: :func:`read`, :func:`write`, int, float or bool.
+        **options: options of ``numba.njit``.
     """
     return lambda function: Compiled(function, tuple(_SCALARS.get(one, one) for one in arguments), options)
 
 
 def inner(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a function that only compiled functions call: its machine code is within theirs.
+    """Decorate a function that only compiled functions call: its machine code becomes part of theirs.
 
     Args:
-        **options: of ``numba.njit``.
+        **options: options of ``numba.njit``.
     """
     return njit(no_cpython_wrapper=True, **_OPTIONS, **options)  # type: ignore[no-any-return]
 
 
 class Compiled:
-    """A function that is compiled, for the types it is declared with, before its first call.
+    """A function that is compiled for its declared types before its first call.
 
-    Arguments of other types work, at the cost of another compilation.
+    Arguments of other types cost another compilation.
     """
 
     def __init__(self, function: Callable[..., Any], declared: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -81,13 +81,13 @@ class Compiled:
         return self.dispatcher(*map(_only_read, arguments, self._read))
 
     def compile(self) -> None:
-        """Compile for the declared types, unless that was done; the first to be called, for Numba prefers no types."""
+        """Compile for the declared types, if not done yet; before any call, as Numba prefers none of its types."""
         self.dispatcher.compile(self._declared)
         self._ready = True
 
 
 def _only_read(argument: Any, read: bool) -> Any:
-    """Return an array that is only read as one that cannot be written: Numba would compile for each kind."""
+    """Return an array to be read as a read-only view: Numba would compile for writable arrays too."""
     if read and isinstance(argument, np.ndarray) and argument.flags.writeable:
         argument = argument.view()
         argument.flags.writeable = False
@@ -95,14 +95,14 @@ def _only_read(argument: Any, read: bool) -> Any:
 
 
 class _Kept(NullCache):  # type: ignore[misc]
-    """The machine code of one function on the disk, as a Numba dispatcher asks for it."""
+    """The cache of one function's machine code on disk, with the interface that a Numba dispatcher expects."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._files, self._note = _place(function)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         found = None
-        with suppress(Exception):  # of any kind: the files are pickled
+        with suppress(Exception):  # any exception: the files are pickles
             found = self._files.load_overload(signature, target)
         if found is None:
             _say_once(self._note)
@@ -111,17 +111,17 @@ class _Kept(NullCache):  # type: ignore[misc]
     def save_overload(self, signature: Any, data: Any) -> None:
         try:
             self._files.save_overload(signature, data)
-        except Exception:  # no room on the disk, or what is there is damaged
+        except Exception:  # the disk is full, or the files are damaged
             with suppress(OSError):
                 self._files.flush()
                 self._files.save_overload(signature, data)
 
 
 def _place(function: Callable[..., Any]) -> tuple[Any, str]:
-    """Return the files for the machine code of a function, and what to say when it is compiled."""
-    with suppress(RuntimeError):  # no folder can be written
+    """Return the cache files of a function, and the message to log when it is compiled."""
+    with suppress(RuntimeError):  # no folder is writable
         if not config.CACHE_DIR:
-            Path.home()  # raises without one, where Numba would take a folder "~" of wherever the process happens to be
+            Path.home()  # raises if there is none, where Numba would use a folder "~" in the current one
         return FunctionCache(function), "compiling, once after an installation"
     folder = private_folder()
     if folder is not None:
@@ -136,10 +136,10 @@ def _place(function: Callable[..., Any]) -> tuple[Any, str]:
 
 @cache
 def private_folder() -> Path | None:
-    """Return a folder among the temporary files for machine code; None when there is none that is safe.
+    """Return a folder among the temporary files for machine code; None if no safe one can be had.
 
-    What is in it is executed: it must be this user's, and nobody else may be able to write it or to put another in its
-    place. One that another user made beforehand is therefore not used.
+    Its files are executed, so it must belong to this user, and nobody else may be able to write to it or replace it. A
+    folder that another user made beforehand is therefore not used.
     """
     user = os.geteuid()
     try:

@@ -1,4 +1,4 @@
-"""Download files: resumed, checked, whole or not at all."""
+"""Download files: resumable, with a checksum, complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from d2r.errors import D2RError
 from d2r.support.files import file_sha256, sync
 
 TransferProgress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called during a transfer: the file's name, the bytes that are there, the bytes in all where known."""
+"""Called during a transfer with the file's name, the bytes that have arrived, and the total bytes if known."""
 
 
 _CHUNK = 1 << 20
@@ -26,7 +26,7 @@ _LONGEST_PAUSE_S = 60.0
 
 
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP answers that may be another one in a while."""
+"""HTTP status codes of temporary failures."""
 
 
 class DownloadError(D2RError):
@@ -47,11 +47,11 @@ class DownloadError(D2RError):
 
 
 class NoAnswerError(DownloadError):
-    """Nothing was heard from a server: it is not there, or the network is not."""
+    """A server did not answer: it is down, or the network is."""
 
 
 class _InterruptedError(Exception):
-    """A transfer that broke off, or that the server would not begin: it may work if tried again."""
+    """A transfer that broke off, or that the server refused for now: it may work at another try."""
 
 
 class _SilenceError(_InterruptedError):
@@ -60,14 +60,14 @@ class _SilenceError(_InterruptedError):
 
 @dataclass(frozen=True)
 class DownloadLimits:
-    """What a transfer may take.
+    """Limits of a transfer.
 
     Attributes:
-        before_request: called before each request, also a repeated one; it may wait, so as to limit their rate.
+        before_request: called before each request, also a repeated one; it may wait, to limit the rate.
         max_bytes: a larger file is refused.
-        max_seconds: a request whose answer takes longer than this, from its beginning to its end, is given up for good:
-            a server that trickles would hold it for ever.
-        timeout_s: the longest silence, before an answer or in the middle of it.
+        max_seconds: a request is given up for good if it takes longer than this in all: a server that trickles would
+            hold it for ever.
+        timeout_s: longest silence before or within an answer, in seconds.
     """
 
     before_request: Callable[[], None] = lambda: None
@@ -89,23 +89,23 @@ def fetch(
     pause_s: float = 1.0,
     limits: DownloadLimits = NO_LIMITS,
 ) -> None:
-    """Fetch one file over HTTP, unless it is there.
+    """Fetch a file over HTTP, unless it exists.
 
-    A transfer that broke off, in this call or an earlier one, goes on where it stopped if the server can do
-    that and still has the same file; otherwise it begins again. Its length must be what the server announced.
+    A transfer that broke off, in this call or an earlier one, resumes if the server supports that and still has the
+    same file; otherwise it starts again. The length must be what the server announced.
 
     Args:
-        urls: addresses of the same file; the next one is tried when one fails for good.
-        path: the file's final name. Until the file is whole, ``path.part`` has what has arrived.
-        sha256: the file's checksum in lower-case hexadecimal, where it is known.
-        progress: is told how far the transfer is.
-        tries: an address is given up after so many tries in a row that brought nothing new.
+        urls: addresses of the same file; if one fails for good, the next is tried.
+        path: the file's final name. Until the file is complete, ``path.part`` holds what has arrived.
+        sha256: the file's checksum in lower-case hexadecimal, if known.
+        progress: called with the progress of the transfer.
+        tries: an address is given up after this many tries in a row without new data.
         pause_s: seconds before the second try; twice as long before each further one, up to a minute.
-        limits: what the transfer may take.
+        limits: limits of the transfer.
 
     Raises:
-        NoAnswerError: there is one address, and nothing was heard from it at the last try.
-        DownloadError: no address gives the file, what they give has another checksum, or it goes beyond the limits.
+        NoAnswerError: there is only one address, and it did not answer the last try.
+        DownloadError: no address delivers the file, the checksum differs, or a limit is exceeded.
         OSError: the file cannot be written.
     """
     if path.exists() and (sha256 is None or file_sha256(path) == sha256):
@@ -144,7 +144,7 @@ def _check(url: str, part: Path, tag: Path, sha256: str) -> None:
     if found != sha256:
         part.unlink()
         tag.unlink(missing_ok=True)
-        raise DownloadError(url, f"its sha256 is {found}, and it should be {sha256}")
+        raise DownloadError(url, f"its sha256 is {found}, but should be {sha256}")
 
 
 def _size(path: Path) -> int:
@@ -160,7 +160,7 @@ def _persist(
     pause_s: float,
     limits: DownloadLimits,
 ) -> None:
-    """Transfer ``url`` to ``part``, and try again as long as tries bring something or few in a row do not."""
+    """Transfer ``url`` to ``part``; try again until ``tries`` tries in a row bring no new data."""
     furthest, vain = _size(part), 0
     while True:
         try:
@@ -180,10 +180,10 @@ def _persist(
 def _transfer(
     url: str, part: Path, tag: Path, report: Callable[[int, int | None], None], limits: DownloadLimits
 ) -> None:
-    """Transfer ``url`` to ``part`` once, or the rest of it.
+    """Transfer ``url``, or the rest of it, to ``part``, in one try.
 
-    ``tag`` keeps what the server calls the version that ``part`` is the beginning of; without it a beginning
-    is of no use, for the file may have changed.
+    ``tag`` holds the server's name for the version of the file that ``part`` is the beginning of. Without it the
+    transfer starts again, as the file may have changed.
     """
     known = tag.read_text() if tag.exists() else None
     start = _size(part) if known else 0
@@ -196,7 +196,7 @@ def _transfer(
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
-                return  # all of it had arrived
+                return  # everything had arrived
             if error.code == 416:
                 part.unlink(missing_ok=True)
             answer = f"the server answers {error.code} {error.reason}"
@@ -213,7 +213,7 @@ def _transfer(
             response.headers.get("Content-Range", "").startswith(f"bytes {start}-") and version in (None, known)
         ):
             part.unlink(missing_ok=True)
-            raise _InterruptedError("the server answers something else than the rest of the file")
+            raise _InterruptedError("the server sent something else than the rest of the file")
         done = start if resumed else 0
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdigit() else None
@@ -237,12 +237,12 @@ def _transfer(
 
 def _read(response: http.client.HTTPResponse) -> bytes:
     try:
-        return response.read1(_CHUNK)  # what is there: read() would wait for as much as was asked for
+        return response.read1(_CHUNK)  # what has arrived: read() would wait for a full chunk
     except (OSError, http.client.HTTPException) as error:
         raise _InterruptedError(f"the transfer broke off ({error})") from error
 
 
 def _version(headers: http.client.HTTPMessage) -> str | None:
-    """Return what names a file's version to the byte; a weak ETag names its meaning only."""
+    """Return the server's name for the exact version of a file; a weak ETag does not promise equal bytes."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")

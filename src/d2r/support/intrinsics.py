@@ -1,4 +1,4 @@
-"""Machine instructions that Numba itself does not offer, for use in compiled functions."""
+"""Machine instructions for compiled functions that Numba does not offer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def popcount(typing_context: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing_context: Any, array: Any, item: Any) -> Any:
-    """Ask for the cache line of item ``item`` of a contiguous array's memory; one outside it does nothing."""
+    """Prefetch the cache line of item ``item`` of a contiguous array; an item outside the array does nothing."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = make_array(signature.args[0])(context, builder, arguments[0]).data

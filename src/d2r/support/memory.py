@@ -11,9 +11,9 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def usable_memory() -> int:
-    """Return the bytes of memory of the machine, or of the control group that this process is in when that has fewer.
+    """Return the memory of the machine in bytes, or the limit of this process's control group if that is lower.
 
-    A control group counts the pages of mapped files too, so that no more of an index than this stays in memory.
+    A control group also counts the pages of mapped files, so at most this much of an index stays in memory.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError):  # not Linux

@@ -1,4 +1,4 @@
-"""Run a function over many items in processes, so that no single item can stop the rest."""
+"""Run a function over many items in processes, so that no item can stop the others."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
-_EXIT_S = 30.0  # between a process closing its line and its end
+_EXIT_S = 30.0  # from when a process closes its pipe until it ends
 
-# What a worker process runs: it finds modules where this one does, and does not import the main module again, so that a
-# script needs no `if __name__ == "__main__"` to use the library.
+# The program of a worker process. It finds modules where this process does, and does not import the main module again,
+# so that a script needs no `if __name__ == "__main__"` to use the library.
 _BEGIN = """
 import sys
 from multiprocessing.connection import Connection
@@ -42,19 +42,19 @@ _work(line, int(sys.argv[2]))
 
 
 class WorkerDied(D2RError):  # noqa: N818
-    """Stands for the result of a call whose process died, and died again when it was tried once more.
+    """Stands for the result of a call whose process died, and died again at a second try.
 
-    The text goes on after "the process": "was killed (SIGKILL), twice", as when no memory is left, "crashed (SIGSEGV),
-    twice", as when a decoder does, or "ended with exit code 7, twice".
+    The text continues "the process ...": "was killed (SIGKILL), twice", for example when memory runs out, "crashed
+    (SIGSEGV), twice", for example in a decoder, or "ended with exit code 7, twice".
     """
 
 
 class WorkerStartError(D2RError):
-    """Worker processes end before they can be given anything to do."""
+    """Worker processes end before their first call."""
 
 
 def default_workers() -> int:
-    """Return the number of processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
@@ -65,19 +65,19 @@ def map_in_processes(
     workers: int,
     prepare: Callable[[], None],
 ) -> Iterator[tuple[_Item, _Result | WorkerDied]]:
-    """Yield each item with ``function(item)``, in their order, at most a few ahead of the consumer.
+    """Yield each item with ``function(item)``, in order, working only a few items ahead of the consumer.
 
-    An item whose process dies is tried once more in a new one; when that dies too it yields :class:`WorkerDied`. The
-    other items never notice.
+    If the process of an item dies, the item is tried once more in a new process; if that dies too, its result is
+    :class:`WorkerDied`. Other items are not affected.
 
     Args:
         function: picklable; called in a worker process.
-        items: read only as fast as they are worked on.
+        items: read only as fast as they are processed.
         workers: number of processes; 0 runs everything in this one.
         prepare: picklable; called once in every worker process before its first item.
 
     Raises:
-        WorkerStartError: a worker process ends before it has its first item.
+        WorkerStartError: a worker process ends before its first item.
         Exception: whatever ``function`` or ``prepare`` raises.
     """
     if workers == 0:
@@ -104,14 +104,14 @@ def map_in_processes(
 
 
 class WorkerProcesses:
-    """Processes that do one call at a time each, and end with this one; safe to use from several threads.
+    """Processes that run one call at a time each, and end with this process; thread-safe.
 
-    They start when there is something to do. Each has a line of its own to this process, so that it is known what one
-    that dies had in hand, and what it had said only half is heard to end: processes that share a pipe would leave the
-    reader waiting for the rest for ever.
+    A process starts at its first call. Each has its own pipe to this process, so that it is known which call a process
+    was running when it died, and a half-sent answer ends the reading: on a shared pipe the reader would wait for the
+    rest for ever.
 
     Args:
-        count: of processes.
+        count: number of processes.
         prepare: picklable; called once in every process before its first call.
     """
 
@@ -128,14 +128,14 @@ class WorkerProcesses:
 
     @property
     def deaths(self) -> int:
-        """Processes that died of themselves or were killed by others."""
+        """How many processes crashed, exited or were killed from outside."""
         return sum(worker.deaths for worker in self._workers)
 
     def submit(self, function: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-        """Return what will be ``function(*arguments)``, all of it picklable, called in one of the processes.
+        """Return the future of ``function(*arguments)``, called in one of the processes; all must be picklable.
 
-        The future raises what the function or ``prepare`` raises, :class:`WorkerDied` when two processes died of the
-        call, and :class:`WorkerStartError`. It is cancelled when there are no processes any more.
+        The future raises what the function or ``prepare`` raises, :class:`WorkerDied` if two processes died of the
+        call, or :class:`WorkerStartError`. It is cancelled after :meth:`close`.
         """
         future: Future[_Result] = Future()
         self._calls.put((future, function, arguments))
@@ -144,7 +144,7 @@ class WorkerProcesses:
         return future
 
     def close(self) -> None:
-        """Kill the processes, whatever they do, and return when they are gone."""
+        """Kill the processes, even during a call, and return when they have ended."""
         self._closed = True
         for worker in self._workers:
             worker.close()
@@ -153,7 +153,7 @@ class WorkerProcesses:
             thread.join()
 
     def _serve(self, worker: _Worker) -> None:
-        # Processes that are started here inherit this: Ctrl-C reaches all of a terminal, and is for this one to heed.
+        # Inherited by the processes started here: Ctrl-C reaches all processes of a terminal, but only this one obeys.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while (call := self._calls.get()) is not None:
             future, function, arguments = call
@@ -162,15 +162,15 @@ class WorkerProcesses:
                     future.set_result(worker.call(function, arguments))
                 except BaseException as error:
                     future.set_exception(error)
-            del call, future, function, arguments  # they may be large, and the next may be far
+            del call, future, function, arguments  # they may be large, and the next call may be a long time coming
 
 
 class _Worker:
-    """A process, or none yet; another after one that died."""
+    """A process, started at the first call and replaced when it dies."""
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._prepare = prepare
-        self._lock = threading.Lock()  # between starting a process and closing
+        self._lock = threading.Lock()  # so that none is started while closing
         self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
@@ -188,7 +188,7 @@ class _Worker:
         raise WorkerDied(_both(*said))
 
     def close(self) -> None:
-        """End the process; there is no other."""
+        """End the process and start no other."""
         with self._lock:
             self._closed = True
             if self._process is not None:
@@ -219,12 +219,12 @@ class _Worker:
         if self._line is not None:
             self._line.close()
         self._line = ours
-        with suppress(OSError):  # it is dead already, which whoever asks it something will see
+        with suppress(OSError):  # it is dead already, which the next exchange notices
             ours.send(sys.path)
         return process
 
     def _exchange(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes | None:
-        """Return the answer of the process, or None when it died of the question."""
+        """Return the answer of the process, or None if it died of the question."""
         assert self._line is not None
         question = _packed((function, arguments))
         try:
@@ -234,11 +234,11 @@ class _Worker:
             return None
 
     def _end(self) -> str:
-        """Return how the process ended, which does not answer."""
+        """End a process that does not answer, and return how it ended."""
         assert self._process is not None
         try:
             code = self._process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:  # it has closed its line and goes on
+        except subprocess.TimeoutExpired:  # it has closed its pipe but runs on
             self._process.kill()
             code = self._process.wait()
         self.deaths += not self._closed
@@ -253,7 +253,7 @@ def _both(first: str, second: str) -> str:
 
 
 def _packed(value: object) -> bytes:
-    data: bytes = cloudpickle.dumps(value)  # functions of a main module too, which others cannot import
+    data: bytes = cloudpickle.dumps(value)  # also pickles functions of the main module, which workers cannot import
     return data
 
 
@@ -265,7 +265,7 @@ def _result(answer: bytes) -> Any:
 
 
 def _work(line: Connection, parent: int) -> None:
-    """Answer every question until nobody has more: what a worker process does."""
+    """Answer questions in a worker process until the pipe is closed."""
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
@@ -285,7 +285,7 @@ def _answer(question: bytes) -> bytes:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: it would work on what nobody waits for."""
+    """End this process when its parent was killed: nobody waits for its work."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Parts chosen by name: ``NAME[:option=value,...]`` to an object, and back to the same text."""
+"""Parts chosen by name: from ``NAME[:option=value,...]`` to an object, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Part = TypeVar("_Part")
 
 
 class SpecError(UsageError):
-    """A specification that names no part or sets an option wrongly; the message lists what there is."""
+    """A specification that names no part or sets an option wrongly; the message lists the valid ones."""
 
 
 @runtime_checkable
@@ -22,7 +22,7 @@ class Pinnable(Protocol):
     """A part that depends on a file, such as a network."""
 
     def pinned(self) -> Any:
-        """Return a part of the same type that names the file so that no other is taken for it; or ``ValueError``."""
+        """Return an equal part that fixes the content of its file; ``ValueError`` if that cannot be done."""
         ...
 
 
@@ -30,13 +30,13 @@ class Registry(Generic[_Part]):
     """Named parts of one kind, each a frozen dataclass whose fields are its options.
 
     Args:
-        kind: what the parts are, as the command line calls them ("regions", "features").
+        kind: what the command line calls the parts ("regions", "features").
         parts: name to dataclass. Fields are ``int``, ``float`` or ``str`` and have defaults; a dataclass checks its
-            own values in ``__post_init__`` and raises ``ValueError``.
+            values in ``__post_init__`` and raises ``ValueError``.
 
-    Packages add parts of their own by an entry point of the group ``d2r.KIND``, whose name is the part's and whose
-    object is its dataclass; it is loaded when the name is first used. A name of :attr:`parts` cannot be taken over.
-    A part of one's own that no entry point names is given as an object, see :meth:`known`.
+    Other packages add parts by an entry point in the group ``d2r.KIND``, with the part's name and its dataclass; it is
+    loaded when the name is first used. It cannot replace a name in :attr:`parts`. A part without an entry point is
+    given as an object, see :meth:`known`.
     """
 
     def __init__(self, kind: str, parts: Mapping[str, type[_Part]]) -> None:
@@ -54,46 +54,46 @@ class Registry(Generic[_Part]):
         if name not in self.parts:
             if name not in self.added:
                 there = ", ".join(sorted({*self.parts, *self.added}))
-                hint = f" here (an object made it: give it again, {self.kind}=...)" if "." in name else ""
+                hint = f" here (it was given as an object: give it again, {self.kind}=...)" if "." in name else ""
                 raise SpecError(f"{self.kind} {name!r} is not known{hint}; there are: {there}")
             one = self.added[name]
             try:
                 part: Any = one.load()
-            except Exception as error:  # of whatever kind: it is another package's code
+            except Exception as error:  # any exception: it is another package's code
                 raise SpecError(f"{self.kind} {name!r} of {one.value} cannot be loaded: {error}") from error
             if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
-                raise SpecError(f"{self.kind} {name!r}: {one.value} is no dataclass, whose fields are its options")
+                raise SpecError(f"{self.kind} {name!r}: {one.value} is not a dataclass, with its options as fields")
             self.parts[name] = cast("type[_Part]", part)
         return self.parts[name]
 
     def known(self, part: str | _Part) -> str:
-        """Return the specification of a part: itself, or that of an object, whose type this process knows from then on.
+        """Return the specification of a part, which may be one already; register the type of an object.
 
-        The type's name is that of its module and class; another process must be given an object of it too.
+        The type is registered under the names of its module and class; another process must be given an object too.
 
         Raises:
-            SpecError: the object is no dataclass.
+            SpecError: the object is not a dataclass.
         """
         if isinstance(part, str):
             return part
         kind = type(part)
         if not dataclasses.is_dataclass(kind):
-            raise SpecError(f"{self.kind}: {kind.__qualname__} is no dataclass, whose fields are its options")
+            raise SpecError(f"{self.kind}: {kind.__qualname__} is not a dataclass, with its options as fields")
         if kind not in self.parts.values():
             self.take(f"{kind.__module__}.{kind.__qualname__}", kind)
         return self.spec(part)
 
     def take(self, name: str, kind: type[_Part]) -> None:
-        """Have this process know a type that was given as an object."""
+        """Register a type that was given as an object, in this process."""
         self.parts[name] = self.given[name] = kind
 
     def given_for(self, spec: str) -> dict[str, type[_Part]]:
-        """Return the type that a specification names, by name, if it was given as an object; else nothing."""
+        """Return the name and type of a specification's part if it was given as an object; otherwise an empty dict."""
         name = spec.strip().partition(":")[0]
         return {name: self.given[name]} if name in self.given else {}
 
     def make(self, spec: str) -> _Part:
-        """Return the part that ``spec`` describes; :class:`SpecError` when it describes none."""
+        """Return the part that ``spec`` describes; :class:`SpecError` if it describes none."""
         name, _, options = spec.strip().partition(":")
         part = self._part(name)
         hints = get_type_hints(part)
@@ -126,10 +126,10 @@ class Registry(Generic[_Part]):
         return f"{name}:{','.join(options)}" if options else name
 
     def pinned(self, spec: str) -> str:
-        """Return a specification that means the same everywhere and later on.
+        """Return a specification that means the same everywhere and at any time.
 
         Raises:
-            SpecError: as of :meth:`make`; or what the part is pinned to cannot be written in a specification.
+            SpecError: see :meth:`make`; or a specification cannot hold what pins the part.
         """
         part = self.make(spec)
         if not isinstance(part, Pinnable):

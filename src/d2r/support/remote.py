@@ -1,7 +1,7 @@
 """Pictures in object storage, by URL: ``s3://BUCKET/FOLDER``, ``gs://...``, or another scheme that fsspec knows.
 
-URLs are percent-encoded. What stands after ``?`` are options of the storage as pyarrow reads them, such as
-``endpoint_override``; they stay part of the URL of every picture.
+URLs are percent-encoded. After ``?`` come options of the storage for pyarrow, such as ``endpoint_override``; they stay
+part of the URL of every picture.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 
 class RemoteFile(NamedTuple):
-    """A file in object storage: its URL, its size in bytes and its time, 0 where the storage tells none."""
+    """A file in object storage: its URL, its size in bytes, and its time, 0 if the storage reports none."""
 
     url: str
     size: int
@@ -23,17 +23,17 @@ class RemoteFile(NamedTuple):
 
 
 def read_object(url: str) -> bytes:
-    """Return the content of a file; ``OSError`` when it cannot be read."""
+    """Return the content of a file; ``OSError`` if it cannot be read."""
     storage, path = _place(url)
     try:
         with storage.open_input_stream(path) as stream:
             return bytes(stream.read())
-    except Exception as error:  # each storage has its own
+    except Exception as error:  # each storage has its own exceptions
         raise _failure(url, error) from error
 
 
 def object_at(url: str) -> RemoteFile:
-    """Return size and time of a file; ``OSError`` when there is none."""
+    """Return the size and time of a file; ``OSError`` if there is none."""
     storage, path = _place(url)
     try:
         info = storage.get_file_info(path)
@@ -45,13 +45,13 @@ def object_at(url: str) -> RemoteFile:
 
 
 def objects_under(url: str, *, on_error: Callable[[OSError], None]) -> Iterator[RemoteFile]:
-    """Yield every file under a folder, a folder at a time: its own files, then its sub-folders.
+    """Yield every file under a folder, folder by folder: its own files, then its subfolders.
 
-    Names that begin with a dot are passed over.
+    Names that begin with a dot are skipped.
 
     Args:
-        url: of the folder.
-        on_error: told of each folder that cannot be listed.
+        url: URL of the folder.
+        on_error: called for each folder that cannot be listed.
     """
     from pyarrow.fs import FileSelector
 
@@ -79,7 +79,7 @@ def objects_under(url: str, *, on_error: Callable[[OSError], None]) -> Iterator[
 
 
 def _place(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     parts = urlsplit(url)
     try:
         storage, root = _storage(urlunsplit(parts._replace(path="/", fragment="")))
@@ -92,7 +92,7 @@ def _place(url: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=16)
 def _storage(root: str) -> tuple[Any, str]:
-    """Return the file system that has a root, and the path of the root in it."""
+    """Return the file system of a root URL, and the path of the root in it."""
     from pyarrow import ArrowInvalid, fs
 
     try:
@@ -100,7 +100,7 @@ def _storage(root: str) -> tuple[Any, str]:
     except ArrowInvalid as error:
         if "Unrecognized filesystem type" not in str(error):
             raise
-        import fsspec  # has many more, each of which needs a package of its own
+        import fsspec  # knows many more, each of which needs its own package
 
         inner, path = fsspec.core.url_to_fs(root)
         storage = fs.PyFileSystem(fs.FSSpecHandler(inner))
@@ -111,7 +111,7 @@ def _mtime_ns(storage: Any, info: Any) -> int:
     if info.mtime_ns is not None:
         return int(info.mtime_ns)
     handler = getattr(storage, "handler", None)
-    with suppress(Exception):  # not every storage tells
+    with suppress(Exception):  # not every storage reports it
         return int(handler.fs.modified(info.path).timestamp() * 1e9)  # type: ignore[union-attr]
     return 0
 

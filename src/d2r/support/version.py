@@ -1,4 +1,4 @@
-"""Which version of this package is running."""
+"""The version of this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """Return the version that is installed; "0" where the package is run from its sources."""
+    """Return the installed version; "0" if the package runs from its sources."""
     try:
         return version("detect-to-retrieve")
     except PackageNotFoundError:

@@ -14,42 +14,42 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_HEADER_S: Final = 10.0  # that a client may take to send the header of a request
-_UNREAD_S: Final = 30.0  # that a client may go without taking any of its answer
+_HEADER_S: Final = 10.0  # a client may take this long to send the header of a request
+_UNREAD_S: Final = 30.0  # a client may go this long without reading any of its answer
 
 
 def base_style() -> bytes:
-    """Return the style sheet that the pages share, which each gives as ``/base.css``."""
+    """Return the style sheet that the pages share; each server serves it as ``/base.css``."""
     return (files("d2r.support") / "base.css").read_bytes()
 
 
 class WebServer:
-    """Serves an application, on the loopback address unless another is given.
+    """Serves an application, by default on the loopback address.
 
     Args:
-        app: to serve.
-        port: 0 takes one that is free.
+        app: the application.
+        port: 0 takes a free port.
         host: address to listen on.
-        grace_s: at the end, wait this long for answers that are under way. A browser keeps its connections open, and
-            nothing in those is worth waiting for.
+        grace_s: at the end, wait at most this many seconds for answers in progress. Browsers keep idle connections
+            open, which are not worth waiting for.
 
     Raises:
-        OSError: the port is taken, or the address is not of this machine.
+        OSError: the port is taken, or the address is not one of this machine.
     """
 
     def __init__(self, app: FastAPI, port: int = 0, *, host: str = "127.0.0.1", grace_s: int = 3) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # With the protocol left open asyncio does not know TCP, and leaves Nagle's algorithm on: every answer on a kept
-        # connection would be 40 ms late.
+        # Without the protocol asyncio does not recognise TCP and leaves Nagle's algorithm on, which delays every answer
+        # on a kept-alive connection by 40 ms.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
-            self._socket.listen()  # from now on a browser waits for the answer, rather than being refused
+            self._socket.listen()  # from now on a browser waits instead of being refused
         except OSError as error:
             self._socket.close()
             raise OSError(error.errno, f"{error.strerror}; give another port", f"{host}:{port}") from error
-        # Loop and protocol are named, so that it is the same server whatever else is installed.
+        # Loop and protocol are fixed, so that the server does not depend on which packages are installed.
         config = uvicorn.Config(
             _with_head(app),
             loop="asyncio",
@@ -69,7 +69,7 @@ class WebServer:
         return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, or until the process is interrupted, which raises ``KeyboardInterrupt``."""
+        """Serve until :meth:`stop`; an interrupt of the process raises ``KeyboardInterrupt``."""
         self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
@@ -78,14 +78,14 @@ class WebServer:
 
 
 class _Connection(H11Protocol):
-    """A connection that waits for its client only so long."""
+    """A connection with a limit on the time that it waits for its client."""
 
     _header: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # to be told of any answer that the client does not take
+        transport.set_write_buffer_limits(high=0)  # to be told of any answer that the client does not read
         self._await_header()
 
     def data_received(self, data: bytes) -> None:
@@ -108,7 +108,7 @@ class _Connection(H11Protocol):
             self._reading.cancel()
 
     def _await_header(self) -> None:
-        """Start the clock while it is for the client to send, which may also be a body that nobody wants any more."""
+        """Start the clock when it is the client's turn to send, be it the rest of a body that is no longer needed."""
         if self.cycle is not None and not self.cycle.response_complete:
             if self._header is not None:
                 self._header.cancel()
@@ -129,7 +129,7 @@ class _Connection(H11Protocol):
 
 
 def _with_head(app: ASGIApp) -> ASGIApp:
-    """Return an application that answers HEAD as it does GET; the server leaves out the body."""
+    """Return an application that answers HEAD like GET; the server leaves out the body."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -148,5 +148,5 @@ def _with_head(app: ASGIApp) -> ASGIApp:
 
 
 def fixed(content: bytes, kind: str, headers: dict[str, str] | None = None) -> Callable[[], Response]:
-    """Return a route that always answers with the same content of a media type."""
+    """Return a route that always answers with the same content, of the media type ``kind``."""
     return lambda: Response(content, media_type=kind, headers=headers)

@@ -1,1 +1,1 @@
-"""Training, and export of what was trained to ONNX; the only part that needs torch (the extra ``train``)."""
+"""Training, and export of trained networks to ONNX; the only package that needs torch (the extra ``train``)."""

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had not stopped."""
+"""Checkpoints: everything a run needs to continue as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _PARTS: Final = frozenset(
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the old one stays until the new one is whole."""
+    """Write a checkpoint; the old one stays until the new one is complete."""
     with replacing(path) as part:
         torch.save({"format": _FORMAT, **state}, part)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the memory of the processor. Nothing in the file is executed.
+    """Read a checkpoint to CPU memory. Nothing in the file is executed.
 
     Raises:
-        TrainError: there is none, or it is damaged or no checkpoint.
+        TrainError: the file is missing or damaged, or not a checkpoint.
     """
     shown = display_path(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise TrainError(f"{shown}: there is no checkpoint to go on from; leave --resume out to start") from error
+        raise TrainError(f"{shown}: there is no checkpoint to resume from; leave out --resume to start") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
         reason = str(error).partition("\n")[0][:200] or "it is empty"
         raise TrainError(
-            f"{shown}: the checkpoint is damaged or not one ({reason}); start anew in another"
-            " folder, with --init best.safetensors of this one where there is one"
+            f"{shown}: the checkpoint is damaged or not one ({reason}); start again in"
+            " another folder, with --init best.safetensors of this one if it exists"
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT or set(state) != _PARTS:
         raise TrainError(f"{shown}: not a checkpoint of this program, or of another version of it")

@@ -1,8 +1,9 @@
-"""The course of a run, whatever is trained: epochs, averaged weights, checkpoints, patience, the log.
+"""The training loop of all networks: epochs, averaged weights, checkpoints, patience, the log.
 
-A run depends on its settings alone: what is drawn at random is drawn anew in each epoch from the seed and the epoch's
-number, so that no generator's state outlives an epoch. Checkpoints are written at the end of an epoch. Two runs on the
-same machine and libraries, one of them stopped and resumed, end with the same weights; a GPU may round otherwise.
+A run depends only on its settings: each epoch draws from its own generators, seeded by the seed and the epoch's number,
+so that no generator's state outlives an epoch. Checkpoints are written at the end of an epoch. On the same machine and
+libraries, a run that was stopped and resumed ends with the same weights as one that was not; a GPU may round
+differently.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from d2r.train.settings import SETTINGS, RunSettings, TrainError, as_document, c
 
 BEST: Final = "best.safetensors"
 DESCRIPTORS: Final = "descriptors"
-"""Folder in that of a run which learns in two stages, with the first one as a run of its own."""
+"""Subfolder of a run with two stages that holds the first stage, as a run of its own."""
 
 _WARM_UP: Final = 0.05  # share of all steps
-_LAST_LR: Final = 0.01  # share of the highest learning rate that the cosine ends at
+_LAST_LR: Final = 0.01  # share of the highest learning rate at which the cosine ends
 _LARGEST_GRADIENT: Final = 10.0  # norm over all weights
-_AVERAGING: Final = 0.998  # how much of the averaged weights a step keeps, once there have been many steps
+_AVERAGING: Final = 0.998  # share of the averaged weights that a step keeps, after many steps
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run turned out to have: numbers of pictures and of steps an epoch, and weights not taken from --init."""
+    """Facts of a run: numbers of pictures, steps per epoch, weights not taken from --init, first epoch, and device."""
 
     training: int
     validation: int
@@ -53,18 +54,18 @@ class Sizes:
 
 @dataclass
 class Run:
-    """The parts of a run that change as it goes."""
+    """The state of a run."""
 
     network: nn.Module
     average: AveragedModel
     optimiser: torch.optim.Optimizer
     schedule: LambdaLR
     scaler: torch.amp.GradScaler
-    best: dict[str, float] | None = None  # "epoch" of the best validation, and the figure that decides, by its name
+    best: dict[str, float] | None = None  # "epoch" of the best validation, and its deciding figure by name
     history: list[EpochRow] = field(default_factory=list)
 
     def parts(self) -> dict[str, Any]:
-        """Return what a checkpoint holds besides the history."""
+        """Return the parts that have a state of their own in a checkpoint."""
         return {
             "network": self.network,
             "average": self.average,
@@ -75,34 +76,34 @@ class Run:
 
 
 class Trainer(Protocol):
-    """What differs between the things that are trained; ``steps`` are those of an epoch."""
+    """What differs between kinds of networks; ``steps`` is the number of steps per epoch."""
 
     steps: int
 
     def batches(self, average: nn.Module, epoch: int) -> Iterable[Any]:
-        """Return the batches of an epoch, always as many; ``average`` is the network to choose them with."""
+        """Return the batches of an epoch, always ``steps`` of them; ``average`` is the network to choose them with."""
 
     def train_mode(self, network: nn.Module) -> None:
-        """Set a network to training, and what is frozen in it to stay as it is."""
+        """Put a network into training mode, except for its frozen parts."""
 
     def losses(self, network: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Return the losses of a batch by name."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Return figures in [0, 1] by name; the first decides which weights are the best."""
+        """Return figures in [0, 1] by name; the first decides which weights are best."""
 
     def write_best(self, network: nn.Module, best: dict[str, float]) -> None:
-        """Write the weights that are the best so far."""
+        """Write the best weights so far."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told how a run goes.
+    """Callbacks for the progress of a run.
 
     Attributes:
-        started: told once what the run has.
-        stepped: told after each step: epoch from 1, step from 1, steps an epoch.
-        finished: told after each epoch, when it is on the disk.
+        started: called once with the facts of the run.
+        stepped: called after each step with the epoch from 1, the step from 1, and the steps per epoch.
+        finished: called after each epoch, when its checkpoint is on disk.
     """
 
     started: Callable[[Sizes], None] = lambda sizes: None
@@ -111,14 +112,14 @@ class Listener:
 
 
 NOBODY: Final = Listener()
-"""Who is told nothing."""
+"""A listener that does nothing."""
 
 
 def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to go on from, or None for a new run, whose folder is made.
+    """Return the checkpoint to resume from, or None for a new run, whose folder is created.
 
     Raises:
-        TrainError: there is nothing to resume, or of other settings; or see :func:`check_new`.
+        TrainError: there is nothing to resume, or its settings differ; or see :func:`check_new`.
         d2r.support.files.OutputError: the folder is in an index.
     """
     last = folder / LAST
@@ -132,10 +133,10 @@ def begin(settings: RunSettings, folder: Path, resume: bool) -> dict[str, Any] |
 
 
 def check_new(folder: Path) -> None:
-    """Make sure that a run can begin in a folder: it is not there, or empty, or has one that had no checkpoint yet.
+    """Check that a run can begin in a folder: it is missing or empty, or has a run without a checkpoint.
 
     Raises:
-        TrainError: there is a run, or something that is not of one.
+        TrainError: the folder has a run with a checkpoint, or files that are not of a run.
         d2r.support.files.OutputError: the folder is in an index.
     """
     check_no_index(folder)
@@ -143,7 +144,7 @@ def check_new(folder: Path) -> None:
         return
     if (folder / LAST).exists():
         raise TrainError(
-            f"{display_path(folder)}: there is a run here; give --resume to go on with it, or another folder"
+            f"{display_path(folder)}: there is a run here; give --resume to continue it, or another folder"
         )
     names = {path.name for path in folder.iterdir() if not is_temporary(path)} - {DESCRIPTORS}
     begun = (folder / SETTINGS).is_file() and is_our_json(folder / SETTINGS)
@@ -155,12 +156,12 @@ def _assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, d
     """Return a run at its beginning.
 
     Args:
-        network: on its device.
-        groups: of AdamW: each its ``params`` and, where it is not ``lr``, its highest learning rate; weights that are
-            not to be trained may be among them.
+        network: the network, on its device.
+        groups: parameter groups for AdamW: ``params`` and, if it is not ``lr``, the highest learning rate of each;
+            frozen weights may be among them.
         lr: the highest learning rate.
-        decay: of weights that are no gain or bias, for those are not to be drawn to zero.
-        steps: of the whole run.
+        decay: weight decay; gains and biases have none.
+        steps: steps of the whole run.
     """
     split: list[dict[str, Any]] = []
     for group in groups:
@@ -179,7 +180,7 @@ def _assemble(network: nn.Module, groups: Sequence[dict[str, Any]], lr: float, d
 
 
 def _start(run: Run, settings: RunSettings, folder: Path, stored: dict[str, Any] | None) -> None:
-    """Write the settings of a new run, or put a run back to where a checkpoint left it.
+    """Write the settings of a new run, or restore a run from a checkpoint.
 
     Raises:
         TrainError: the checkpoint does not fit.
@@ -211,21 +212,21 @@ def train_network(
     left_out: Sequence[str],
     listener: Listener,
 ) -> list[EpochRow]:
-    """Train a network from the beginning, or from where a checkpoint left it; return all epochs of the run.
+    """Train a network from the beginning or from a checkpoint; return all epochs of the run.
 
     Args:
-        network: on its device.
-        trainer: what is trained.
-        groups: of AdamW: each its ``params`` and, where it is not that of the settings, its highest learning rate;
-            weights that are not to be trained may be among them.
-        settings: of the run.
-        folder: of the run.
+        network: the network, on its device.
+        trainer: the trainer of its kind.
+        groups: parameter groups for AdamW: ``params`` and, if it is not that of the settings, the highest learning rate
+            of each; frozen weights may be among them.
+        settings: settings of the run.
+        folder: folder of the run.
         stored: the checkpoint, see :func:`begin`.
-        decay: of weights that are no gain or bias.
-        epochs: of the run, all in all.
-        pictures: to train on and to validate on.
+        decay: weight decay; gains and biases have none.
+        epochs: total epochs of the run.
+        pictures: numbers of pictures to train on and to validate on.
         left_out: names of weights that were not taken from --init.
-        listener: who is told.
+        listener: callbacks for the progress.
 
     Raises:
         TrainError: the checkpoint does not fit, or the loss is not finite.
@@ -240,15 +241,15 @@ def train_network(
 def _train_epochs(
     run: Run, trainer: Trainer, settings: RunSettings, folder: Path, epochs: int, listener: Listener
 ) -> list[EpochRow]:
-    """Train from where the run is to its end; return all its epochs.
+    """Train the remaining epochs of a run; return all its epochs.
 
     Args:
-        run: to go on with.
-        trainer: what is trained.
-        settings: of the run.
-        folder: of the run.
-        epochs: that it has, all in all.
-        listener: who is told.
+        run: the run to continue.
+        trainer: the trainer of its kind of network.
+        settings: settings of the run.
+        folder: folder of the run.
+        epochs: total epochs of the run.
+        listener: callbacks for the progress.
 
     Raises:
         TrainError: the loss is not finite.
@@ -283,13 +284,13 @@ def _train_epochs(
 
 
 def autocast(network: nn.Module, *, processor: bool) -> AbstractContextManager[None]:
-    """Return the context in which convolutions are computed in 16 bits, on a processor only where that is asked for."""
+    """Return the context that computes convolutions in 16 bits, on a CPU only if ``processor``."""
     device = next(network.parameters()).device
     return torch.autocast(device.type, dtype=_half(network), enabled=processor or device.type == "cuda")
 
 
 def write_weights(path: Path, network: nn.Module, about: dict[str, str], best: dict[str, float]) -> None:
-    """Write weights as a .safetensors file, with what they are in its metadata."""
+    """Write weights as a .safetensors file, with their description in its metadata."""
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with replacing(path) as part:
         save_file(weights, part, metadata={**about, "best": json.dumps(best)})
@@ -305,7 +306,7 @@ def _share_of_lr(step: int, total: int) -> float:
 
 
 def _average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-    """Return the exponential moving average; over the first steps it forgets faster, or it would stay at the first."""
+    """Return the exponential moving average; it forgets faster in the first steps, or the first would dominate."""
     if not averaged.is_floating_point():
         return current
     keep = min(_AVERAGING, (1.0 + float(count)) / (10.0 + float(count)))
@@ -313,7 +314,7 @@ def _average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
 
 
 def _half(network: nn.Module) -> torch.dtype:
-    """Return the type that convolutions are computed in, where the network is."""
+    """Return the 16-bit type of convolutions on the network's device."""
     if next(network.parameters()).is_cuda and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16

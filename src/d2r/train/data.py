@@ -1,4 +1,4 @@
-"""Pictures to learn from, as batches that depend on the seed and the epoch alone."""
+"""Training pictures, as batches that depend only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from d2r.regions.detector import squash
 from d2r.train.detector.augment import training_transforms
 
 DetectionBatch: TypeAlias = tuple[Tensor, list[dict[str, Tensor]]]
-"""Pictures uint8 (N, 3, side, side), and for each its ``boxes`` in pixels and ``labels``."""
+"""Pictures, uint8 (N, 3, side, side), and the ``boxes`` in pixels and ``labels`` of each."""
 
 CACHE_BYTES = 6 * 2**30
-"""Decoded pictures are kept in memory up to this; what does not fit is decoded again each time."""
+"""Memory for decoded pictures; pictures that do not fit are decoded each time."""
 
-_MARGIN = 1.5  # times the side: pictures are kept no larger, crops of them are scaled to the side
+_MARGIN = 1.5  # times the side: pictures are kept at most this large; crops of them are scaled to the side
 
 
 class DecodedPictures:
-    """Pictures by number, no side longer than ``longest``, in memory as far as they fit."""
+    """Pictures by number, with sides of at most ``longest`` pixels, in memory as far as they fit."""
 
     def __init__(self, paths: Sequence[Path], longest: int) -> None:
         self._paths = list(paths)
@@ -46,7 +46,7 @@ class DecodedPictures:
             self._kept.append(decoded)
 
     def _decode(self, path: Path) -> Picture:
-        return np.array(shrink(read_image(path), self._longest))  # writable, as torch wants it
+        return np.array(shrink(read_image(path), self._longest))  # writable, as torch requires
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -56,7 +56,7 @@ class DecodedPictures:
 
 
 class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Pictures, changed anew in each epoch. An item is asked for by (epoch, number of the draw, picture)."""
+    """Augmented pictures, changed anew in each epoch. The key of an item is (epoch, number of the draw, picture)."""
 
     def __init__(self, pictures: Sequence[DetectionPicture], side: int, seed: int) -> None:
         self._pictures = list(pictures)
@@ -85,19 +85,19 @@ class TrainingPictures(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def derived_seed(*parts: int) -> int:
-    """Return a seed of 63 bits that depends on all of some non-negative numbers."""
+    """Return a seed of 63 bits that depends on all the given non-negative numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 class EpochBatches:
-    """Which pictures are in which batch of an epoch, for a ``DataLoader``: by the seed and the epoch alone.
+    """The pictures of each batch of an epoch, for a ``DataLoader``; they depend only on the seed and the epoch.
 
     Args:
-        sizes: number of pictures of each source; they are numbered through.
-        shares: of each source, how often an epoch takes a picture of it on average: 1 takes each once, 0.5 takes
-            half of them, others in each epoch.
-        batch: pictures a batch. What is left over at the end of an epoch is left out, unless it is all there is.
-        seed: of the order.
+        sizes: number of pictures of each source; pictures are numbered consecutively.
+        shares: for each source, how often an epoch takes a picture of it on average: 1 takes each once, 0.5 takes half
+            of them, different ones in each epoch.
+        batch: pictures per batch. An incomplete last batch is left out, unless it is the only one.
+        seed: seed of the order.
     """
 
     def __init__(self, sizes: Sequence[int], shares: Sequence[float], batch: int, seed: int) -> None:
@@ -108,7 +108,7 @@ class EpochBatches:
         self.epoch = 0
 
     def order(self) -> NDArray[np.int64]:
-        """Return the pictures of the epoch in their order, int64 (N,)."""
+        """Return the numbers of the epoch's pictures in order, int64 (N,)."""
         random = np.random.default_rng(derived_seed(self._seed, self.epoch))
         drawn, first = [], 0
         for size, share in zip(self._sizes, self._shares, strict=True):
@@ -141,8 +141,8 @@ def training_loader(
     pin_memory: bool,
     collate: Callable[[list[Any]], Any] = _collate,
 ) -> DataLoader[Any]:
-    """Return a loader of what ``collate`` makes of items; say which epoch ``batches`` is to be of before each pass."""
-    # The pictures in memory are shared with forked workers; started otherwise, each would get a copy.
+    """Return a loader of items joined by ``collate``; set the epoch of ``batches`` before each pass."""
+    # Forked workers share the pictures in memory; with another start method each would get a copy.
     method = "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
     return DataLoader(
         pictures,
@@ -157,12 +157,12 @@ def training_loader(
 
 
 def _quiet(_: int) -> None:
-    cv2.setNumThreads(0)  # the threads of the parent do not exist in a forked worker
+    cv2.setNumThreads(0)  # the parent's threads do not exist in a forked worker
     torch.set_num_threads(1)
 
 
 class ValidationPictures:
-    """Pictures to measure on, squashed as the detector will see them, in memory.
+    """Validation pictures in memory, squashed as input of the detector.
 
     Attributes:
         pixels: uint8 (N, side, side, 3).
@@ -183,5 +183,5 @@ class ValidationPictures:
 
 @functools.cache
 def default_loader_workers() -> int:
-    """Return how many processes prepare pictures: one where the network takes most of the time, more for a GPU."""
+    """Return how many processes prepare pictures: one on a CPU, where the network is the bottleneck, more for a GPU."""
     return min(12, (multiprocessing.cpu_count() or 2) - 1) if torch.cuda.is_available() else 1

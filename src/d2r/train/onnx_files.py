@@ -1,4 +1,4 @@
-"""ONNX files: made by tracing, and with weights of 16 bits where a small file is wanted."""
+"""ONNX files: exported by tracing, optionally with weights in 16 bits to make the file smaller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from d2r.support.files import GENERATOR, is_our_onnx, writing
 
 _OPSET: Final = 18
-_HALF_FROM: Final = 64  # values; smaller arrays stay as they are, some of them are shapes and scales
+_HALF_FROM: Final = 64  # values; smaller arrays stay unchanged, as some of them are shapes and scales
 
 
 def to_onnx(
@@ -29,15 +29,15 @@ def to_onnx(
     """Return a network as ONNX.
 
     Args:
-        graph: of one input.
-        example: of that input.
-        inputs: its name.
-        outputs: names.
-        axes: for each name, the axes whose length is free, and what they are called; None where none is.
+        graph: the network, with one input.
+        example: an example of the input.
+        inputs: name of the input.
+        outputs: names of the outputs.
+        axes: for each name, its axes of free length and their names; None if there are none.
     """
     buffer = io.BytesIO()
-    # By tracing: the other exporter cannot have a number of proposals that depends on the picture, as Faster R-CNN
-    # has, and takes 12 s for an SSD where this one takes half a second.
+    # By tracing: the other exporter does not support a number of proposals that depends on the picture, as in Faster
+    # R-CNN, and takes 12 s for an SSD instead of half a second.
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -67,7 +67,7 @@ def write_onnx(model: onnx.ModelProto, path: Path, *, force: bool = False) -> No
 
 
 def store_half(model: onnx.ModelProto) -> None:
-    """Round the weights of a graph to 16 bits; each goes through a cast back to 32 bits, which loading computes."""
+    """Round the weights of a graph to 16 bits, each followed by a cast to 32 bits, which is done on loading."""
     casts = []
     for weight in model.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)

@@ -1,4 +1,4 @@
-"""What a training run is made of."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ SETTINGS = "settings.json"
 
 
 class TrainError(D2RError):
-    """A run that cannot be started, gone on with or used; the message names the setting or the file."""
+    """A run that cannot be started, continued or used; the message names the setting or the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every run has, whatever is trained; the weights depend on all of it, and a run goes on only with the same.
+    """Settings of all runs. The weights depend on all of them, and a run can be resumed only with the same settings.
 
     Attributes:
         data: sources of pictures to train on.
         hold_out: share of ``data`` to validate on.
         init: "none", "imagenet" or a file of weights.
-        freeze: blocks of the backbone, from the picture on, that keep the weights of ``init``.
+        freeze: number of first blocks of the backbone that keep the weights of ``init``.
         epochs: passes over the data.
-        batch: pictures a step.
+        batch: pictures per step.
         lr: the highest learning rate.
-        seed: of everything that is drawn.
+        seed: seed of everything random.
         validate_every: epochs between two validations; the last epoch is always validated.
-        patience: stop after so many validations without a better one.
+        patience: stop after this many validations without improvement.
     """
 
     data: tuple[str, ...]
@@ -66,7 +66,7 @@ class RunSettings:
 
 
 def as_document(settings: RunSettings) -> dict[str, Any]:
-    """Return settings as JSON has them."""
+    """Return settings as in JSON."""
     document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return document
 
@@ -78,10 +78,10 @@ def write_settings(settings: RunSettings, folder: Path) -> None:
 
 
 def check_same_settings(stored: dict[str, Any], settings: RunSettings, where: Path) -> None:
-    """Refuse to go on with a run of other settings.
+    """Refuse to resume a run with other settings.
 
     Raises:
-        TrainError: a setting differs; the message names the first that does.
+        TrainError: a setting differs; the message names the first one.
     """
     for name, value in as_document(settings).items():
         if stored.get(name) != value:

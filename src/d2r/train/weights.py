@@ -1,4 +1,4 @@
-"""The weights of a run as its export needs them: what is in ``best.safetensors``, and what it says it is."""
+"""Read the weights of a run for its export, from ``best.safetensors``, and their metadata."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class ExportError(D2RError):
 
 
 def read_run(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
-    """Return the file of weights of a run, the weights, and what its metadata says.
+    """Return the path of a run's weights, the weights, and their metadata.
 
     Args:
-        run: folder of a run, or a .safetensors file of one.
+        run: folder of a run, or its .safetensors file.
 
     Raises:
-        ExportError: there are no weights, or they are damaged.
+        ExportError: the weights are missing or damaged.
     """
     path = run / BEST if run.is_dir() else run
     shown = display_path(path)

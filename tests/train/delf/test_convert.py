@@ -23,7 +23,7 @@ PHOTO = read_image(bundled_photos().instances[0].photos[0])
 
 
 class HowNet(nn.Module):
-    """HOW's network as it is published: names of weights and what is computed."""
+    """HOW's network as published: names of weights, and computation."""
 
     def __init__(self, whole: nn.Module, skipped: int, channels: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path) -> None:
         convert_checkpoint(tmp_path / "how.pth", out, arch="how-r50")
     with pytest.raises(ConvertError, match="--arch 'how-r101' is not known; there are: how-r18, how-r50, resnet18"):
         convert_checkpoint(tmp_path / "how.pth", out, arch="how-r101")
-    with pytest.raises(ConvertError, match=r"how\.pth: (not a dictionary of weights|damaged, or not weights alone)"):
+    with pytest.raises(ConvertError, match=r"how\.pth: (not a dictionary of weights|damaged, or not only weights)"):
         convert_checkpoint(tmp_path / "how.pth", out, arch="resnet18")
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "bare.pth")
     with pytest.raises(ConvertError, match=r"bare\.pth: not a checkpoint of HOW: it has no state_dict"):
@@ -112,8 +112,8 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path) -> None:
     weights = stored["state_dict"]
     for name, change, message in (
         ("reduction", {"dim_reduction.weight": None}, "no dim_reduction"),
-        ("other", {"whiten.weight": torch.zeros(2)}, "it has weights 'whiten.weight', which how-r18 has not"),
-        ("lacking", {"features.0.weight": None}, "it lacks 1 weights of how-r18, body.conv1.weight for one"),
+        ("other", {"whiten.weight": torch.zeros(2)}, "it has weights 'whiten.weight', which how-r18 does not have"),
+        ("lacking", {"features.0.weight": None}, "it lacks 1 weights of how-r18, for example body.conv1.weight"),
         ("shape", {"features.0.weight": torch.zeros(1, 3, 7, 7)}, "not of how-r18"),
     ):
         changed = {key: value for key, value in {**weights, **change}.items() if value is not None}

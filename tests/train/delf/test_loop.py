@@ -25,7 +25,7 @@ class StoppedError(Exception):
 
 
 def stop_after(epochs: int, seen: list[EpochRow] | None = None):
-    """Return what stops a run after so many epochs, those of an earlier stage counted; they come into ``seen``."""
+    """Return a listener that adds epochs, of both stages, to ``seen`` and stops the run after some of them."""
     seen = [] if seen is None else seen
 
     def finished(row) -> None:

@@ -9,7 +9,7 @@ from d2r.train.delf import matching
 from d2r.train.delf.matching import matched
 from d2r.train.delf.networks import LocalNetwork
 
-CELLS = 16  # of a grid of 4 x 4
+CELLS = 16  # in a grid of 4 x 4
 
 
 def descriptors(seed: int, photos: int) -> torch.Tensor:
@@ -18,7 +18,7 @@ def descriptors(seed: int, photos: int) -> torch.Tensor:
 
 
 def places(photos: int) -> torch.Tensor:
-    """Matches of views that are the same: each cell is where it is."""
+    """Matches of equal views: each cell matches itself."""
     grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="xy"), dim=-1)
     return grid.reshape(1, CELLS, 2).repeat(photos, 1, 1)
 
@@ -41,7 +41,7 @@ def test_the_loss_is_the_cross_entropy_over_all_cells_but_those_near_the_match(m
             losses.append(-np.log(probability))
             shares.append(probability)
     assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
-    assert float(attention) == pytest.approx(np.log(2.0), rel=1e-4)  # of a logit of 0, whatever it should be
+    assert float(attention) == pytest.approx(np.log(2.0), rel=1e-4)  # for a logit of 0, whatever the target
     assert 0 < np.mean(shares) < 1
 
 

@@ -16,7 +16,7 @@ def test_negatives_are_the_most_similar_pictures_one_of_a_landmark() -> None:
     rows = mine(found, landmarks, np.array([0, 3]), 3, np.random.default_rng(0))
     assert rows[0].tolist() == [0, 1, 3, 5, 6]  # 10 degrees is in the similar half, 80 is not
     assert rows[1, :2].tolist() == [3, 4]
-    assert rows[1, 2:].tolist() == [0, 5, 6]  # 0 and 1 are as near to 5 degrees: the first
+    assert rows[1, 2:].tolist() == [0, 5, 6]  # 0 and 1 are equally near to 5 degrees: the first
 
 
 def test_fewer_landmarks_than_negatives_give_more_of_each() -> None:
@@ -43,5 +43,5 @@ def test_whole_landmarks_are_held_out_and_a_share_of_what_is_unknown() -> None:
 
 
 def test_fewer_than_four_landmarks_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 landmarks of two pictures or more, and at least four"):
+    with pytest.raises(ValueError, match="3 landmarks with two pictures or more, but at least four"):
         hold_out_landmarks([*"aabbcc", "d", None], 0.2, 0)

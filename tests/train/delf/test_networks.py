@@ -18,7 +18,7 @@ from d2r.train.detector.architectures import InitError
 
 
 def linear(network: nn.Module) -> nn.Module:
-    """Let every layer of a network be linear, with weights above 0, so that a gradient reaches all it depends on."""
+    """Make every layer of a network linear, with weights above 0, so that a gradient reaches all it depends on."""
     for module in list(network.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, nn.ReLU | nn.ReLU6 | nn.BatchNorm2d):

@@ -15,7 +15,7 @@ BLACK = np.zeros((64, 64, 3), np.uint8)
 
 
 def gradient() -> np.ndarray:
-    """A picture whose red and green say where a pixel is."""
+    """A picture whose red and green encode the position of a pixel."""
     rows, columns = np.mgrid[0:300, 0:400]
     return np.stack([columns * 0.6, rows * 0.8, np.full(rows.shape, 200)], axis=2).astype(np.uint8)
 
@@ -35,7 +35,7 @@ def test_a_match_is_the_same_place_of_the_photo_in_both_views(monkeypatch) -> No
                     view[tuple(np.clip(point[::-1], 0, 127).astype(int))].astype(int)
                     for view, point in ((pair.views[here], place), (pair.views[1 - here], other))
                 ]
-                if all(value[2] > 190 for value in values):  # not at the edge of the photo, where it is mixed
+                if all(value[2] > 190 for value in values):  # not at the edge of the photo, where colours mix
                     checked += 1
                     assert np.abs(values[0] - values[1]).max() <= 4
     assert checked > 500

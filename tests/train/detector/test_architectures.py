@@ -61,7 +61,7 @@ def test_efficientnet_lite_recognises_photos_with_its_imagenet_weights(shared_da
     network = efficientnet_lite0()
     network.load_state_dict(imagenet_weights())
     paths = sorted((shared_data / "photos").iterdir())
-    classes = {path.name.split("_")[0]: number for number, path in enumerate(paths)}  # one photo a class, in order
+    classes = {path.name.split("_")[0]: number for number, path in enumerate(paths)}  # one photo per class, in order
     right = 0
     for path in paths[::50]:
         pixels = torch.from_numpy(squash(read_image(path), 224)).permute(2, 0, 1)[None] / 255.0
@@ -98,7 +98,7 @@ def test_a_file_of_torchvision_that_was_put_into_its_cache_reaches_the_backbone(
     network = build_detector(arch, 96)
     assert initialise_detector(network, arch, "imagenet") == left_out
     assert torch.equal(next(ARCHITECTURES[arch].backbone(network).parameters()), weights[first])
-    cached.unlink()  # 100 MB, which would stay for some runs
+    cached.unlink()  # 100 MB, which would be kept for some runs
 
 
 def test_imagenet_weights_that_cannot_be_fetched_say_what_else_to_give(monkeypatch) -> None:

@@ -145,7 +145,7 @@ def test_a_file_of_the_user_is_not_exported_over_and_an_exported_one_is(d2r, tra
     assert (status, "model.onnx: it exists and was not written by d2r" in err) == (1, True)
     assert model.read_text() == "mine"
     status, _, err = d2r("train", "export", trained[0], "--out", weights, "--force")
-    assert (status, "best.safetensors: it is read here, and would be lost" in err) == (1, True)
+    assert (status, "best.safetensors: it is an input of this command and would be lost" in err) == (1, True)
     assert weights.read_bytes() == before
     for force in (["--force"], []):
         assert d2r("train", "export", trained[0], "--out", model, *force)[0] == 0

@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_named(settings, trained, tmp_path, damage) -> N
 
 
 def test_a_run_that_was_never_started_cannot_be_resumed(settings, tmp_path) -> None:
-    with pytest.raises(TrainError, match=r"last\.pt: there is no checkpoint to go on from"):
+    with pytest.raises(TrainError, match=r"last\.pt: there is no checkpoint to resume from"):
         train_detector(settings, tmp_path, resume=True)
 
 

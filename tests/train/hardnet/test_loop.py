@@ -91,7 +91,7 @@ def test_what_is_exported_describes_a_picture_and_its_shrunk_copy_alike(run, pho
     products = first.descriptors @ second.descriptors.T
     scale = 200 / max(photo.shape)
     near = np.linalg.norm(scale * first.positions[products.argmax(axis=0)] - second.positions, axis=1) < 4
-    assert near.mean() > 0.3  # of 150 places, by chance one in a hundred; in half of them there is none
+    assert near.mean() > 0.3  # of 150 places; one in a hundred by chance, and half have none
 
 
 def test_one_command_trains_and_one_exports(d2r, photos, tmp_path) -> None:
@@ -119,7 +119,7 @@ def test_settings_that_cannot_be_are_named(settings, change, problem) -> None:
 def test_photos_of_nothing_cannot_be_trained_on(tmp_path) -> None:
     for number in range(4):
         Image.fromarray(np.full((60, 80, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
-    with pytest.raises(TrainError, match="no key points are found again"):
+    with pytest.raises(TrainError, match="no keypoints match in the held-out photos"):
         train_hardnet(HardNetSettings(data=(str(tmp_path),)), tmp_path / "run", workers=0)
 
 

@@ -22,7 +22,7 @@ def similarity(zoom, degrees, x, y):
 
 
 def mapped(points, zoom, degrees, x, y):
-    """Key points as a similarity maps them."""
+    """Keypoints mapped by a similarity."""
     matrix = similarity(zoom, degrees, x, y)
     places = np.c_[points.positions - 0.5, np.ones(len(points))] @ matrix.T
     return Frames(
@@ -44,7 +44,7 @@ def test_key_points_are_found_where_a_similarity_maps_them_whatever_their_order(
     others, matrix = mapped(points, 0.7, 160, 30, -12)
     order = np.random.default_rng(1).permutation(len(points))
     rows = same_places(points, others.take(order), matrix)
-    assert len(rows) > 50  # of two that nearly coincide only one is the nearest
+    assert len(rows) > 50  # of two that nearly coincide, only one is nearest
     assert (order[rows[:, 1]] == rows[:, 0]).mean() > 0.95
 
 
@@ -75,7 +75,7 @@ def test_pairs_of_a_photo_show_the_same_place(photo):
         first, second = ((part - part.mean(axis=1, keepdims=True)) for part in flat)
         first, second = (part / (np.linalg.norm(part, axis=1, keepdims=True) + 1e-9) for part in (first, second))
         shares.append(((first @ second.T).argmax(axis=1) == np.arange(len(first))).mean())
-    assert np.mean(shares) > 0.7  # already their pixels are more alike than those of other places
+    assert np.mean(shares) > 0.7  # even their pixels are more similar than those of other places
 
 
 def test_the_same_draw_gives_the_same_pairs(photo):

@@ -1,8 +1,8 @@
-"""The recipe "classify": which landmark a picture shows, first from all of its features, then from those that matter.
+"""The recipe "classify": classify the landmark of a picture, first from all its features, then from the attended ones.
 
 As in DELF (Noh, Araujo, Sim, Weyand and Han, "Large-scale image retrieval with attentive deep local features", ICCV
-2017): descriptors are learned by classifying crops, from the mean of their features. Then the backbone stays as it is,
-and attention is learned by classifying pictures of varied scale from the sum of their features weighted by it.
+2017): descriptors are learned by classifying crops from the mean of their features. Then the backbone is frozen, and
+attention is learned by classifying pictures of various scales from the sum of their features weighted by it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from d2r.train.delf.networks import LocalNetwork, freeze_local_network, unit
 from d2r.train.delf.settings import DelfSettings
 
 _SMOOTHING: Final = 0.1  # of labels
-_AREAS: Final = ((0.3, 1.0), (0.6, 1.0))  # of the crops for descriptors and for attention
-_SMALLEST: Final = 0.35  # share of its side that a crop is scaled to at the least, for attention
-_LARGER: Final = 1.5  # times the side: crops for attention, before they are scaled
+_AREAS: Final = ((0.3, 1.0), (0.6, 1.0))  # share of a photo, of the crops for descriptors and for attention
+_SMALLEST: Final = 0.35  # smallest share of its side that a crop is scaled to, for attention
+_LARGER: Final = 1.5  # times the side: crops for attention, before scaling
 
 
 class LandmarkClassifier(nn.Module):
-    """A network with two classifiers on it, which are needed for training alone.
+    """A network with two classifiers, which only training needs.
 
     Args:
-        network: of the kind "delf".
+        network: a network of kind "delf".
         classes: number of landmarks.
     """
 
@@ -40,30 +40,30 @@ class LandmarkClassifier(nn.Module):
         self.attended_classes = nn.Linear(network.projection.in_channels, classes)
 
     def forward(self, pictures: Tensor, *, attention: bool) -> Tensor:
-        """Return logits of pictures, (N, classes): from the mean of their features, or from the attended ones."""
+        """Return logits of pictures, (N, classes), from the mean of all features or of the attended ones."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not attention):
             features = self.network.features(pictures)
         if not attention:
             logits: Tensor = self.classes(features.mean(dim=(2, 3)))
             return logits
-        # the mean, where DELF has the sum: a picture's scale is not to make it surer
+        # the mean instead of DELF's sum, so that a larger picture does not get a higher confidence
         attended = (unit(features) * self.network.attend(features)[:, None]).mean(dim=(2, 3))
         logits_attended: Tensor = self.attended_classes(attended)
         return logits_attended
 
 
 class ClassifyTrainer:
-    """One of the two stages of the recipe "classify" in :mod:`d2r.train.course`.
+    """The :class:`d2r.train.course.Trainer` of one of the two stages of the recipe "classify".
 
     Args:
-        settings: of the run.
-        classifier: what is trained.
+        settings: settings of the run.
+        classifier: the network to train.
         training: photos to train on.
-        labels: of each the number of its landmark.
-        validation: photos to measure on.
+        labels: number of each photo's landmark.
+        validation: photos to validate on.
         measured: their labels.
-        attention: the second stage.
-        workers: processes that prepare pictures.
+        attention: whether this is the second stage.
+        workers: number of processes that prepare pictures.
         write: writes the best weights.
     """
 
@@ -129,10 +129,10 @@ class ClassifyTrainer:
 
 
 def prepare_stage(classifier: LandmarkClassifier, settings: DelfSettings, *, attention: bool) -> None:
-    """Keep what a stage does not train as it is.
+    """Freeze what a stage does not train.
 
     Raises:
-        ValueError: the backbone has fewer blocks than are to be kept.
+        ValueError: the backbone has fewer blocks than are to be frozen.
     """
     freeze_local_network(classifier.network, settings.freeze, statistics=settings.init != "none" or attention)
     if attention:

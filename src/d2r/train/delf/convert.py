@@ -1,4 +1,4 @@
-"""Weights that others have published, as an ONNX file of local features.
+"""Convert published weights to an ONNX file of local features.
 
 - HOW (github.com/gtolias/how), ``how-r18`` and ``how-r50``: the checkpoint's backbone, and its whitening as projection.
 - torchvision's ResNets: the backbone, with attention as in HOW, and a projection fitted to photos.
@@ -29,9 +29,9 @@ HOW: Final = {"how-r18": "resnet18-conv5", "how-r50": "resnet50"}
 """Names of HOW's published networks, and the backbone of each."""
 
 CONVERTIBLE: Final = (*HOW, *(name for name in BACKBONES if name.startswith("resnet")))
-"""What :func:`convert_checkpoint` knows."""
+"""Architectures that :func:`convert_checkpoint` converts."""
 
-_LONGEST: Final = 640  # pixels of the photos that a projection is fitted to
+_LONGEST: Final = 640  # pixels of the photos to fit a projection to
 _PREFIX: Final = "features."
 
 
@@ -45,14 +45,14 @@ def convert_checkpoint(
     """Write published weights as an ONNX file of local features. Nothing in the checkpoint is executed.
 
     Args:
-        checkpoint: a file of torch: HOW's (a dictionary with ``state_dict``), or a state dictionary of torchvision.
-        path: of the ONNX file.
+        checkpoint: a torch file: HOW's (a dictionary with ``state_dict``), or a state dictionary of torchvision.
+        path: path of the ONNX file.
         arch: one of :data:`CONVERTIBLE`.
         half: store weights in 16 bits, which halves the file.
         force: see :func:`d2r.support.files.writing`.
 
     Raises:
-        ConvertError: the file cannot be read, or is not of ``arch``.
+        ConvertError: the file cannot be read, or is of another architecture.
         d2r.train.weights.ExportError: ONNX Runtime does not agree with torch; then nothing is written.
         d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
     """
@@ -85,7 +85,7 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
             " --arch resnet18 or resnet50"
         )
     if "dim_reduction.weight" not in state:
-        raise ConvertError(f"{shown}: its network has no dim_reduction, which descriptors are made with")
+        raise ConvertError(f"{shown}: its network has no dim_reduction, which computes the descriptors")
     about = stored.get("net_params") or stored.get("meta") or {}
     says = about.get("architecture") if isinstance(about, dict) else None
     backbone = HOW[arch]
@@ -103,14 +103,14 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
         elif name.startswith(_PREFIX) and number.isdecimal() and int(number) < len(names):
             weights[f"body.{names[int(number)]}.{rest}"] = value
         else:
-            raise ConvertError(f"{shown}: it has weights {name[:80]!r}, which {arch} has not")
+            raise ConvertError(f"{shown}: it has weights {name[:80]!r}, which {arch} does not have")
     try:
         missing = network.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:
         raise ConvertError(f"{shown}: not of {arch} ({str(error).splitlines()[-1].strip()})") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # training counts with it
     if missing:
-        raise ConvertError(f"{shown}: it lacks {len(missing)} weights of {arch}, {missing[0]} for one")
+        raise ConvertError(f"{shown}: it lacks {len(missing)} weights of {arch}, for example {missing[0]}")
     return network
 
 
@@ -119,8 +119,8 @@ def _dictionary(*_: Any) -> dict[Any, Any]:
 
 
 def _read(path: Path) -> Any:
-    # Besides weights the file holds scores: numbers of numpy, by its names before and since version 2, in dictionaries
-    # that torch would not fill.
+    # Besides weights the file holds scores: numpy numbers, under the names of numpy 1 and 2, in dictionaries that torch
+    # would not fill.
     scalar = np.float64(0).__reduce__()[0]
     harmless = [
         (_dictionary, "collections.defaultdict"),

@@ -1,4 +1,4 @@
-"""Photos cut, mirrored and in other light, as batches; and whole photos to measure on."""
+"""Batches of crops of photos, mirrored and recoloured; and whole photos for validation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from d2r.train.delf.views import random_crop, scaled_photo
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
-    """Crops of photos, other ones in each epoch, with a label each.
+    """Crops of photos, new ones in each epoch, with a label each.
 
-    An item is asked for by (epoch, number of the draw, photo) and is uint8 (3, side, side) and its label.
+    The key of an item is (epoch, number of the draw, photo); the item is uint8 (3, side, side) and its label.
 
     Args:
-        photos: to cut.
-        labels: of the photos.
-        side: of the crops, in pixels.
-        area: range of the share of a photo that a crop takes.
-        seed: of the draw.
+        photos: the photos.
+        labels: labels of the photos.
+        side: side of the crops, in pixels.
+        area: range of a crop's share of its photo.
+        seed: seed of the draw.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ def collate_crops(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 
 
 def whole_photos(photos: DecodedPictures, numbers: Sequence[int], side: int, batch: int) -> Iterator[Tensor]:
-    """Yield whole photos, squashed, in order: uint8 (n, 3, side, side)."""
+    """Yield batches of whole photos, squashed, in order: uint8 (n, 3, side, side)."""
     for start in range(0, len(numbers), batch):
         part = np.stack([scaled_photo(photos[number], side) for number in numbers[start : start + batch]])
         yield torch.from_numpy(part).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """Trained local features as an ONNX file that ONNX Runtime runs without torch.
 
-The format is described in :mod:`d2r.features.network`.
+:mod:`d2r.features.network` describes the format.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from d2r.train.weights import ExportError, read_run
 SCALES: Final = tuple(round(2 ** (k / 2), 4) for k in range(-4, 3))
 """The paper's pyramid: 0.25 to 2 by the square root of 2."""
 
-_TOLERANCE: Final = 1e-4  # of a descriptor's values; of attention and of the map, as a share of the largest
-_LONGEST: Final = 320  # pixels of the photo that is compared on
+_TOLERANCE: Final = 1e-4  # of a descriptor's values; for attention and the feature map, a share of the largest value
+_LONGEST: Final = 320  # pixels of the photo to compare on
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class ExportedFeatures:
     """An ONNX file.
 
     Attributes:
-        path: of it.
-        arch: what it is.
-        dim: values of a descriptor.
+        path: its path.
+        arch: architecture of the network.
+        dim: dimensions of a descriptor.
         bytes: its size.
-        threshold: least attention that is worth keeping.
-        difference: largest difference between its values and torch's on the checked picture; of attention and of the
-            backbone's map as a share of the largest.
+        threshold: minimum attention of a feature.
+        difference: largest difference between its values and torch's on the checked picture; for attention and the
+            backbone's feature map, as a share of the largest value.
     """
 
     path: Path
@@ -68,18 +68,19 @@ def export_features(
     """Write the best weights of a run as an ONNX file, and check it against torch on a picture.
 
     Args:
-        run: folder of a run, or a .safetensors file of one.
-        path: of the ONNX file.
-        picture: to compare on, uint8 (H, W, 3).
-        half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
-        scales: of the pyramid that the file is to be used with.
-        threshold: least attention that is worth keeping; None takes the run's.
+        run: folder of a run, or its .safetensors file.
+        path: path of the ONNX file.
+        picture: picture to compare on, uint8 (H, W, 3).
+        half: store weights in 16 bits, which halves the file; the computation stays in 32 bits.
+        scales: scales of the pyramid to use the file with.
+        threshold: minimum attention of a feature; None takes the run's.
         force: see :func:`d2r.support.files.writing`.
 
     Raises:
         d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
-        ExportError: there are no weights, they are damaged or not ours, a scale is not above 0, or ONNX Runtime does
-            not agree with torch; then nothing is written. The comparison is made before weights are rounded to 16 bits.
+        ExportError: the weights are missing, damaged or of another program, a scale is not above 0, or ONNX Runtime
+            does not agree with torch; then nothing is written. The comparison comes before weights are rounded to 16
+            bits.
     """
     network, found = load_features(run)
     threshold = found if threshold is None else threshold
@@ -87,10 +88,10 @@ def export_features(
 
 
 def load_features(run: Path) -> tuple[LocalNetwork, float]:
-    """Return the network of a run with its best weights, ready to be used, and its threshold.
+    """Return the network of a run with its best weights, ready for use, and its threshold.
 
     Raises:
-        ExportError: there are no weights, or they are damaged or not ours.
+        ExportError: the weights are missing, damaged or of another program.
     """
     path, weights, about = read_run(run)
     arch, kind = about.get("arch"), about.get("kind")
@@ -120,7 +121,7 @@ def write_features(
     arch: str | None = None,
     force: bool = False,
 ) -> ExportedFeatures:
-    """Write a network as an ONNX file; ``arch`` is what the file says, else as :func:`export_features`."""
+    """Write a network as an ONNX file; ``arch`` overrides the name in its metadata. See :func:`export_features`."""
     if not scales or not all(0.0 < scale <= 8.0 for scale in scales):
         raise ExportError(f"--scales must be numbers above 0, at most 8, not {', '.join(map(str, scales)) or 'none'}")
     if not 0.0 <= threshold < math.inf:
@@ -129,7 +130,7 @@ def write_features(
     field = receptive_field(network)
     pixels = _fitted(picture, field.stride)
     graph = to_onnx(
-        _Graph(network).eval(),  # the exporter puts it back to the mode it was in, and all that is in it
+        _Graph(network).eval(),  # the exporter restores the modes of all its modules
         torch.zeros(1, 4 * field.stride, 3 * field.stride, 3, dtype=torch.uint8),
         [PICTURES_INPUT],
         _OUTPUTS,
@@ -171,7 +172,7 @@ _AXES: Final = {
 
 
 class _Graph(nn.Module):
-    """A network from pictures to descriptors of unit length, attention, and the backbone's map."""
+    """A network from pictures to descriptors of unit length, attention, and the backbone's feature map."""
 
     def __init__(self, network: LocalNetwork) -> None:
         super().__init__()
@@ -184,14 +185,14 @@ class _Graph(nn.Module):
 
 
 def _name_shape(output: onnx.ValueInfoProto, axis: int, length: int) -> None:
-    """Say that an axis of an output has a fixed length: the tracer only knows that it has one."""
+    """Set the fixed length of an axis of an output, which the tracer does not know."""
     side = output.type.tensor_type.shape.dim[axis]
     side.ClearField("dim_param")
     side.dim_value = length
 
 
 def _fitted(picture: Picture, stride: int) -> NDArray[np.uint8]:
-    """Return a picture as the graph takes it, uint8 (1, H, W, 3), cut to multiples of the stride."""
+    """Return a picture as input of the graph, uint8 (1, H, W, 3), its sides cut to multiples of the stride."""
     small = shrink(picture, _LONGEST)
     height, width = (max(stride, side - side % stride) for side in small.shape[:2])
     short = max(0, height - small.shape[0]), max(0, width - small.shape[1])

@@ -1,6 +1,6 @@
 """Training of local features: from settings to a folder with a checkpoint, the best weights and a log.
 
-``best.safetensors`` is complete whenever it is written: projection, and in its metadata the threshold on attention.
+``best.safetensors`` is always complete: it has the projection, and in its metadata the threshold on attention.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
 
 _WEIGHT_DECAY: Final = 1e-4
-_BACKBONE: Final = 0.1  # share of the learning rate that weights of the backbone move at
-_WHITEN_SELF: Final = 0.5  # of the projection that training begins with
-_LONGEST: Final = 2.5  # times the side: photos are kept no larger
+_BACKBONE: Final = 0.1  # share of the learning rate for weights of the backbone
+_WHITEN_SELF: Final = 0.5  # for the initial projection
+_LONGEST: Final = 2.5  # times the side: photos are kept at most this large
 
 
 def train_delf(
@@ -64,10 +64,10 @@ def train_delf(
     workers: int | None = None,
     listener: Listener = NOBODY,
 ) -> list[EpochRow]:
-    """Train local features, or go on with a run that was stopped; return all its epochs.
+    """Train local features, or resume a run that was stopped; return all its epochs.
 
     The arguments are those of :func:`d2r.train.hardnet.loop.train_hardnet`. A run of the recipe "classify" has its
-    first stage in a folder of its own, ``descriptors``.
+    first stage in the subfolder ``descriptors``.
 
     Raises:
         TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data;
@@ -81,7 +81,7 @@ def train_delf(
 
 @dataclass(frozen=True)
 class _Stage:
-    """A run, or a part of one with a folder of its own, and where and how it is trained."""
+    """A run, or a stage of one with its own folder, and where and how to train it."""
 
     settings: DelfSettings
     folder: Path
@@ -90,7 +90,7 @@ class _Stage:
     listener: Listener
 
     def network(self, kind: NetworkKind, *, init: bool) -> tuple[LocalNetwork, list[str]]:
-        """Return a network with the weights to begin with, where ``init``, and the names of those not taken."""
+        """Return a network, with its initial weights if ``init``, and the names of weights that were not loaded."""
         torch.manual_seed(self.settings.seed)
         network = build_local_network(self.settings.arch, kind, self.settings.dim)
         left_out = initialise_local_network(network, self.settings.init) if init else []
@@ -101,7 +101,7 @@ class _Stage:
         return network.to(self.device), left_out
 
     def photos(self, pictures: Sequence[LabelledPicture]) -> DecodedPictures:
-        """Return photos, as large as they are needed."""
+        """Return photos, decoded no larger than needed."""
         return DecodedPictures([picture.path for picture in pictures], round(_LONGEST * self.settings.side))
 
     def train(
@@ -113,7 +113,7 @@ class _Stage:
         epochs: int,
         sizes: tuple[int, int, list[str]],
     ) -> list[EpochRow]:
-        """Train from the checkpoint, or from the beginning; ``sizes`` are photos, held-out photos, what is left out."""
+        """Train from the checkpoint, or the beginning; ``sizes`` are photos, held-out photos, weights not loaded."""
         return train_network(
             network,
             trainer,
@@ -194,7 +194,7 @@ def _groups(body: nn.Module, new: Sequence[nn.Module], lr: float) -> list[dict[s
 
 
 def _hold_out_landmarks(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
-    """Return the photos to train on, and those of landmarks that are held out."""
+    """Return the photos to train on, and those of held-out landmarks."""
     pictures = [picture for source in settings.data for picture in read_labelled(source)]
     try:
         kept, held = hold_out_landmarks([picture.landmark for picture in pictures], settings.hold_out, settings.seed)
@@ -204,26 +204,26 @@ def _hold_out_landmarks(settings: DelfSettings) -> tuple[list[LabelledPicture], 
 
 
 def _labelled_photos(settings: DelfSettings) -> tuple[list[LabelledPicture], list[LabelledPicture], list[str | None]]:
-    """Return the photos with a known landmark, to train and to validate on, and the landmarks to train on."""
+    """Return the photos with a known landmark to train on and to validate on, and the landmarks."""
     pictures = [picture for source in settings.data for picture in read_labelled(source)]
     counts = Counter(picture.landmark for picture in pictures)
     known = [picture for picture in pictures if picture.landmark is not None and counts[picture.landmark] > 1]
     try:
         training, held = hold_out(known, settings.hold_out, settings.seed)
     except ValueError as error:
-        raise TrainError(f"--data: of photos with a landmark, {error}; see --recipe self") from error
+        raise TrainError(f"--data: among photos with a landmark, {error}; see --recipe self") from error
     names = sorted({str(picture.landmark) for picture in training})
     validation = [picture for picture in held if picture.landmark in names]
     if len(names) < 2 or not validation:
         raise TrainError(
-            f"--data: the recipe classify needs two landmarks with photos, and there are {len(names)}; see"
+            f"--data: the recipe classify needs two landmarks with photos, but there are {len(names)}; see"
             " --recipe self"
         )
     return training, validation, list(names)
 
 
 def _numbers(pictures: Sequence[LabelledPicture]) -> NDArray[np.int64]:
-    """Return a number for the landmark of each picture, and one of its own where nothing is known."""
+    """Return the number of each picture's landmark; a picture without a known landmark has a number of its own."""
     names = [picture.landmark or f"{number}" for number, picture in enumerate(pictures)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 

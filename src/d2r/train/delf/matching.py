@@ -1,8 +1,8 @@
-"""The recipe "self": the same place in two views of one photo is to be told from all other places.
+"""The recipe "self": learn to tell the same place in two views of a photo from all other places.
 
-Each cell of a view looks for its match among all cells of all other views of the step: the loss is the cross-entropy of
-its similarities. Attention learns, from features that it leaves as they are, how probable it is that the match is
-found; in turn cells weigh in the loss by that, so that what shows nothing, such as sky, is not learned by heart.
+Each cell of a view is matched among all cells of all other views of the step: the loss is the cross-entropy of its
+similarities. Attention learns, without changing the features, the probability that the match is found. It weights the
+cells in the loss, so that empty areas such as sky are not memorised.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from d2r.train.delf.settings import DelfSettings
 from d2r.train.delf.views import warped_pair
 
 _TEMPERATURE: Final = 0.07
-_ASKED: Final = 96  # cells of a view, on average, that look for their match in a step
-_NEAR: Final = 1.6  # cells around the match that are neither right nor wrong
-_RIGHT: Final = 1.5  # cells that a match may lie beside the true one, in validation
-_FLOOR: Final = 0.1  # least weight of a cell in the loss
+_ASKED: Final = 96  # cells per view to match in a step, on average
+_NEAR: Final = 1.6  # cells; nearer than this to the match, cells are neither right nor wrong
+_RIGHT: Final = 1.5  # largest distance of a right match from the true one in validation, cells
+_FLOOR: Final = 0.1  # minimum weight of a cell in the loss
 
 
 class WarpedPairs(Dataset[tuple[Tensor, Tensor]]):
-    """Warped pairs, other ones in each epoch. An item is asked for by (epoch, number of the draw, photo)."""
+    """Warped pairs, new ones in each epoch. The key of an item is (epoch, number of the draw, photo)."""
 
     def __init__(self, photos: DecodedPictures, side: int, field: Field, seed: int) -> None:
         self._photos = photos
@@ -54,7 +54,7 @@ def collate_warped_pairs(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Te
 
 
 class MatchingTrainer:
-    """The recipe "self" in :mod:`d2r.train.course`."""
+    """The :class:`d2r.train.course.Trainer` of the recipe "self"."""
 
     def __init__(
         self,
@@ -125,14 +125,14 @@ def _describe(network: LocalNetwork, views: Tensor) -> tuple[Tensor, Tensor]:
 def _direction(
     here: Tensor, logits: Tensor, there: Tensor, logits_there: Tensor, matches: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of matches from one view of each photo to the other, and that of attention.
+    """Return the loss of matching from one view of each photo to the other, and the loss of attention.
 
     Args:
-        here: descriptors of one view of each (N, h * w, D).
-        logits: of their attention (N, h * w).
+        here: descriptors of one view of each photo, (N, h * w, D).
+        logits: logits of their attention, (N, h * w).
         there: descriptors of the other view.
-        logits_there: of their attention.
-        matches: where the cells of one view are in the other (N, h * w, 2), in cells, or not-a-number.
+        logits_there: logits of their attention.
+        matches: positions of the cells of one view in the other, (N, h * w, 2), in cells, or NaN.
     """
     count, cells, _ = here.shape
     asked = matches[..., 0].isfinite().flatten().nonzero()[:, 0].cpu()
@@ -147,7 +147,7 @@ def _direction(
     similar = here.flatten(0, 1)[asked] @ there.flatten(0, 1).T / _TEMPERATURE
     own = photo[:, None] * cells + torch.arange(cells, device=here.device)
     far = _distances(true, width) >= _NEAR
-    # of a photo's own cells those near the match do not count, but for the match itself
+    # of a photo's own cells, those near the match are ignored, except the match itself
     kept = torch.zeros(len(asked), cells, device=here.device).masked_fill(~far & (own != target[:, None]), -torch.inf)
     similar = similar.scatter_add(1, own, kept)
     losses = functional.cross_entropy(similar, target, reduction="none")
@@ -171,11 +171,11 @@ def _distances(points: Tensor, width: int) -> Tensor:
 
 @torch.no_grad()
 def matched(network: LocalNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Return the share of cells whose nearest neighbour, among all cells of the other views, is where it should be.
+    """Return the share of cells whose nearest neighbour, among all cells of the other views, is the right match.
 
     Args:
-        network: to measure.
-        batches: of :func:`collate_warped_pairs`; neighbours are looked for within a batch.
+        network: the network to evaluate.
+        batches: batches of :func:`collate_warped_pairs`; neighbours are searched within a batch.
 
     Returns:
         "attended", among the half of a batch's cells with the most attention, and "all".

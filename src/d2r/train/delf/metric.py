@@ -1,9 +1,9 @@
-"""The recipe "metric": pictures of one landmark are to be alike, and unlike the most similar ones of others.
+"""The recipe "metric": make pictures of a landmark similar, and dissimilar to the most similar ones of others.
 
 As in HOW (Tolias, Jenicek and Chum, "Learning and aggregating deep local descriptors for instance-level recognition",
 ECCV 2020): a picture is the sum of its local features, each weighted by its norm, averaged over 3 x 3 cells and reduced
-by a whitening that is fitted before training and stays. The loss is contrastive, and before each epoch the hardest
-negatives are looked for with the weights there are.
+by a whitening that is fitted before training and then fixed. The loss is contrastive, and the hardest negatives are
+mined before each epoch with the current weights.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from d2r.train.delf.networks import LocalNetwork, freeze_local_network
 from d2r.train.delf.settings import DelfSettings
 from d2r.train.settings import TrainError
 
-_MARGIN: Final = 0.8  # distance that is far enough for a negative
+_MARGIN: Final = 0.8  # distance from which a negative has no loss
 _AREA: Final = (0.5, 1.0)
-_POOL: Final = 20_000  # pictures that negatives are looked for among, drawn anew in each epoch
-_MEASURED: Final = 32  # pictures at once, where nothing is learned
+_POOL: Final = 20_000  # pictures among which negatives are mined, drawn anew in each epoch
+_MEASURED: Final = 32  # pictures at once, outside training
 
 
 class _Tuples:
-    """Batches of queries, each followed by its positive and its negatives, by the seed and the epoch alone."""
+    """Batches of queries, each with its positive and its negatives; they depend only on the seed and the epoch."""
 
     def __init__(self, queries: int, batch: int, seed: int) -> None:
         self._queries = queries
@@ -51,16 +51,16 @@ class _Tuples:
 
 
 class MetricTrainer:
-    """The recipe "metric" in :mod:`d2r.train.course`.
+    """The :class:`d2r.train.course.Trainer` of the recipe "metric".
 
     Args:
-        settings: of the run.
-        network: of the kind "how".
+        settings: settings of the run.
+        network: a network of kind "how".
         training: photos to train on.
-        landmarks: of each a number; photos with nothing known have one of their own.
-        validation: photos to measure on.
+        landmarks: number of each photo's landmark; a photo without a known landmark has a number of its own.
+        validation: photos to validate on.
         measured: their landmarks.
-        workers: processes that prepare pictures.
+        workers: number of processes that prepare pictures.
         write: writes the best weights.
     """
 
@@ -85,8 +85,8 @@ class MetricTrainer:
         counts = np.bincount(landmarks)
         if (counts > 1).sum() < 2:
             raise TrainError(
-                "--data: the recipe metric needs at least two landmarks of two pictures to train on, besides those that"
-                " are held out; without landmarks use --recipe self"
+                "--data: the recipe metric needs at least two landmarks with two pictures to train on, besides the"
+                " held-out ones; without landmarks use --recipe self"
             )
         self._queries = np.flatnonzero(counts[landmarks] > 1)
         self._tuples = _Tuples(len(self._queries), settings.batch, settings.seed)
@@ -140,7 +140,7 @@ class MetricTrainer:
 
 
 def pooled(network: nn.Module, pictures: Tensor) -> Tensor:
-    """Return a vector of unit length for each picture: the sum of its features by their attention, (N, D)."""
+    """Return a vector of unit length for each picture, (N, D): the sum of its features, weighted by attention."""
     assert isinstance(network, LocalNetwork)
     features = network.features(pictures)
     projected = network.projection(network.to_project(features))
@@ -156,13 +156,13 @@ def mine(
 ) -> NDArray[np.int64]:
     """Return for each query its row, that of a positive and those of its hardest negatives: int64 (Q, 2 + hard).
 
-    The positive is drawn from the half of the landmark's pictures that are most similar: others may show another part
-    of it. Negatives are the most similar pictures, one of a landmark while there are landmarks.
+    The positive is drawn from the more similar half of the landmark's pictures, as others may show another part of it.
+    Negatives are the most similar pictures, one per landmark as long as there are landmarks.
 
     Args:
         vectors: float32 (N, D), of unit length.
-        landmarks: of each picture; a query's has another picture, and there is another landmark.
-        queries: rows of those that are asked for.
+        landmarks: landmark of each picture; a query's has another picture, and there is another landmark.
+        queries: rows of the queries.
         hard: number of negatives.
         random: draws the positives.
     """
@@ -181,7 +181,7 @@ def mine(
 
 
 def landmark_average_precision(vectors: NDArray[np.float32], landmarks: NDArray[np.int64]) -> float:
-    """Return the mean average precision of each picture's search for the others of its landmark, where it has any."""
+    """Return the mAP of searches with each picture for the others of its landmark, if it has any."""
     found = []
     similar = vectors @ vectors.T
     for query, row in enumerate(similar):
@@ -194,17 +194,17 @@ def landmark_average_precision(vectors: NDArray[np.float32], landmarks: NDArray[
 
 
 def hold_out_landmarks(landmarks: Sequence[str | None], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the rows of the pictures to train on and of those of held-out landmarks.
+    """Return the rows of the pictures to train on and of the held-out ones.
 
-    At least two landmarks of two pictures are held out, and the same share of the pictures of which nothing is known.
+    At least two landmarks with two pictures or more are held out, and the same share of all other pictures.
 
     Args:
-        landmarks: of each picture, or None.
-        share: of the landmarks to hold out.
-        seed: of the draw.
+        landmarks: landmark of each picture, or None.
+        share: share of the landmarks to hold out.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: there are fewer than four landmarks of two pictures.
+        ValueError: there are fewer than four landmarks with two pictures or more.
     """
     rows: dict[str, list[int]] = {}
     for row, landmark in enumerate(landmarks):
@@ -212,7 +212,7 @@ def hold_out_landmarks(landmarks: Sequence[str | None], share: float, seed: int)
             rows.setdefault(landmark, []).append(row)
     several = [landmark for landmark, found in rows.items() if len(found) > 1]
     if len(several) < 4:
-        raise ValueError(f"it has {len(several)} landmarks of two pictures or more, and at least four are needed")
+        raise ValueError(f"it has {len(several)} landmarks with two pictures or more, but at least four are needed")
     random = np.random.default_rng(seed)
     drawn = random.permutation(len(several))[: min(max(2, round(share * len(several))), len(several) - 2)]
     alone = [row for row, name in enumerate(landmarks) if name is None or len(rows[name]) == 1]

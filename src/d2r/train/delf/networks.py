@@ -1,12 +1,12 @@
 """Networks of deep local features: a fully convolutional backbone, attention, and a projection to the descriptor.
 
-A network takes uint8 pictures (N, 3, H, W), RGB, of any sides that are multiples of its stride S, and has a cell every
-S pixels. There are two kinds of what follows the backbone:
+A network takes uint8 pictures (N, 3, H, W), RGB, with sides that are multiples of its stride S, and has a cell every S
+pixels. There are two kinds, which differ after the backbone:
 
-- ``delf``: attention by two convolutions of 1 x 1 and softplus; descriptors are the features, of unit length,
-  projected, of unit length again;
-- ``how``: attention is the norm of the feature; features are averaged over 3 x 3 cells and projected, and of unit
-  length only then.
+- ``delf``: attention comes from two convolutions of 1 x 1 and softplus; descriptors are the features, normalised to
+  unit length, projected, and normalised again;
+- ``how``: attention is the norm of the feature; descriptors are the features, averaged over 3 x 3 cells, projected, and
+  only then normalised to unit length.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from d2r.train.efficientnet_lite import MEAN, STD, efficientnet_lite0, imagenet_
 NetworkKind: TypeAlias = Literal["delf", "how"]
 
 DIM: Final = 128
-"""Values of a descriptor, where nothing else is asked for."""
+"""Default dimensions of a descriptor."""
 
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-_SMALL: Final = 1e-12  # added to squared norms: nothing has no direction, but a gradient
+_SMALL: Final = 1e-12  # added to squared norms: a zero vector has no direction, but needs a gradient
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What makes features.
+    """A backbone, which computes features.
 
     Attributes:
         build: returns its layers, by the names of :attr:`imagenet`, with random weights.
-        channels: of a feature.
+        channels: channels of a feature.
         hidden: channels between the two convolutions of attention.
-        mean, std: of values in [0, 1] that its ImageNet weights expect.
-        imagenet: returns these, by name; more than it has layers.
-        blocks: how many of the layers, from the picture on, are the first block that can be frozen; each layer after
-            them is another.
+        mean, std: normalisation of values in [0, 1] for its ImageNet weights.
+        imagenet: returns these weights by name, perhaps of more layers.
+        blocks: how many of the first layers together form the first block that can be frozen; each later layer is a
+            block.
     """
 
     build: Callable[[], nn.Sequential]
@@ -68,12 +68,12 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Field:
-    """Where the cells of a network are, in pixels, whose centres are at half-integers.
+    """The positions of a network's cells, in pixels, whose centres are at half-integers.
 
     Attributes:
-        stride: from one cell to the next.
+        stride: distance from one cell to the next.
         offset: x (= y) of the centre of cell 0.
-        field: side of what a cell depends on.
+        field: side of the receptive field of a cell.
     """
 
     stride: int
@@ -87,7 +87,7 @@ class LocalNetwork(nn.Module):
     Args:
         arch: one of :data:`BACKBONES`.
         kind: what follows the backbone.
-        dim: values of a descriptor.
+        dim: dimensions of a descriptor.
     """
 
     def __init__(self, arch: str, kind: NetworkKind, dim: int = DIM) -> None:
@@ -108,36 +108,36 @@ class LocalNetwork(nn.Module):
         self.register_buffer("std", 255.0 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 
     def features(self, pictures: Tensor) -> Tensor:
-        """Return the features of pictures, uint8 (N, 3, H, W): float32 (N, C, H/S, W/S), as the backbone has them."""
-        # On a processor 16 bits are slower for these networks.
+        """Return the backbone's features of pictures, uint8 (N, 3, H, W), as float32 (N, C, H/S, W/S)."""
+        # On a CPU, 16 bits are slower for these networks.
         with autocast(self, processor=False):
             features: Tensor = self.body((pictures.float() - self.mean) / self.std)
-        # A conversion that changes nothing would be a copy in an exported graph, which gives the features out.
+        # A conversion that changes nothing would become a copy in an exported graph, which outputs the features.
         return features if features.dtype == torch.float32 else features.float()
 
     def to_project(self, features: Tensor) -> Tensor:
-        """Return what the projection is applied to: features of unit length (delf), or averaged ones (how)."""
+        """Return the input of the projection: features of unit length (delf), or averaged ones (how)."""
         if self.kind == "delf":
             return unit(features)
         smoothed: Tensor = self.smoothing(features)
         return smoothed
 
     def attend(self, features: Tensor) -> Tensor:
-        """Return the attention, at least 0, of features: float32 (N, h, w)."""
+        """Return the attention of features, at least 0: float32 (N, h, w)."""
         attention: Tensor = self.attention(features)
         return attention
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return projected features, not yet of unit length, (N, D, h, w), and attention (N, h, w)."""
+        """Return projected features, not yet normalised, (N, D, h, w), and attention, (N, h, w)."""
         return self.describe(self.features(pictures))
 
     def describe(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`forward` does of a map that was made already."""
+        """Return what :meth:`forward` returns, from the backbone's features."""
         return self.projection(self.to_project(features)), self.attend(features)
 
 
 class _SoftplusAttention(nn.Module):
-    """Attention as in DELF; ``logits`` is what softplus is applied to."""
+    """Attention as in DELF: softplus of ``logits``."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -160,31 +160,31 @@ class _NormAttention(nn.Module):
 
 
 class _Smoothing(nn.AvgPool2d):
-    """The mean over 3 x 3 cells, of those that there are."""
+    """The mean over 3 x 3 cells, at the border over those inside."""
 
     def __init__(self) -> None:
         super().__init__(3, stride=1, padding=1, count_include_pad=False)
 
 
 def unit(features: Tensor) -> Tensor:
-    """Return features (N, C, ...) of unit length over C, float32."""
+    """Return features (N, C, ...) normalised to unit length over C, float32."""
     features = features.float()
     return features / (features.square().sum(dim=1, keepdim=True) + _SMALL).sqrt()
 
 
 def build_local_network(arch: str, kind: NetworkKind, dim: int = DIM) -> LocalNetwork:
-    """Return a :class:`LocalNetwork` with random weights, in the layout that is fastest."""
+    """Return a :class:`LocalNetwork` with random weights, in the fastest memory layout."""
     return LocalNetwork(arch, kind, dim).to(memory_format=torch.channels_last)
 
 
 def freeze_local_network(network: LocalNetwork, blocks: int, *, statistics: bool) -> None:
-    """Keep weights as they are.
+    """Freeze the first blocks of the backbone.
 
     Args:
-        network: whose.
-        blocks: of the backbone, from the picture on, that keep their weights.
-        statistics: keep those that are normalised with in the rest of the backbone, too: right for weights that have
-            seen many pictures, where a step sees few.
+        network: the network.
+        blocks: number of blocks of the backbone to freeze, from the input on.
+        statistics: also freeze the batch statistics in the rest of the backbone: right for weights that were trained on
+            many pictures, if a step has few.
 
     Raises:
         ValueError: the backbone has fewer blocks.
@@ -203,16 +203,16 @@ def freeze_local_network(network: LocalNetwork, blocks: int, *, statistics: bool
 
 
 def initialise_local_network(network: LocalNetwork, init: str) -> list[str]:
-    """Give a network the weights to begin with.
+    """Load the initial weights of a network.
 
     Args:
-        network: of :func:`build_local_network`.
-        init: "none" keeps what it has, "imagenet" loads those of its backbone; anything else is a file: the
-            .safetensors of an earlier run, or a state dictionary of torchvision's network (.pth), of which those
-            weights are taken that have a place and fit.
+        network: a network of :func:`build_local_network`.
+        init: "none" keeps its weights, "imagenet" loads the weights of its backbone; anything else is a file, the
+            .safetensors of an earlier run or a state dictionary of torchvision's network (.pth), and its weights that
+            fit are loaded.
 
     Returns:
-        the names of the weights that were not taken, or, from a run, that have no value there.
+        the names of the weights that were not loaded, and of those that a file does not have.
 
     Raises:
         InitError: the weights cannot be loaded, or none of them fits.
@@ -233,7 +233,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the weights in a .safetensors file or in a state dictionary of torch. Nothing in the file is executed.
 
     Raises:
-        InitError: it cannot be read, or holds no weights.
+        InitError: the file cannot be read, or holds no weights.
     """
     shown = display_path(path)
     try:
@@ -244,16 +244,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InitError(f"{shown}: weights cannot be read from it ({error})") from error
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
         reason = str(error).partition("\n")[0][:200] or "it is empty"
-        raise InitError(f"{shown}: damaged, or not weights alone ({reason})") from error
+        raise InitError(f"{shown}: damaged, or not only weights ({reason})") from error
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise InitError(f"{shown}: not a dictionary of weights")
     return {str(name): value for name, value in stored.items()}
 
 
 def receptive_field(network: LocalNetwork) -> Field:
-    """Return where the cells of a network are and what they depend on, by arithmetic over its layers.
+    """Compute the positions and the receptive field of a network's cells from its layers.
 
-    Of two ways through a block the one with the larger kernels counts: the other's centre is the same.
+    Of two paths through a block the one with the larger kernels counts: the other has the same centre.
     """
     stride, offset, field = 1, 0.5, 1.0
     for kernel, step, before in _windows(nn.Sequential(network.body, network.smoothing)):
@@ -293,9 +293,9 @@ def _resnet(network: ResNet, *, conv5: bool = False) -> nn.Sequential:
 
 
 def _efficientnet(network: MobileNetV2) -> nn.Sequential:
-    """Return what comes before the stride of 32, with the expansion of the block that has it.
+    """Return the layers before stride 32, with the expansion of the block that has it.
 
-    The 672 channels of the expansion tell more apart than the 112 that it is computed from.
+    The 672 channels of the expansion are more discriminative than the 112 that it is computed from.
     """
     blocks: Any = list(network.features[:-1])
     cut = max(k for k, block in enumerate(blocks) if k and block.stride == 2)
@@ -345,4 +345,4 @@ BACKBONES: Final = {
         blocks=4,
     ),
 }
-"""The backbones by name: cut where a cell is 16 pixels, after conv4; ``resnet18-conv5`` is one stage longer."""
+"""The backbones by name, cut at stride 16, after conv4; ``resnet18-conv5`` has one more stage."""

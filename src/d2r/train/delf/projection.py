@@ -1,4 +1,4 @@
-"""The projection to the descriptor and the threshold on attention, both fitted to features of training photos."""
+"""Fit the projection to the descriptor and the threshold on attention to features of training photos."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from d2r.train.data import DecodedPictures, derived_seed
 from d2r.train.delf.networks import LocalNetwork
 from d2r.train.settings import TrainError
 
-_FITTED, _WEIGHED = 100, 40  # photos that are looked at, drawn by the seed, for the projection and for the threshold
-_EACH: Final = 100  # features of a picture
-_SCALES: Final = (0.35, 0.5, 0.71, 1.0)  # of photos whose longer side is at most _LONGEST
+_FITTED, _WEIGHED = 100, 40  # photos, drawn by the seed, for the projection and for the threshold
+_EACH: Final = 100  # features per picture
+_SCALES: Final = (0.35, 0.5, 0.71, 1.0)  # of photos with a longer side of at most _LONGEST
 _LONGEST: Final = 512
 _DROPPED: Final = 0.25
 
@@ -27,14 +27,14 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
     """Fit the projection of a network to features of photos at several scales, by principal components.
 
     Args:
-        network: on its device; its projection is set.
-        photos: to learn from; 100 of them, drawn by the seed, are looked at, and 100 cells of each.
-        seed: of the draw.
-        whiten: 0 leaves the variances of the components, 1 makes them equal.
+        network: the network, on its device; sets its projection.
+        photos: photos to learn from; uses 100 of them, drawn by the seed, and 100 cells of each.
+        seed: seed of the draw.
+        whiten: 0 keeps the variances of the components, 1 makes them equal.
         attended: take the cells with the most attention; otherwise any, drawn by the seed.
 
     Raises:
-        TrainError: there are fewer features than values in a descriptor.
+        TrainError: there are too few features for the dimensions of a descriptor.
     """
     found = []
     for number, features, attention in _cells(network, photos, seed, _FITTED):
@@ -52,7 +52,7 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
     variances, components = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     chosen = torch.arange(len(variances) - 1, len(variances) - 1 - network.dim, -1)
     variances, components = variances[chosen].clamp(min=1e-9 * float(variances[-1])), components[:, chosen].T
-    # The sign of a component is nobody's choice: let the largest entry be positive.
+    # The sign of a component is arbitrary: make the largest entry positive.
     signs = components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
     matrix = signs * components * variances[:, None] ** (-0.5 * whiten)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def fit_projection(network: LocalNetwork, photos: DecodedPictures, seed: int, *,
 
 
 def fit_threshold(network: LocalNetwork, photos: DecodedPictures, seed: int) -> float:
-    """Return the attention that a quarter of all cells of 40 photos, at several scales, stay below."""
+    """Return the lower quartile of the attention of all cells of 40 photos, at several scales."""
     return float(
         torch.cat([attention for _, _, attention in _cells(network, photos, seed, _WEIGHED)]).quantile(_DROPPED)
     )
@@ -71,7 +71,7 @@ def fit_threshold(network: LocalNetwork, photos: DecodedPictures, seed: int) -> 
 def _cells(
     network: LocalNetwork, photos: DecodedPictures, seed: int, limit: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the number of a photo and, of all its cells at all scales, what is projected (N, C) and attention (N,)."""
+    """Yield a photo's number and, for all cells at all scales, the features to project (N, C) and attention (N,)."""
     network.eval()
     device = next(network.parameters()).device
     random = np.random.default_rng(derived_seed(seed, 0))

@@ -1,4 +1,4 @@
-"""What a training run of local features is made of."""
+"""Settings of a training run of local features."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 from d2r.train.settings import RunSettings, TrainError
 
 RECIPES: Final = {"self": 5e-4, "metric": 2e-5, "classify": 1e-3}
-"""The recipes, and the highest learning rate of each where none is asked for."""
+"""The recipes, and the default of the highest learning rate of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DelfSettings(RunSettings):
-    """All that the weights of local features depend on; sources of ``data`` are those of :mod:`d2r.datasets.labelled`.
+    """All settings of local features; ``data`` are sources for :mod:`d2r.datasets.labelled`.
 
     Attributes:
         recipe: one of :data:`RECIPES`.
         arch: one of :data:`d2r.train.delf.networks.BACKBONES`.
-        side: of the squares that are cut from pictures, in pixels; a multiple of 32.
-        dim: values of a descriptor.
-        attention_epochs: of the recipe "classify", after those of descriptors.
-        hard: of the recipe "metric", negatives of a query.
-        lr: of what is new; of the recipe "metric", of the backbone, which in the others moves at a tenth of it.
-        batch: pictures a step; of the recipe "metric", queries, each with its positive and its negatives.
+        side: side of the squares cut from pictures, in pixels; a multiple of 32.
+        dim: dimensions of a descriptor.
+        attention_epochs: epochs of attention in the recipe "classify", after those of descriptors.
+        hard: negatives per query in the recipe "metric".
+        lr: the highest learning rate of new layers; the backbone's is a tenth. In the recipe "metric", the backbone's.
+        batch: pictures per step; in the recipe "metric", queries, each with its positive and its negatives.
     """
 
     recipe: str
@@ -49,4 +49,4 @@ class DelfSettings(RunSettings):
             if getattr(self, name) < 1:
                 raise TrainError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.batch < 2 and self.recipe != "metric":
-            raise TrainError("--batch must be at least 2: other pictures of a step are what one is told apart from")
+            raise TrainError("--batch must be at least 2: a picture is compared with the others of its step")

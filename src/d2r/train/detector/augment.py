@@ -1,4 +1,4 @@
-"""Changes of a picture and its boxes in training, by torchvision."""
+"""Augmentation of training pictures and their boxes, with torchvision."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torchvision.transforms import v2
 
 
 def training_transforms(side: int) -> v2.Compose:
-    """Return what turns a picture of any size, uint8, and its boxes into one of ``side`` x ``side`` to learn from.
+    """Return the transform of a picture of any size, uint8, and its boxes to a training picture of ``side`` x ``side``.
 
-    Crops keep at least 0.3 of a box by intersection over union: landmarks are large, and what is left of one in a
-    smaller crop is texture. Colours are changed after scaling, which costs a quarter.
+    Crops have an IoU of at least 0.3 with a box: landmarks are large, and a smaller crop of one shows only texture.
+    Changing colours after scaling costs a quarter of the time.
     """
     return v2.Compose(
         [

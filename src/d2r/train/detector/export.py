@@ -1,8 +1,8 @@
 """A trained detector as an ONNX file that ONNX Runtime runs without torch.
 
-The graph takes ``pictures``, uint8 (N, side, side, 3), RGB, squashed by :func:`d2r.regions.detector.squash`, and gives
+The graph takes ``pictures``, uint8 (N, side, side, 3), RGB, squashed by :func:`d2r.regions.detector.squash`. It returns
 ``boxes``, float32 (N, K, 4), x1, y1, x2, y2 in shares of width and height, in [0, 1], and ``scores``, float32 (N, K),
-in [0, 1], best first. Overlapping boxes are all there: who runs it drops those. N is 1 for Faster R-CNN.
+in [0, 1], best first, before non-maximum suppression. N is 1 for Faster R-CNN.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Exported:
     """An ONNX file.
 
     Attributes:
-        path: of it.
-        arch, side: what it is.
+        path: its path.
+        arch, side: architecture and side of the network.
         bytes: its size.
         box_difference: largest difference between its boxes and torch's on the checked picture, in pixels of the side.
-        score_difference: the same of the scores.
+        score_difference: the same for the scores.
     """
 
     path: Path
@@ -61,16 +61,16 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
     """Write the best weights of a run as an ONNX file, and check it against torch on a picture.
 
     Args:
-        run: folder of a run, or a .safetensors file of one.
-        path: of the ONNX file.
-        picture: to compare on, uint8 (H, W, 3).
-        half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+        run: folder of a run, or its .safetensors file.
+        path: path of the ONNX file.
+        picture: picture to compare on, uint8 (H, W, 3).
+        half: store weights in 16 bits, which halves the file; the computation stays in 32 bits.
         force: see :func:`d2r.support.files.writing`.
 
     Raises:
         d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
-        ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime finds other boxes than torch;
-            then nothing is written. The comparison is made before weights are rounded to 16 bits.
+        ExportError: the weights are missing, damaged or of another program, or ONNX Runtime finds other boxes than
+            torch; then nothing is written. The comparison comes before weights are rounded to 16 bits.
     """
     network, arch, side = load_detector(run)
     pixels = squash(picture, side)[None]
@@ -91,10 +91,10 @@ def export_detector(run: Path, path: Path, picture: Picture, *, half: bool = Fal
 
 
 def load_detector(run: Path) -> tuple[nn.Module, str, int]:
-    """Return the network of a run with its best weights, ready to be used, its architecture and its side.
+    """Return the network of a run with its best weights, ready for use, its architecture and its side.
 
     Raises:
-        ExportError: there are no weights, or they are damaged or not ours.
+        ExportError: the weights are missing, damaged or of another program.
     """
     path, weights, about = read_run(run)
     shown = display_path(path)
@@ -161,11 +161,10 @@ def _to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
 
 
 def _difference(network: nn.Module, pixels: NDArray[np.uint8], graph: bytes) -> tuple[float, float]:
-    """Return how far the boxes and scores that torch finds are from the same in the graph's output.
+    """Return the largest differences of boxes and of scores between torch and the graph.
 
-    Torch's are those of torchvision's own way from pictures to boxes, whatever their score. A box is compared with the
-    graph's box that is nearest by score and place, where it scores more than half of the graph's: rounding alone can
-    push one at the end out of those that the graph gives.
+    Torch's boxes come from torchvision's own code, with any score. Those that score above the median of the graph's are
+    compared with the graph's box nearest in score and place: rounding alone can drop the lowest from the graph's.
     """
     side = pixels.shape[1]
     with torch.no_grad(), _all_scores(network):

@@ -1,6 +1,6 @@
 """Training of a detector: from settings to a folder with a checkpoint, the best weights and a log.
 
-See :mod:`d2r.train.course` for what makes a run repeatable.
+See :mod:`d2r.train.course` for why a run is repeatable.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WEIGHT_DECAY = 0.05
 
 
 class _DetectorTrainer:
-    """A detector in :mod:`d2r.train.course`."""
+    """The :class:`d2r.train.course.Trainer` of detectors."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def train_detector(
     workers: int | None = None,
     listener: Listener = NOBODY,
 ) -> list[EpochRow]:
-    """Train a detector, or go on with a run that was stopped; return all its epochs.
+    """Train a detector, or resume a run that was stopped; return all its epochs.
 
     The arguments are those of :func:`d2r.train.hardnet.loop.train_hardnet`.
 
@@ -127,7 +127,7 @@ def train_detector(
 
 
 def _read(settings: DetectorSettings) -> tuple[list[DetectionPicture], list[int], list[DetectionPicture]]:
-    """Return the pictures to train on, how many of them are of each source, and those to validate on."""
+    """Return the pictures to train on, their number per source, and those to validate on."""
     training: list[DetectionPicture] = []
     sizes: list[int] = []
     validation = read_validation(settings.validation) if settings.validation is not None else []
@@ -159,7 +159,7 @@ def _freeze(network: nn.Module, settings: DetectorSettings) -> None:
 
 @torch.no_grad()
 def validate(network: nn.Module, pictures: ValidationPictures, batch: int, device: torch.device) -> DetectionScores:
-    """Measure a network on pictures with known boxes, in full precision."""
+    """Evaluate a network on pictures with known boxes, in full precision."""
     network.eval()
     found: list[dict[str, Any]] = []
     for images in pictures.batches(batch):
@@ -170,5 +170,5 @@ def validate(network: nn.Module, pictures: ValidationPictures, batch: int, devic
 
 
 def write_best(folder: Path, network: nn.Module, settings: DetectorSettings, best: dict[str, float]) -> None:
-    """Write weights as ``best.safetensors``, with what they are in its metadata."""
+    """Write weights as ``best.safetensors``, with their description in its metadata."""
     write_weights(folder / BEST, network, {"arch": settings.arch, "side": str(settings.side)}, best)

@@ -10,13 +10,13 @@ from d2r.train.settings import RunSettings, TrainError
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings(RunSettings):
-    """All that the weights of a detector depend on; sources of ``data`` are those of :mod:`d2r.datasets.detection`.
+    """All settings of a detector's training; ``data`` are sources for :mod:`d2r.datasets.detection`.
 
     Attributes:
         arch: one of :data:`d2r.train.detector.architectures.ARCHITECTURES`.
         shares: for each source, how often an epoch takes each of its pictures on average.
         validation: a source to validate on; None holds out pictures of ``data``.
-        side: of the squashed pictures, in pixels; a multiple of 32.
+        side: side of the squashed pictures, in pixels; a multiple of 32.
     """
 
     arch: str

@@ -1,1 +1,1 @@
-"""Training of a network that describes the patches at key points."""
+"""Training of a network that describes the patches at keypoints."""

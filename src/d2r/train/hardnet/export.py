@@ -29,8 +29,8 @@ class ExportedPatches:
     """An ONNX file.
 
     Attributes:
-        path: of it.
-        arch: what it is.
+        path: its path.
+        arch: architecture of the network.
         bytes: its size.
         difference: largest difference between its values and torch's on the checked picture.
     """
@@ -47,16 +47,16 @@ def export_hardnet(
     """Write the best weights of a run as an ONNX file, and check it against torch on the patches of a picture.
 
     Args:
-        run: folder of a run, or a .safetensors file of one.
-        path: of the ONNX file.
-        picture: to compare on, uint8 (H, W, 3).
-        half: store weights in 16 bits, which halves the file; they are computed with in 32 bits.
+        run: folder of a run, or its .safetensors file.
+        path: path of the ONNX file.
+        picture: picture to compare on, uint8 (H, W, 3).
+        half: store weights in 16 bits, which halves the file; the computation stays in 32 bits.
         force: see :func:`d2r.support.files.writing`.
 
     Raises:
         d2r.support.files.OutputError: there is a file at ``path`` that this program did not export.
-        ExportError: there are no weights, they are damaged or not ours, or ONNX Runtime does not agree with torch; then
-            nothing is written. The comparison is made before weights are rounded to 16 bits.
+        ExportError: the weights are missing, damaged or of another program, or ONNX Runtime does not agree with torch;
+            then nothing is written. The comparison comes before weights are rounded to 16 bits.
     """
     network = load_hardnet(run)
     patches = patch_pairs(picture, _COMPARED, np.random.default_rng(0)).first
@@ -85,10 +85,10 @@ def export_hardnet(
 
 
 def load_hardnet(run: Path) -> HardNetModule:
-    """Return the network of a run with its best weights, ready to be used.
+    """Return the network of a run with its best weights, ready for use.
 
     Raises:
-        ExportError: there are no weights, or they are damaged or not ours.
+        ExportError: the weights are missing, damaged or of another program.
     """
     path, weights, about = read_run(run)
     channels = about.get("channels", "")

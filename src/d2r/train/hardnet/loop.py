@@ -24,17 +24,17 @@ from d2r.train.log import EpochRow
 from d2r.train.settings import TrainError
 
 KIND: Final = "hardnet"
-"""What the metadata of the weights says they are."""
+"""Kind of network in the metadata of the weights."""
 
 _LONGEST: Final = 640  # pixels of a photo
-_PAIRS: Final = 128  # of a photo, each time that it is warped
-_STEPS: Final = 8  # that these are divided over: making pairs takes longer than learning from them
-_MEASURED: Final = 32  # pairs of a photo, in validation
+_PAIRS: Final = 128  # per photo and warp
+_STEPS: Final = 8  # over which these pairs are spread, as making pairs takes longer than learning from them
+_MEASURED: Final = 32  # pairs per photo, in validation
 _AT_ONCE: Final = 1024  # patches, in validation
 _WEIGHT_DECAY: Final = 1e-4
 _MARGIN: Final = 1.0
 _TEMPERATURE: Final = 0.06
-_CROSS_ENTROPY: Final = 0.3  # its weight; the margin's is 1
+_CROSS_ENTROPY: Final = 0.3  # weight of this loss; the margin's is 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PatchBatch:
 
     Attributes:
         first, second: uint8 (P, 32, 32).
-        photos: int64 (P,), which photo each is of.
+        photos: int64 (P,), the photo of each pair.
         places: float32 (P, 3), see :class:`d2r.train.hardnet.pairs.PatchPairs`.
     """
 
@@ -54,7 +54,7 @@ class PatchBatch:
 
 
 class PhotoPairs(Dataset[PatchPairs]):
-    """Pairs of photos, other ones in each epoch. An item is asked for by (epoch, number of the draw, photo)."""
+    """Patch pairs of photos, new ones in each epoch. The key of an item is (epoch, number of the draw, photo)."""
 
     def __init__(self, photos: DecodedPictures, max_pairs: int, seed: int) -> None:
         self._photos = photos
@@ -71,7 +71,7 @@ class PhotoPairs(Dataset[PatchPairs]):
 
 
 def collate_patch_pairs(items: list[PatchPairs]) -> PatchBatch:
-    """Return the pairs of several photos together."""
+    """Return the pairs of several photos as one batch."""
     return PatchBatch(
         torch.from_numpy(np.concatenate([item.first for item in items])),
         torch.from_numpy(np.concatenate([item.second for item in items])),
@@ -88,17 +88,18 @@ def train_hardnet(
     workers: int | None = None,
     listener: Listener = NOBODY,
 ) -> list[EpochRow]:
-    """Train patch descriptors, or go on with a run that was stopped.
+    """Train patch descriptors, or resume a run that was stopped.
 
     Args:
-        settings: of the run.
-        folder: of the run; gets ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv``, ``curves.png``.
-        resume: go on from ``last.pt``.
-        workers: processes that prepare pairs; None for a number that suits the machine.
-        listener: who is told how it goes.
+        settings: settings of the run.
+        folder: folder of the run, for ``settings.json``, ``last.pt``, ``best.safetensors``, ``log.csv`` and
+            ``curves.png``.
+        resume: continue from ``last.pt``.
+        workers: number of processes that prepare pairs; None chooses one for the machine.
+        listener: callbacks for the progress.
 
     Returns:
-        all epochs, those before a resume included.
+        all epochs, including those before a resume.
 
     Raises:
         TrainError: see its message; d2r.datasets.labelled.LabelledDataError and d2r.images.ImageError from the data.
@@ -126,7 +127,7 @@ def train_hardnet(
 
 
 class PatchTrainer:
-    """What :mod:`d2r.train.course` needs to train patch descriptors."""
+    """The :class:`d2r.train.course.Trainer` of patch descriptors."""
 
     def __init__(
         self,
@@ -151,27 +152,27 @@ class PatchTrainer:
         measured = PhotoPairs(validation, _MEASURED, settings.seed)
         self._measured = collate_patch_pairs([measured[0, number, number] for number in range(len(validation))])
         if len(self._measured.photos) < 2:
-            raise TrainError("--data: in the held-out photos no key points are found again; give more photos")
+            raise TrainError("--data: no keypoints match in the held-out photos; give more photos")
 
     def batches(self, average: nn.Module, epoch: int) -> Iterator[PatchBatch]:
-        """Yield the batches of an epoch: of every photo a share of its pairs."""
+        """Yield the batches of an epoch: each has a share of the pairs of every photo."""
         self._batches.epoch = epoch
         for batch in self._loader:
             for step in range(_STEPS):
-                # pairs of one photo lie together, so that every eighth is of nearly every photo
+                # pairs of a photo are adjacent, so that every eighth pair covers nearly every photo
                 yield PatchBatch(
                     *(getattr(batch, name)[step::_STEPS] for name in ("first", "second", "photos", "places"))
                 )
 
     def train_mode(self, network: nn.Module) -> None:
-        """Nothing stays as it is."""
+        """Do nothing: nothing is frozen."""
 
     def losses(self, network: nn.Module, batch: PatchBatch) -> dict[str, Tensor]:
-        """Return the losses of a batch: HardNet's margin to the hardest negative, and cross-entropy over all of them.
+        """Return the losses of a batch: HardNet's margin to the hardest negative, and cross-entropy over all negatives.
 
-        With d = sqrt(2 - 2 a.b) that is the mean of max(0, 1 + d(a_i, b_i) - min over j of d(a_i, b_j), d(a_j, b_i)),
-        and 0.3 times the cross-entropy of a_i . b_j / 0.06 both ways. A pair of the same photo whose key point lies
-        within the diameter of another's is not its negative.
+        With d = sqrt(2 - 2 a.b) they are the mean of max(0, 1 + d(a_i, b_i) - min over j of d(a_i, b_j), d(a_j, b_i)),
+        and 0.3 times the cross-entropy of a_i . b_j / 0.06 in both directions. Pairs of the same photo are not
+        negatives of each other if their keypoints are nearer than the smaller of their diameters.
         """
         count = len(batch.photos)
         with autocast(network, processor=False):
@@ -190,7 +191,7 @@ class PatchTrainer:
         return {"margin": margin, "entropy": _CROSS_ENTROPY / 2 * (there + back)}
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Return the share of patches whose nearest among those of all held-out photos is their own."""
+        """Return the share of patches whose nearest neighbour among those of all held-out photos is their match."""
         network.eval()
         with torch.no_grad():
             first, second = (

@@ -1,4 +1,4 @@
-"""The network that describes patches: HardNet (Mishchuk et al., NeurIPS 2017), as narrow as is asked for."""
+"""The network that describes patches: HardNet (Mishchuk et al., NeurIPS 2017), of a given width."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PATCH_SIDE: Final = 32
-"""Of a patch, in pixels."""
+"""Side of a patch, in pixels."""
 
 PATCH_DIM: Final = 128
-"""Values of a descriptor."""
+"""Dimensions of a descriptor."""
 
 _DROPPED: Final = 0.1
-_GAIN: Final = 0.8  # of the weights to begin with
-_FLAT: Final = 0.25  # of 255; added to the deviation of a patch, so that noise in a flat one is not blown up
+_GAIN: Final = 0.8  # of the initial weights
+_FLAT: Final = 0.25  # grey levels, of 255; added to the deviation of a patch, so as not to amplify noise in a flat one
 
 
 class HardNetModule(nn.Module):
-    """Describes patches, uint8 (N, 32, 32), by float32 (N, 128), of unit length.
+    """Describes patches, uint8 (N, 32, 32), by descriptors, float32 (N, 128), of unit length.
 
     Args:
-        channels: of the first two layers; the next two have twice as many, and the last two four times.
+        channels: channels of the first two layers; the next two have twice as many, and the last two four times.
     """
 
     def __init__(self, channels: int) -> None:
@@ -46,7 +46,7 @@ class HardNetModule(nn.Module):
                 nn.init.orthogonal_(layer.weight, _GAIN)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """See the class; each patch is brought to mean 0 and deviation 1 first."""
+        """See the class; each patch is first normalised to mean 0 and deviation 1."""
         values = patches.unsqueeze(1).float()
         values = values - values.mean(dim=(2, 3), keepdim=True)
         deviation = (values.square().mean(dim=(2, 3), keepdim=True) + 1e-6).sqrt()
@@ -56,7 +56,7 @@ class HardNetModule(nn.Module):
 
 
 def build_hardnet(channels: int) -> HardNetModule:
-    """Return a network with random weights, in the layout that is fastest."""
+    """Return a network with random weights, in the fastest memory layout."""
     return HardNetModule(channels).to(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,7 @@
-"""Pairs of patches that show the same place of a photo, as it is and warped, where SIFT finds a key point in both.
+"""Pairs of patches of the same place in a photo and in a warp of it, where SIFT finds a keypoint in both.
 
-That it is found in both, a little elsewhere, of another size and turned otherwise, is what descriptors must bear. All
-is drawn from a generator that is handed in. Keypoints are in pixels, whose centres are at half-integers.
+SIFT finds the two at slightly different positions, sizes and angles, which descriptors must tolerate. All random
+choices come from the generator given. Keypoints are in pixels, whose centres are at half-integers.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from d2r.train.delf.views import recoloured
 from d2r.train.hardnet.network import PATCH_SIDE
 
 WIDTH: Final = 6.0
-"""Side of what a patch shows, in diameters of its key point."""
+"""Side of the area that a patch shows, in diameters of its keypoint."""
 
-_TOP: Final = 1000  # key points of a picture
+_TOP: Final = 1000  # keypoints per picture
 _CONTRAST: Final = 0.02
 _ZOOM: Final = (0.35, 1.15)  # of the warp
 _TURN: Final = 12.0  # degrees, standard deviation
-_STRETCH: Final = 0.3  # logarithm of the most that x is stretched against y
+_STRETCH: Final = 0.3  # logarithm of the largest stretch of x against y
 _SHEAR: Final = 0.25
 _TILT: Final = 0.3  # of perspective, over the longer side
 _LONGEST: Final = 1100  # pixels of a warped photo
-_NOISE: Final = 8.0  # deviation of the most noise that is added
+_NOISE: Final = 8.0  # largest deviation of the added noise
 
-# How far a key point may lie from where another is mapped to, and still show the same.
-_OFF: Final = (1.5, 0.25)  # pixels, or of the smaller diameter where that is more
+# Largest differences between a keypoint and the mapped one that it matches.
+_OFF: Final = (1.5, 0.25)  # pixels, or share of the smaller diameter if that is more
 _LARGER: Final = 1.5
 _TURNED: Final = 25.0  # degrees
 
@@ -43,9 +43,9 @@ class PatchPairs:
     """P pairs of patches of one photo.
 
     Attributes:
-        first: uint8 (P, 32, 32), of the photo.
-        second: uint8 (P, 32, 32), of the warped photo.
-        places: float32 (P, 3): x, y and diameter of the first's key points.
+        first: uint8 (P, 32, 32), patches of the photo.
+        second: uint8 (P, 32, 32), patches of the warped photo.
+        places: float32 (P, 3): x, y and diameter of the first's keypoints.
     """
 
     first: NDArray[np.uint8]
@@ -54,10 +54,10 @@ class PatchPairs:
 
 
 def patch_pairs(photo: Picture, limit: int, random: np.random.Generator) -> PatchPairs:
-    """Return at most ``limit`` pairs of a photo, uint8 (H, W, 3), and one warp of it; fewer where little is found."""
+    """Return at most ``limit`` pairs of a photo, uint8 (H, W, 3), and one random warp of it."""
     matrix, size = _warp(photo.shape[0], photo.shape[1], random)
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-    # what is shrunk by the warp is blurred first, as the grid it is sampled on demands
+    # blurred before a warp that shrinks, against aliasing
     source = cv2.GaussianBlur(photo, (0, 0), 0.5 * np.sqrt(scale**-2 - 1.0)) if scale < 0.8 else photo
     warped = np.asarray(cv2.warpPerspective(source, matrix, size, borderMode=cv2.BORDER_REFLECT), np.uint8)
     warped = recoloured(warped, random)
@@ -77,12 +77,12 @@ def patch_pairs(photo: Picture, limit: int, random: np.random.Generator) -> Patc
 
 
 def same_places(frames: Frames, others: Frames, matrix: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return which key points of two pictures show the same, by where a homography maps them, (P, 2), rows of each.
+    """Return the rows of the keypoints of two pictures that match under a homography, (P, 2).
 
     Args:
-        frames: N of the first.
-        others: M of the second.
-        matrix: (3, 3), from pixels of the first to those of the second, counted from the centre of the first pixel.
+        frames: the N keypoints of the first picture.
+        others: the M keypoints of the second.
+        matrix: homography (3, 3) from pixels of the first to those of the second, counted from the centre of pixel 0.
     """
     if not len(frames) or not len(others):
         return np.zeros((0, 2), np.intp)
@@ -104,7 +104,7 @@ def _detect(image: NDArray[np.uint8]) -> Frames:
 
 
 def _warp(height: int, width: int, random: np.random.Generator) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """Return a homography and the width and height of what it maps a photo to, at most :data:`_LONGEST`."""
+    """Return a random homography of a photo, and the width and height of the warp, at most :data:`_LONGEST`."""
     zoom = np.exp(random.uniform(*np.log(_ZOOM)))
     angle = np.radians(random.normal(0.0, _TURN))
     stretch = np.exp(random.uniform(-_STRETCH, _STRETCH))
@@ -130,7 +130,7 @@ def _project(matrix: NDArray[np.float64], places: NDArray[np.floating]) -> NDArr
 def _mapped(
     frames: Frames, matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return places, sizes and angles of key points after a homography, by the similarity nearest to it there."""
+    """Return positions, sizes and angles of keypoints after a homography, by the local similarity nearest to it."""
     places = frames.positions.astype(np.float64) - 0.5
     axes = np.stack([np.cos(frames.angles), np.sin(frames.angles)], axis=1)
     mapped = _project(matrix, places)

@@ -1,4 +1,4 @@
-"""What a training run of patch descriptors is made of."""
+"""Settings of a training run of patch descriptors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from d2r.train.settings import RunSettings, TrainError
 
 @dataclass(frozen=True, kw_only=True)
 class HardNetSettings(RunSettings):
-    """All that the weights depend on; sources of ``data`` are those of :mod:`d2r.datasets.labelled`.
+    """All settings of patch descriptors; ``data`` are sources for :mod:`d2r.datasets.labelled`.
 
     Attributes:
-        channels: of the first layers; the last have four times as many.
-        batch: photos that the pairs of a step are of.
+        channels: channels of the first layers; the last have four times as many.
+        batch: photos from which the pairs of a step come.
     """
 
     channels: int = 16
@@ -24,4 +24,4 @@ class HardNetSettings(RunSettings):
         if self.channels < 1:
             raise TrainError(f"--channels must be at least 1, not {self.channels}")
         if self.batch < 2:
-            raise TrainError("--batch must be at least 2: patches of other photos are what one is told apart from")
+            raise TrainError("--batch must be at least 2: patches of the other photos are the negatives")
