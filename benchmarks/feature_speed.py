@@ -56,10 +56,10 @@ def main() -> None:
     features = np.zeros_like(seconds)
     for column, photo in enumerate(photos[:WARM_UP] + photos, start=-WARM_UP):
         for row, extractor in enumerate(extractors):
-            started = time.perf_counter()
+            started = time.process_time()
             description = describe(photo, selector, extractor, max_side=options.max_side)
             if column >= 0:
-                seconds[row, column] = time.perf_counter() - started
+                seconds[row, column] = time.process_time() - started
                 features[row, column] = len(description.features)
 
     rows = []

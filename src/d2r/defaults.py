@@ -9,7 +9,7 @@ from typing import Final
 
 # How pictures are described, alike in an index, in learning its codebook and in an evaluation.
 REGIONS: Final = "detector"
-FEATURES: Final = "hardnet+delf"
+FEATURES: Final = "hardnet:model=hardnet-int8+delf"
 MAX_SIDE: Final = 1024
 """Pictures and region crops are scaled down to this longer side, in pixels."""
 VERIFY_FEATURES: Final = 700

@@ -22,9 +22,14 @@ def test_networks_are_added_and_listed(d2r, folder, tmp_path):
     assert "not verified" not in d2r("models", "add", path, "--name", "tiny", "--sha256", sha256)[1]
     status, out, _ = d2r("models", "list")
     assert status == 0
-    *shipped, added = out.splitlines()[1:5]
-    more = out.splitlines()[5:]
-    assert [line.split()[0] for line in shipped] == ["delf-efficientnet-lite0", "hardnet", "ssd-efficientnet-lite0"]
+    *shipped, added = out.splitlines()[1:6]
+    more = out.splitlines()[6:]
+    assert [line.split()[0] for line in shipped] == [
+        "delf-efficientnet-lite0",
+        "hardnet",
+        "hardnet-int8",
+        "ssd-efficientnet-lite0",
+    ]
     assert added.split()[:6] == ["tiny", "local", "features", "0.1", sha256[:16], "added"]
     assert more[0].startswith("d2r models pull how-r18: HOW local features")
     assert more[-1] == f"added networks are in {folder}"

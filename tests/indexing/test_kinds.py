@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from d2r.engine import Engine
 from d2r.features import FeatureError
@@ -83,6 +84,14 @@ def test_a_kind_that_finds_nothing_in_the_query_leaves_the_answer_to_the_other(e
     assert answer.results[0].kinds[["delf", "rootsift"][kind]] == 0
     nothing = replace(query, features=query.features.take(rows & False), regions=query.regions[rows & False])
     assert engine.search_described(nothing).results == []
+
+
+def test_a_picture_without_features_is_no_trouble(engine, folder, tmp_path):
+    flat = tmp_path / "flat.png"
+    Image.new("RGB", (300, 300), (90, 90, 90)).save(flat)
+    assert engine.add([flat], workers=0).empty == [str(flat)]
+    assert engine.search(flat).results == []
+    assert "flat.png" not in names(engine.search(folder / "pagoda-0.jpg"))
 
 
 def test_removal_merging_and_checking_keep_the_kinds_together(engine, folder):

@@ -23,7 +23,7 @@ from web import Resource, serving
 
 SHA256 = "0" * 64
 
-SHIPPED = [LOCAL_FEATURES, PATCH_DESCRIPTORS, DETECTOR]
+SHIPPED = [LOCAL_FEATURES, PATCH_DESCRIPTORS, f"{PATCH_DESCRIPTORS}-int8", DETECTOR]
 
 
 @pytest.fixture
@@ -81,7 +81,15 @@ def test_networks_are_listed_with_what_is_known_of_them(folder, tmp_path):
     (folder / "broken.onnx").write_bytes(b"nothing")
     found = {model.name: model for model in list_models()}
     assert list(found) == [*SHIPPED, "broken", "copied", "mine"]
-    kinds = ["local features", "patch descriptors", "detector", "unknown", "detector", "local features"]
+    kinds = [
+        "local features",
+        "patch descriptors",
+        "patch descriptors",
+        "detector",
+        "unknown",
+        "detector",
+        "local features",
+    ]
     assert [model.kind for model in found.values()] == kinds
     assert [model.shipped for model in found.values()] == [True] * 3 + [False] * 3
     assert found["copied"].summary == "Finds the middle"

@@ -223,7 +223,8 @@ def verified_rows(description: Description, limit: int) -> NDArray[np.intp]:
     kinds = description.features.kinds
     if kinds is None:
         return np.flatnonzero(whole)[:limit]
-    return np.concatenate([np.flatnonzero(whole & (kinds == kind))[:limit] for kind in np.unique(kinds[whole])])
+    kept = [np.flatnonzero(whole & (kinds == kind))[:limit] for kind in np.unique(kinds[whole])]
+    return np.concatenate(kept) if kept else np.zeros(0, np.intp)
 
 
 def describe_file(
