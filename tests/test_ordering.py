@@ -7,13 +7,13 @@ from d2r.ordering import order
 @pytest.mark.parametrize(
     ("precise", "inliers", "expected"),
     [
-        ((True,), [[0], [7], [8], [30]], [3, 2, 0, 1]),  # seven are what chance gives, and count as none
-        ((False,), [[0], [9], [10], [30]], [3, 0, 1, 2]),  # 0.4, 0.3, 0.09 * 3, 0.08 * 7
-        ((True, False), [[0, 0], [0, 40], [8, 0], [0, 12]], [2, 1, 0, 3]),
-        ((False, True), [[0, 9], [40, 0], [0, 8], [0, 0]], [0, 2, 1, 3]),
+        ((True,), [[0], [11], [12], [30]], [3, 2, 1, 0]),  # then 0.3 * 3.2 before 0.4
+        ((False,), [[0], [9], [10], [90]], [3, 1, 0, 2]),  # 0.08 * 5.5, 0.3 * 1.45, 0.4, 0.09 * 1.5
+        ((True, False), [[0, 0], [0, 40], [12, 0], [8, 12]], [2, 1, 0, 3]),  # 0.3 * 3, 0.4, 0.08 * 3.2
+        ((False, True), [[0, 9], [40, 0], [0, 12], [0, 0]], [2, 0, 1, 3]),  # 0.4 * 2.8 before 0.3 * 3
     ],
 )
-def test_precise_inliers_come_first_and_coarse_ones_raise_the_similarity(precise, inliers, expected):
+def test_the_confirmed_come_first_and_other_inliers_raise_the_similarity(precise, inliers, expected):
     scores = np.array([0.4, 0.3, 0.09, 0.08])
     assert order(scores, np.array(inliers), precise).tolist() == expected
 

@@ -88,12 +88,12 @@ def test_a_query_is_expanded_by_the_confirmed_with_most_inliers_and_each_picture
     found = search(collection, query, SearchOptions(top=5, verify=3, expand=1))
     assert collection.confirmed == [3]
     assert collection.verified == [[1, 2, 3], [5]]  # of the best three of the second ranking two are known
-    assert numbers(found) == [3, 2, 1, 5, 4]  # 4 is not verified
+    assert numbers(found) == [3, 2, 5, 1, 4]  # 2 and 3 are confirmed
     assert set(found.seconds) == {"search", "verify", "expand"}
 
 
 def test_without_a_confirmed_result_the_order_is_that_of_verification(query):
-    collection = Collection({1: 0.9, 2: 0.1}, {1: 8, 2: 11}, expanded={})
+    collection = Collection({1: 0.9, 2: 0.4}, {1: 0, 2: 11}, expanded={})
     found = search(collection, query, SearchOptions())
     assert (numbers(found), collection.confirmed, "expand" in found.seconds) == ([2, 1], [], False)
 

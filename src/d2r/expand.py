@@ -19,12 +19,9 @@ from d2r.asmk.kernels import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Box
 from d2r.index.scoring import score_postings
 
-MIN_INLIERS_TO_EXPAND = 12
-"""Inliers that a result needs to join the query. More than verification asks for: of a hundred pictures some have eight
-by chance, and one wrong picture in the query finds more of its like."""
-
 MIN_COARSE_INLIERS_TO_EXPAND = 20
-"""The same of features on a coarse grid, of which more agree by chance."""
+"""Inliers of features on a coarse grid with which a result joins the query; of precise ones it takes
+:data:`d2r.ordering.MIN_CONFIRMED`. One wrong picture in the query finds more of its like."""
 
 MIN_PARTS_WITH_WORD = 2
 """A word joins when so many of the query and the results have it: what one of them alone has is often background."""

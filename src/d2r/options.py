@@ -17,8 +17,8 @@ class SearchOptions:
         verify: length of the shortlist for spatial verification. Verified pictures come first, by (inliers, score); 0
             ranks by score alone.
         expand: query expansion with at most this many verified results (:mod:`d2r.expand`), ordered by
-            :func:`d2r.expand.rank_key`; 0 is none. Without a verified result of at least
-            :data:`d2r.expand.MIN_INLIERS_TO_EXPAND` inliers, it changes nothing.
+            :func:`d2r.ordering.order`; 0 is none. Without a verified result of at least
+            :data:`d2r.ordering.MIN_CONFIRMED` inliers, it changes nothing.
         diffuse: re-rank by diffusion from the verified results. Needs ``verify`` and ``expand``.
         query_regions: also describe the query by regions, with the index's selector: the symmetric R-AMK.
 

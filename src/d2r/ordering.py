@@ -8,28 +8,29 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.verify.verify import MIN_INLIERS
+MIN_CONFIRMED: Final = 12
+"""Inliers of a precise kind that confirm a result. Verification asks for eight, which a few of a hundred wrong pictures
+have by chance."""
 
-MIN_COARSE_INLIERS: Final = 10
-"""Inliers that count of features on a coarse grid: of these as many agree by chance more often."""
-
-_INLIER_WEIGHT: Final = 0.2  # of one inlier of a coarse kind
+_PRECISE_WEIGHT: Final = 0.2  # of one inlier that does not confirm
+_COARSE_WEIGHT: Final = 0.05
 
 
 def order(scores: NDArray[np.floating], inliers: NDArray[np.integer], precise: Sequence[bool]) -> NDArray[np.intp]:
     """Return the rows of results, best first.
 
-    Inliers of keypoints that are located to a few pixels are evidence of their own: results with at least
-    :data:`d2r.verify.verify.MIN_INLIERS` of a precise kind come first, by their number. The others follow by
-    ``score (1 + inliers / 5)``, where inliers of coarse kinds count from :data:`MIN_COARSE_INLIERS` on: a picture of a
-    landmark from another side has a high similarity and few inliers, and one of other paving the reverse.
+    Results with at least :data:`MIN_CONFIRMED` inliers of keypoints that are located to a few pixels come first, by
+    their number. The others follow by ``score (1 + p / 5 + c / 20)``, where p and c are their inliers of precise and of
+    coarse kinds: a photograph of a landmark from another side has a high similarity and few inliers, one that shows
+    only the same paving the reverse.
 
     Args:
         scores: (N,), similarities.
         inliers: (N, K), of each kind of features; 0 where a result was not verified.
-        precise: of each kind, whether its keypoints are located precisely.
+        precise: for each kind, whether its keypoints are located precisely.
     """
     exact = np.asarray(precise, bool)
-    first = np.where(inliers >= MIN_INLIERS, inliers, 0)[:, exact].max(axis=1, initial=0)
-    coarse = np.where(inliers >= MIN_COARSE_INLIERS, inliers, 0)[:, ~exact].max(axis=1, initial=0)
-    return np.lexsort((-np.asarray(scores, np.float64) * (1.0 + _INLIER_WEIGHT * coarse), -first))
+    p = inliers[:, exact].max(axis=1, initial=0)
+    c = inliers[:, ~exact].max(axis=1, initial=0)
+    weighed = np.asarray(scores, np.float64) * (1.0 + _PRECISE_WEIGHT * p + _COARSE_WEIGHT * c)
+    return np.lexsort((-weighed, -np.where(p >= MIN_CONFIRMED, p, 0)))

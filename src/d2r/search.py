@@ -23,7 +23,6 @@ from d2r.errors import D2RError
 from d2r.expand import (
     DIFFUSED_RESULTS,
     MIN_COARSE_INLIERS_TO_EXPAND,
-    MIN_INLIERS_TO_EXPAND,
     diffused_scores,
     inside,
     join,
@@ -31,7 +30,7 @@ from d2r.expand import (
 from d2r.features.base import Features
 from d2r.index import PictureRow, StoreError
 from d2r.options import SearchOptions
-from d2r.ordering import order
+from d2r.ordering import MIN_CONFIRMED, order
 from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, threshold_for, verify
 
@@ -299,7 +298,7 @@ def _is_confirmed(ranker: Ranker, candidate: Candidate) -> bool:
     """Say whether a result has so many inliers that it can join the query."""
     if candidate.verified is None:
         return False
-    enough = (MIN_INLIERS_TO_EXPAND if precise else MIN_COARSE_INLIERS_TO_EXPAND for precise in ranker.precise)
+    enough = (MIN_CONFIRMED if precise else MIN_COARSE_INLIERS_TO_EXPAND for precise in ranker.precise)
     return any(count >= most for count, most in zip(candidate.verified.inliers, enough, strict=True))
 
 

@@ -91,7 +91,7 @@ def test_networks_are_listed_with_what_is_known_of_them(folder, tmp_path):
         "local features",
     ]
     assert [model.kind for model in found.values()] == kinds
-    assert [model.shipped for model in found.values()] == [True] * 3 + [False] * 3
+    assert [model.shipped for model in found.values()] == [True] * 4 + [False] * 3
     assert found["copied"].summary == "Finds the middle"
     assert (found["mine"].licence, found["mine"].summary) == ("CC BY 4.0", "toy")
     assert found["mine"].bytes == (tmp_path / "mine.onnx").stat().st_size
