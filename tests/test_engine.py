@@ -14,7 +14,7 @@ from d2r.asmk.codebook import CodebookError, Origin
 from d2r.asmk.kernels import KERNELS, aggregate, assign, local_codes, pool_codes
 from d2r.asmk.learning import train_codebook
 from d2r.boxes import BoxError, iou
-from d2r.describe import describe, describe_query
+from d2r.describe import assign_words, describe, describe_query
 from d2r.engine import Engine
 from d2r.errors import UsageError
 from d2r.expand import inside, join
@@ -22,6 +22,7 @@ from d2r.features import RootSIFT, make_extractor
 from d2r.images import ImageError, read_image
 from d2r.index import StoreError
 from d2r.indexing.codebook import codebook_from, learn_codebook
+from d2r.indexing.entry import verified_rows
 from d2r.options import SearchOptions
 from d2r.regions import Whole, make_selector
 from d2r.sources import picture_file
@@ -432,7 +433,7 @@ def test_words_of_an_index_can_be_reused(built_index, tmp_path, collection):
     with Engine.create(tmp_path / "second.index", codebook=codebook_from(built_index)) as engine:
         report = engine.sync(collection, workers=0)
         assert report.words_learned == 0
-        assert engine.index.size().num_words == 128
+        assert engine.index.size().num_words == 256  # 128 of each kind of features
         assert set(names(engine.search(collection / "pagoda-0.jpg", SearchOptions(top=3)))) == {
             "pagoda-0.jpg", "pagoda-1.jpg", "pagoda-2.jpg",
         }  # fmt: skip
@@ -535,12 +536,13 @@ def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_inde
         best = engine.search_described(query, SearchOptions(top=2, expand=0)).results
         parts = []
         for result in best:
-            picture = describe(read_image(result.path), Whole(), extractor, max_side=1024).features
+            described = describe(read_image(result.path), Whole(), extractor, max_side=1024)
+            picture = described.features.take(verified_rows(described, engine.recipe.verify_features))
             shown = inside(picture.positions, result.transform, box)
             assert 0 < shown.sum() < len(shown)
-            assigned = assign(engine.index.codebook, picture.descriptors[shown])
+            assigned = assign(engine.index.codebook, picture.descriptors[shown], kinds=picture.kinds[shown])
             parts.append(pool_codes(local_codes(assigned, np.arange(shown.sum()))))
-        own = aggregate(assign(engine.index.codebook, query.features.descriptors), KERNELS["r-asmk*"])
+        own = aggregate(assign_words(engine.index.codebook, query), KERNELS["r-asmk*"])
         joined = join(own, parts)
         expected = {hit.picture.id: hit.score for hit in engine.index.search(joined, 10)}
         for result in engine.search_described(query, SearchOptions(top=10, expand=2)).results:
@@ -618,14 +620,14 @@ def test_a_codebook_says_what_it_was_learned_from(rootsift_words, built_index):
     assert rootsift_words.origin == Origin("rootsift", "whole", 1024, 10, package_version())
     with Engine.open(built_index) as engine:
         recipe = engine.recipe
-        assert recipe.features.startswith("hardnet:sha256=")
+        assert recipe.features.startswith("hardnet:model=hardnet-int8,sha256=")
         expected = Origin(recipe.features, recipe.regions, 1024, 10, package_version())
         assert engine.index.codebook.origin == expected
     assert codebook_from(built_index).origin == expected
 
 
 def test_a_codebook_of_other_features_is_refused_by_an_index_and_both_are_named(rootsift_words, tmp_path, collection):
-    both = r"learned from rootsift, but the pictures are described by hardnet:sha256="
+    both = r"learned from rootsift, but the pictures are described by hardnet:model=hardnet-int8,sha256="
     with pytest.raises(CodebookError, match=both):
         Engine.create(tmp_path / "new.index", codebook=rootsift_words)
     assert not (tmp_path / "new.index").exists()

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from d2r.asmk.codebook import Codebook
-from d2r.asmk.kernels import KERNELS, aggregate, first_regions, similarity
+from d2r.asmk.kernels import KERNELS, aggregate, by_kind, first_regions, similarity
 from d2r.asmk.learning import check_bits
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
@@ -332,12 +332,15 @@ class Engine:
         """
         codebook, kernel = codebook_of(self.index), KERNELS["r-asmk*"]
         query_descriptor = make_query(query, codebook, verify=False).descriptor
-        assigned = assign_words(codebook, picture)
+        weights = self.index.kind_weights(query_descriptor)
+        own, assigned = by_kind(query_descriptor, codebook.starts), assign_words(codebook, picture)
         scores = []
         for count in range(1, len(picture.boxes) + 1):
             if stopped():
                 raise SearchStopped
-            scores.append(similarity(query_descriptor, aggregate(first_regions(assigned, count), kernel), kernel))
+            its = by_kind(aggregate(first_regions(assigned, count), kernel), codebook.starts)
+            similarities = [similarity(one, other, kernel) for one, other in zip(own, its, strict=True)]
+            scores.append(float(weights @ similarities) if len(weights) > 1 else similarities[0])
         return scores
 
     def match(self, query: Features, picture: PictureRow) -> Verified:

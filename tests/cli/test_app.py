@@ -214,7 +214,7 @@ def test_info_tells_what_is_there_and_how_it_was_made(d2r, built_index):
     facts = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert facts["pictures"].strip() == "10"
     assert facts["regions"].strip().startswith("detector:sha256=")
-    assert facts["features"].strip().startswith("hardnet:sha256=")
+    assert facts["features"].strip().startswith("hardnet:model=hardnet-int8,sha256=")
     assert f"learned from 10 pictures, described as in this index, by d2r {package_version()}" in " ".join(out.split())
 
 
@@ -431,8 +431,8 @@ def test_a_learned_codebook_serves_another_index(d2r, views, tmp_path):
     book = tmp_path / "words.safetensors"
     status, out, err = d2r("codebook", views, "--words", "50", "--out", book, "--workers", "0")
     assert status == 0, err
-    assert "50 words" in out
-    assert Codebook.load(book).origin.features.startswith("hardnet:sha256=")
+    assert "100 words" in out  # 50 of each kind of features
+    assert Codebook.load(book).origin.features.startswith("hardnet:model=hardnet-int8,sha256=")
     assert Codebook.load(book).origin.regions.startswith("detector:sha256=")
     index = tmp_path / "other.index"
     options = ["--codebook", book, "--regions", "whole", "--workers", "0"]
@@ -440,13 +440,13 @@ def test_a_learned_codebook_serves_another_index(d2r, views, tmp_path):
     assert status == 0, err
     assert "learned" not in out
     with Engine.open(index) as engine:
-        assert engine.index.size().num_words == 50
+        assert engine.index.size().num_words == 100
         assert engine.index.codebook.origin == Codebook.load(book).origin
     assert "learned from 3 pictures of at most 1024 pixels, hardnet:" in " ".join(d2r("info", index)[1].split())
     assert d2r("index", views, "--out", index, *options)[0] == 0
     status, _, err = d2r("index", views, "--out", tmp_path / "no.index", "--features", "rootsift", *options)
     assert status == 1
-    for told in ("learned from hardnet:sha256=", "described by rootsift", "d2r codebook --features"):
+    for told in ("learned from hardnet:model=hardnet-int8,sha256=", "described by rootsift", "d2r codebook --features"):
         assert told in err
     assert not (tmp_path / "no.index").exists()
 

@@ -245,6 +245,6 @@ def test_words_of_other_features_are_refused_before_anything_is_described(
     ]
     status, _, err = d2r(*arguments, *options)
     assert status == 1
-    assert "learned from hardnet:sha256=" in err
+    assert "learned from hardnet:model=hardnet-int8,sha256=" in err
     assert "described by rootsift" in err
     assert not (tmp_path / "cache").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from d2r.engine import Engine
-from d2r.indexing.codebook import codebook_from
+from d2r.indexing.codebook import codebook_from, learn_codebook
 from d2r.options import SearchOptions
 from d2r.serve.client import Client
 from detectors import write_detector
@@ -19,13 +19,17 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def index_with(model, built_index, photo_folder, tmp_path_factory):
-    """Returns a function that creates an index with a threshold."""
+def index_with(model, photo_folder, tmp_path_factory):
+    """Returns a function that creates an index with a threshold.
+
+    Of one kind of features: the weights of several are those of the index, and differ a little between indexes.
+    """
+    words = learn_codebook(photo_folder, 64, regions="whole", features="rootsift", workers=0)
 
     def make(threshold):
         folder = tmp_path_factory.mktemp("detected") / "photos.index"
         regions = f"detector:model={model},threshold={threshold}"
-        with Engine.create(folder, regions=regions, codebook=codebook_from(built_index)) as engine:
+        with Engine.create(folder, regions=regions, features="rootsift", codebook=words) as engine:
             engine.sync(photo_folder, workers=0)
         return folder
 

@@ -35,8 +35,7 @@ def fuse(parts: Sequence[Best], top: int) -> Best:
     """
     if len(parts) == 1:
         return parts[0][:top]
-    weights = np.array([_contrast(part["score"]) for part in parts])
-    weights /= max(weights.sum(), 1e-12)
+    weights = kind_weights(parts)
     places = np.unique(np.concatenate([part["place"] for part in parts]))
     total = np.zeros(len(places))
     for part, weight in zip(parts, weights, strict=True):
@@ -45,6 +44,12 @@ def fuse(parts: Sequence[Best], top: int) -> Best:
     best = np.zeros(len(order), parts[0].dtype)
     best["score"], best["place"] = total[order], places[order]
     return np.asarray(best[best["score"] > 0.0])
+
+
+def kind_weights(parts: Sequence[Best]) -> NDArray[np.float64]:
+    """Return the weight of each kind in :func:`fuse`, float64 (K,)."""
+    weights = np.array([_contrast(part["score"]) for part in parts])
+    return np.asarray(weights / max(weights.sum(), 1e-12))
 
 
 def _contrast(scores: NDArray[np.float32]) -> float:

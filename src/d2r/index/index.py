@@ -21,7 +21,7 @@ from d2r.boxes import Boxes
 from d2r.index.catalogue import Catalogue
 from d2r.index.errors import RemovedError, StoreError
 from d2r.index.files import CODEBOOK, DIGEST, load_segment, segment_folder
-from d2r.index.fusion import depth, fuse
+from d2r.index.fusion import depth, fuse, kind_weights
 from d2r.index.ranking import NO_SNAPSHOT, Best, SegmentRanker, Snapshot, make_snapshot, segment_and_slot
 from d2r.index.rows import Layout, PictureRow
 from d2r.index.schema import create_catalogue, make_room
@@ -196,12 +196,20 @@ class Index:
             self.check_changed(snapshot.version)
             # A commit moved or removed one of them meanwhile: look again.
 
+    def kind_weights(self, query: Aggregated) -> NDArray[np.float64]:
+        """Return the weight of each kind of features in the score of a query, float64 (K,); see :func:`fuse`."""
+        return kind_weights(self._rank_kinds(self._fresh(), [query], 1)[0])
+
     def _rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int) -> list[Best]:
+        return [fuse(of_query, top) for of_query in self._rank_kinds(snapshot, queries, top)]
+
+    def _rank_kinds(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int) -> list[tuple[Best, ...]]:
+        """Return for each query the ranking of each kind of features."""
         starts = self.codebook.starts if self.codebook is not None else (0,)
         split = [by_kind(query, starts) for query in queries]
         deep = depth(top, len(starts))
         found = [self._ranker.rank(snapshot, [of[kind] for of in split], deep, kind) for kind in range(len(starts))]
-        return [fuse(of_query, top) for of_query in zip(*found, strict=True)]
+        return list(zip(*found, strict=True))
 
     def hits(self, found: Sequence[Best]) -> list[list[Hit]] | None:
         """Return the pictures that a ranking found, best first; None when a commit has moved or removed one of them.
