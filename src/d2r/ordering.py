@@ -12,7 +12,7 @@ MIN_CONFIRMED: Final = 12
 """Inliers of a precise kind that confirm a result. Verification asks for eight, which a few of a hundred wrong pictures
 have by chance."""
 
-_PRECISE_WEIGHT: Final = 0.2  # of one inlier that does not confirm
+_PRECISE_WEIGHT: Final = 0.5  # of one inlier that does not confirm
 _COARSE_WEIGHT: Final = 0.05
 
 
@@ -20,7 +20,7 @@ def order(scores: NDArray[np.floating], inliers: NDArray[np.integer], precise: S
     """Return the rows of results, best first.
 
     Results with at least :data:`MIN_CONFIRMED` inliers of keypoints that are located to a few pixels come first, by
-    their number. The others follow by ``score (1 + p / 5 + c / 20)``, where p and c are their inliers of precise and of
+    their number. The others follow by ``score (1 + p / 2 + c / 20)``, where p and c are their inliers of precise and of
     coarse kinds: a photograph of a landmark from another side has a high similarity and few inliers, one that shows
     only the same paving the reverse.
 
