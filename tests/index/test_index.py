@@ -766,7 +766,7 @@ def test_a_full_file_system_keeps_the_last_good_state(tmp_path):
         (lambda one: replace(one, words=one.words.astype(np.int64)), "words must be int32"),
         (lambda one: replace(one, vectors=one.vectors.astype(np.float32)), "packed signs must be uint64"),
         (lambda one: replace(one, vectors=one.vectors[:, :1].copy()), "packed signs must be uint64"),
-        (lambda one: replace(one, dim=100), "codes of 100 bits are not like those of the index, of 128"),
+        (lambda one: replace(one, dim=100), "a query has codes of 100 bits, but the index has codes of 128"),
     ],
 )
 def test_a_query_whose_arrays_do_not_fit_is_refused(index, wrong, reason):
