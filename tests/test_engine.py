@@ -647,7 +647,7 @@ def test_a_codebook_that_does_not_say_what_made_it_is_taken_and_the_log_says_so(
     np.save(file, rootsift_words.centroids)
     with Engine.create(tmp_path / "new.index", codebook=codebook_from(file), features="rootsift") as engine:
         assert engine.index.codebook.origin is None
-    told = "the codebook does not say which features made it; it is taken for one of rootsift"
+    told = "the codebook does not say which features made it; it is used for rootsift"
     assert caplog.messages == [told]
     assert codebook_from(tmp_path / "new.index").origin == Origin("rootsift", engine.recipe.regions, 1024, None, None)
 

@@ -109,7 +109,7 @@ def test_its_words_serve_another_index_of_the_same_kinds_alone(engine, tmp_path)
     with Engine.create(tmp_path / "same.index", features=SPEC, codebook=words) as same:
         assert same.index.codebook.same_as(words)
     for features in ("rootsift", "delf+rootsift", "rootsift+hardnet"):
-        with pytest.raises(ValueError, match="mean nothing to these"):
+        with pytest.raises(ValueError, match="do not fit them"):
             Engine.create(tmp_path / "other.index", features=features, codebook=words)
 
 
