@@ -18,7 +18,7 @@ SPEC = "rootsift:top=300+delf:top=200"
 
 @pytest.fixture(scope="module")
 def folder(photo_folder, tmp_path_factory):
-    """Three views of the pagoda and four other pictures, indexed by two kinds."""
+    """Three views of the pagoda and four other pictures, indexed with two kinds of features."""
     folder = tmp_path_factory.mktemp("kinds") / "photos"
     folder.mkdir()
     for path in (*photo_folder.glob("*.jpg"), *sorted((photo_folder / "deep").glob("*.PNG"))[:4]):

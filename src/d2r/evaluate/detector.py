@@ -53,9 +53,12 @@ class Judged:
 class SourceScores:
     """The measurements on one source.
 
-    Attributes: source: the source, as given. scores: scores over all pictures that could be read. milliseconds: median
-        time per picture, with the picture in memory. judged: the pictures. skipped: path and reason of each picture
-        that could not be read.
+    Attributes:
+        source: the source, as given.
+        scores: scores over all pictures that could be read.
+        milliseconds: median time per picture, with the picture in memory.
+        judged: the pictures.
+        skipped: path and reason of each picture that could not be read.
     """
 
     source: str
