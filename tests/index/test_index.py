@@ -793,9 +793,9 @@ def narrow(one):
         (lambda one: replace(one, aggregated=narrow(one.aggregated)), "codes of 64 bits"),
         (
             lambda one: replace(one, aggregated=replace(one.aggregated, words=one.aggregated.words + WORDS)),
-            "which has 50",
+            "with 50 words",
         ),
-        (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "which has 50"),
+        (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "with 50 words"),
         (lambda one: replace(one, local=LocalCodes(one.local.words, one.local.codes[:, :1].copy(), 64)), "bits"),
         (lambda one: replace(one, keypoints=replace(one.keypoints, codes=one.keypoints.codes[:, :1].copy())), "bits"),
     ],
