@@ -40,7 +40,7 @@ def paths(engine):
 
 
 def touch_later(path):
-    """Give a file another time, as an editor that saves it would."""
+    """Give a file another time, as if it was saved again."""
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10_000_000_000))
 
@@ -111,7 +111,7 @@ def test_verified_results_come_first_sorted_by_inliers_then_score(built_index, p
 def test_a_picture_that_goes_while_others_are_verified_is_no_result(engine, collection):
     query = describe_query(read_image(collection / "pagoda-1.jpg"), None, RootSIFT(), max_side=1024)
     left = [collection / "pagoda-0.jpg"]
-    lock = threading.Lock()  # several pictures are verified at the same time
+    lock = threading.Lock()  # several pictures are verified in parallel
 
     def remove_one():
         with lock:
@@ -267,7 +267,7 @@ def test_an_emptied_folder_is_refused_and_nothing_is_dropped(engine, collection)
 
 
 def test_syncing_one_folder_leaves_pictures_of_another_alone(engine, collection, tmp_path):
-    other = tmp_path / "photos-2"  # begins with the name of the first
+    other = tmp_path / "photos-2"  # starts with the name of the first
     other.mkdir()
     shutil.copy(collection / "pagoda-0.jpg", other / "copy.jpg")
     report = engine.sync(other, workers=0)
@@ -448,7 +448,7 @@ def test_pairs_leave_a_picture_itself_out(built_index):
 
 
 def test_a_small_object_on_a_large_picture_is_described_at_its_own_resolution(tmp_path, photo_folder):
-    """A region crop is cut before the picture is scaled down, so detail in it is not lost."""
+    """Region crops are cut before the picture is scaled down, so they keep their detail."""
     pagoda = Image.open(photo_folder / "pagoda-0.jpg")
     canvas = Image.new("RGB", (pagoda.width * 4, pagoda.height * 4), "gray")
     canvas.paste(pagoda, (0, 0))
@@ -528,7 +528,7 @@ def test_an_expanded_query_finds_what_the_query_finds_and_orders_by_score_and_in
 
 
 def test_the_descriptor_of_an_expanded_query_is_joined_from_the_index(built_index, photo_folder):
-    """With two results that are confirmed, the scores are those of the join of what each has inside the query box."""
+    """With two confirmed results, the scores are those of the query joined with what each has inside the query box."""
     box = (60.0, 40.0, 260.0, 200.0)
     with Engine.open(built_index) as engine:
         extractor = make_extractor(engine.recipe.features)
@@ -581,7 +581,7 @@ def test_a_query_may_have_regions_too(built_index, photo_folder):
     assert {result.id for result in answer.results} == {result.id for result in plain.results}
     assert {result.id: result.inliers for result in answer.results} == {
         result.id: result.inliers for result in plain.results
-    }  # what is verified is the box alone
+    }  # only the box is verified
     assert all((result.query_positions >= [60, 40]).all() for result in answer.results)
     assert [result.score for result in answer.results] != [result.score for result in plain.results]
 
@@ -612,7 +612,7 @@ def test_each_link_comes_once_whichever_of_the_two_pictures_found_the_other(engi
 
 @pytest.fixture(scope="module")
 def rootsift_words(photo_folder):
-    """Words of RootSIFT: as many dimensions as HardNet has, and nothing to do with it."""
+    """Words of RootSIFT: as many dimensions as HardNet, but unrelated to it."""
     return learn_codebook(photo_folder, 32, regions="whole", features="rootsift", workers=0)
 
 
@@ -649,7 +649,7 @@ def test_a_codebook_that_does_not_say_what_made_it_is_taken_and_the_log_says_so(
     np.save(file, rootsift_words.centroids)
     with Engine.create(tmp_path / "new.index", codebook=codebook_from(file), features="rootsift") as engine:
         assert engine.index.codebook.origin is None
-    told = "the codebook does not say which features made it; it is taken for one of rootsift"
+    told = "the codebook does not say which features made it; it is used for rootsift"
     assert caplog.messages == [told]
     assert codebook_from(tmp_path / "new.index").origin == Origin("rootsift", engine.recipe.regions, 1024, None, None)
 

@@ -1,4 +1,4 @@
-"""The one search, over a collection that is made up: who is ranked, verified, confirmed, and in which order."""
+"""A search of a made-up collection: which pictures are ranked, verified and confirmed, and in which order."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def agreeing(inliers):
 
 
 class Collection:
-    """Scores and inliers by number; an expanded query has other scores. It notes what it is asked."""
+    """Scores and inliers by number; an expanded query has other scores. It records its calls."""
 
     precise = (True,)
 
@@ -99,7 +99,7 @@ def test_without_a_confirmed_result_the_order_is_that_of_verification(query):
 
 
 def test_diffusion_puts_what_is_like_a_confirmed_result_before_what_is_not(query):
-    expanded = {3: 0.5, 2: 0.06, 4: 0.05}  # 4 is like 3
+    expanded = {3: 0.5, 2: 0.06, 4: 0.05}  # 4 is similar to 3
     collection = Collection({3: 0.5}, {3: 20, 2: 0, 4: 0}, expanded)
     assert numbers(search(collection, query, SearchOptions(diffuse=False))) == [3, 2, 4]
     assert numbers(search(collection, query, SearchOptions(diffuse=True))) == [3, 4, 2]

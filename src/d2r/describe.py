@@ -17,9 +17,10 @@ from d2r.images import Picture, shrink
 from d2r.regions.base import RegionSelector
 
 FINER: Final = 1.25
-"""A region is described from a crop of its own when that is so many times finer than the picture as it is described.
+"""A region is described from its own crop if the crop is this many times finer than the described picture.
 
-Else its features are those of the picture that lie in it, which cost nothing more."""
+Otherwise it gets the features of the picture that lie in it, at no extra cost.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Description:
         height: of the picture, in pixels.
         boxes: float32 (R, 4), row 0 the whole picture (or the query box).
         box_scores: float32 (R,), the selector's confidence; 1 for row 0.
-        features: N features of all regions one after another, positions and scales in pixels of the whole picture.
+        features: N features of all regions, region by region; positions and scales in pixels of the whole picture.
         regions: int32 (N,), the row of ``boxes`` in which each feature was found.
     """
 
@@ -58,7 +59,7 @@ def describe(image: Picture, selector: RegionSelector, extractor: FeatureExtract
 
     Args:
         image: uint8 (H, W, 3).
-        selector: chooses the regions beside the whole picture.
+        selector: chooses the regions besides the whole picture.
         extractor: describes the picture and the crop of each region.
         max_side: crops whose longer side is above this many pixels are scaled down to it first.
     """
@@ -77,11 +78,11 @@ def describe_query(
     max_side: int,
     selector: RegionSelector | None = None,
 ) -> Description:
-    """Describe a query: the box, cut to the picture, or without one the whole picture.
+    """Describe a query: the box, clipped to the picture, or the whole picture if there is no box.
 
     Args:
         image: uint8 (H, W, 3).
-        box: x1, y1, x2, y2 in pixels.
+        box: the query box, (x1, y1, x2, y2) in pixels; None for the whole picture.
         extractor: describes the box and the crop of each region.
         max_side: see :func:`describe`.
         selector: chooses regions inside the box; None describes the box alone.
@@ -124,7 +125,7 @@ def _describe(
 
 @dataclass(frozen=True)
 class _Crop:
-    """A part of a picture as it is described: scaled down, by how much in x and y, and where its corner was."""
+    """A part of a picture to describe: the scaled pixels, the scales of x and y, and its corner in the picture."""
 
     picture: Picture
     scale: tuple[float, float]
@@ -144,7 +145,7 @@ def _crop(image: Picture, cut: tuple[slice, slice], max_side: int) -> _Crop:
 
 
 def _share_crops(cuts: Sequence[tuple[slice, slice]], max_side: int) -> list[list[int]]:
-    """Return the rows of cuts that one crop shows, that of the first of them: only finer ones have their own."""
+    """Group the rows of cuts that share a crop, that of the first one; only finer cuts have their own."""
 
     def resolution(cut: tuple[slice, slice]) -> float:
         return float(min(1.0, max_side / max(cut[0].stop - cut[0].start, cut[1].stop - cut[1].start)))

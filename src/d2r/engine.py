@@ -78,17 +78,17 @@ class Engine:
 
         Args:
             folder: new or empty.
-            regions: specification of the region selector (:mod:`d2r.regions`), or a selector of your own. Of a detector
-                the index remembers the SHA-256 of its model, and describes no picture with another.
-            features: specification of the feature extractor (:mod:`d2r.features`), or an extractor of your own. Of a
-                network the index remembers the SHA-256 too, and describes no picture and no query with another.
+            regions: specification of the region selector (:mod:`d2r.regions`), or your own selector. For a detector the
+                index stores the SHA-256 of its model, and never uses another.
+            features: specification of the feature extractor (:mod:`d2r.features`), or your own extractor. For a network
+                the index stores its SHA-256, and never uses another, for pictures or queries.
             codebook: visual words to use; None learns them from the first pictures that are added.
-            num_words: how many to learn, fewer where there are not 16 features for each; None chooses by the number
+            num_words: how many to learn, fewer if there are fewer than 16 features per word; None chooses by the number
                 of pictures.
-            bits: of the code of a word when words are learned; None is one a dimension of the features. Fewer make a
-                smaller and faster index that finds less.
+            bits: number of bits per code, if words are learned; None is one per dimension of the features. Fewer bits
+                make a smaller and faster index that finds less.
             max_side: pictures and region crops are scaled down to this longer side, in pixels.
-            verify_features: at most this many features a picture are kept for verification.
+            verify_features: maximum number of features per picture that are kept for verification.
 
         Raises:
             StoreError: the folder holds something else.
@@ -112,7 +112,7 @@ class Engine:
         return engine
 
     def choose_words(self, codebook: Codebook | None, num_words: int | None, bits: int | None) -> None:
-        """Say anew how an index without visual words gets them; arguments as of :meth:`create`."""
+        """Change how an index without visual words gets them; see :meth:`create` for the arguments."""
         check_bits(bits, self._extractor.dim)
         if codebook is not None:
             check_codebook(codebook, self.recipe)
@@ -124,21 +124,21 @@ class Engine:
 
     @staticmethod
     def open(folder: PathLike) -> Engine:
-        """Open an index; :class:`StoreError` when there is none, or it is damaged or of another format."""
+        """Open an index; raises :class:`StoreError` if there is none, or it is damaged or has another format."""
         return Engine(Index(Path(os.fsdecode(folder))))
 
     def check_features(self) -> None:
-        """Make sure that queries can be described as the pictures were.
+        """Make sure that queries can be described like the pictures.
 
         Raises:
-            d2r.features.FeatureError: the network that the index was made with is gone, or another has its place.
+            d2r.features.FeatureError: the network that the index was made with is missing or was replaced.
         """
-        _ = self._extractor.dim  # for which a network is loaded
+        _ = self._extractor.dim  # this loads the network
 
     def prepare(self) -> None:
-        """Compile what filling and searching call, which is done once after an installation, or load it.
+        """Compile what filling and searching call (only once per installation), or load it.
 
-        Both begin with this in a thread of their own; call it to have it done before.
+        Both do this in a thread when they begin; call it to have it done earlier.
         """
         codebook = self.index.codebook
         get_ready(self.index.settings.get("bits") or self._extractor.dim if codebook is None else codebook.bits)
@@ -165,24 +165,24 @@ class Engine:
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> Report:
-        """Have the index find exactly the pictures under a folder, as they are now.
+        """Update the index to the pictures that are now under a folder.
 
-        New ones are added, changed ones are described again, and the rest is left alone, as is all that the index holds
-        from outside the folder. Those whose files are gone are marked as missing: they are kept, so that an unmounted
-        drive costs nothing, and not searched, until their files are there again or they are pruned. What is committed
-        on the way stays when this is stopped; the next call goes on from there.
+        New pictures are added, changed ones are described again, and all others are left alone, including those outside
+        the folder. Pictures whose files are gone are marked as missing: they are not searched, but kept until their
+        files are back or they are pruned, so that an unmounted drive costs nothing. Work is committed in batches; if
+        this is stopped, the next call continues from there.
 
         Args:
             folder: walked to any depth; or the URL of one in object storage, such as ``s3://photos/2024``.
-            prune: remove pictures whose files are gone from the index.
-            workers: worker processes; None is one a processor, 0 does everything in this process. Or what else
-                describes pictures, such as a :class:`d2r.cluster.describe.ClusterWorkers`.
+            prune: remove pictures from the index whose files are gone.
+            workers: number of worker processes; None is one per processor, 0 does everything in this process. Or other
+                workers, such as :class:`d2r.cluster.describe.ClusterWorkers`.
             max_pixels: larger pictures are skipped.
-            progress: told how far it is.
+            progress: called with the stage, the number done and the total.
 
         Raises:
             NotADirectoryError: there is no such folder.
-            StoreError: the folder holds no picture (all is left as it is then), or another process is writing.
+            StoreError: the folder holds no picture (then nothing is changed), or another process is writing.
         """
         return sync_folder(
             self.index,
@@ -203,11 +203,10 @@ class Engine:
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> Report:
-        """Add picture files, or describe those again that changed; see :meth:`sync` for the arguments.
+        """Add picture files, or describe changed ones again; see :meth:`sync` for the arguments.
 
-        The paths, or URLs, are read a few at a time, and may be more than the memory holds. A path without a file is
-        reported as skipped; where the index has a picture of it, that is missing from then on, or removed with
-        ``prune``.
+        The paths or URLs are read a few at a time, so they need not fit in memory. A path without a file is reported as
+        skipped; if the index has a picture of it, that is marked as missing, or removed with ``prune``.
         """
         return add_files(
             self.index,
@@ -220,10 +219,10 @@ class Engine:
         )
 
     def prune(self, paths: Iterable[PathLike]) -> int:
-        """Remove pictures that are marked as missing and whose files are still gone, and return how many there were.
+        """Remove pictures that are marked as missing and whose files are still gone, and return their number.
 
         Args:
-            paths: of such pictures, or of folders for all from under them.
+            paths: of such pictures, or of folders for all pictures under them.
 
         Raises:
             StoreError: another process is writing.
@@ -231,29 +230,29 @@ class Engine:
         return prune_missing(self.index, paths)
 
     def compact(self, progress: Progress | None = None) -> None:
-        """Merge the segments of the index, and give back the disk space of removed pictures; searches go on.
+        """Merge the segments of the index, and free the disk space of removed pictures; searches can continue.
 
         Raises:
             StoreError: another process is writing.
-            OSError: the disk is too full; the index is as it was.
+            OSError: the disk is too full; the index is unchanged.
         """
         tell = progress or _tell_nobody
         with self.index.writing() as writer:
             writer.compact(lambda done, total: tell("merge", done, total))
 
     def check(self, progress: Progress | None = None) -> list[str]:
-        """Read all of the index and return what is damaged, one line each that names the file."""
+        """Read all of the index and return what is damaged, one line per file, which names it."""
         tell = progress or _tell_nobody
         return self.index.check(lambda done, total: tell("check", done, total))
 
     def remove(self, paths: Iterable[PathLike]) -> int:
-        """Remove pictures by path; a folder's path removes all that the index holds from under it.
+        """Remove pictures by path; a folder's path removes all pictures under it.
 
         Returns:
-            how many files were removed from the index.
+            the number of files that were removed from the index.
 
         Raises:
-            StoreError: a path that the index does not hold; then nothing is removed.
+            StoreError: a path is not in the index; then nothing is removed.
         """
         return remove_pictures(self.index, paths)
 
@@ -265,13 +264,13 @@ class Engine:
         box: Box | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Answer:
-        """Find the pictures that show what a picture, or a box on it, shows.
+        """Find the pictures that show the same object as a picture, or a box in it.
 
         Args:
             image: a path, or uint8 (H, W, 3) RGB.
-            options: what to do.
-            box: x1, y1, x2, y2 in pixels of the upright picture; None is the whole of it.
-            max_pixels: limit on the query's pixels.
+            options: the options of the search.
+            box: the query box, (x1, y1, x2, y2) in pixels of the upright picture; None for the whole picture.
+            max_pixels: maximum number of pixels of the query.
 
         Raises:
             ImageError: the picture cannot be read.
@@ -295,16 +294,16 @@ class Engine:
         ignored: Collection[int] = (),
         stopped: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        """Do what :meth:`search` does from a query that was described already, in another process perhaps.
+        """Search with a query that was described already, perhaps in another process; see :meth:`search`.
 
         Args:
-            query: of :func:`d2r.describe.describe_query`, with this index's features and ``max_side``.
-            options: what to do; of its regions the query has what it has.
-            ignored: numbers of pictures that are left out, such as that of the query itself.
-            stopped: asked now and then whether anybody still waits for the answer.
+            query: from :func:`d2r.describe.describe_query`, with this index's features and ``max_side``.
+            options: the options of the search; those about query regions have no effect.
+            ignored: numbers of pictures to leave out, for example the query itself.
+            stopped: called now and then; returns True if nobody waits for the answer any more.
 
         Raises:
-            SearchStopped: nobody does.
+            SearchStopped: ``stopped`` returned True.
             StoreError: the index is damaged.
         """
         started = time.perf_counter()
@@ -317,18 +316,18 @@ class Engine:
     def scores_by_regions(
         self, query: Description, picture: Description, *, stopped: Callable[[], bool] = lambda: False
     ) -> list[float]:
-        """Score a picture as if it had been described by its first region only, by its first two, and so on.
+        """Score a picture as if described by its first region only, by its first two, and so on.
 
         Args:
             query: see :meth:`search_described`.
-            picture: of :func:`d2r.describe.describe`, with this index's features and ``max_side``, and any regions.
+            picture: from :func:`d2r.describe.describe`, with this index's features and ``max_side``, and any regions.
             stopped: see :meth:`search_described`.
 
         Returns:
-            for each box of the picture its similarity to the query with the boxes up to that one, at most 1.
+            for each box of the picture the similarity to the query with the boxes up to it, at most 1.
 
         Raises:
-            SearchStopped: nobody waits for it.
+            SearchStopped: ``stopped`` returned True.
         """
         codebook, kernel = codebook_of(self.index), KERNELS["r-asmk*"]
         query_descriptor = make_query(query, codebook, verify=False).descriptor
@@ -352,15 +351,15 @@ class Engine:
         return self._own_ranker.compare(make_keypoints(query, codebook_of(self.index), nearest=NEAREST), picture)
 
     def pairs(self, top: int) -> Iterator[tuple[PictureRow, list[Hit]]]:
-        """Yield every picture with the ``top`` pictures most similar to it, itself left out, unverified."""
+        """Yield every picture with the ``top`` other pictures most similar to it, unverified."""
         return similar_pictures(self.index, top)
 
     def links(self, top: int) -> Iterator[tuple[PictureRow, list[Link]]]:
-        """Yield every picture with what links it to the ``top`` pictures most similar to it; each link comes once."""
+        """Yield every picture with its links to the ``top`` pictures most similar to it; each link is yielded once."""
         return confirmed_links(self.index, self._own_ranker, self._threads, top)
 
     def _result(self, query: Description, candidate: Candidate) -> Result | None:
-        with suppress(RemovedError):  # it was found, and is gone before it is told of
+        with suppress(RemovedError):  # it was removed after it was found
             return make_result(query, candidate, *self.index.regions(candidate.picture), self._kinds)
         return None
 
@@ -380,14 +379,14 @@ def open_index(
 
     Args:
         folder: of the index.
-        create: make an empty one where there is none.
-        regions: see :meth:`Engine.create`. An index that was made with an object needs it to be opened again; all else
-            changes nothing of an index that is there.
+        create: make an empty index if there is none.
+        regions: see :meth:`Engine.create`. An index that was made with an object needs it again to be opened; otherwise
+            this is ignored if there is an index.
         features: the same.
-        settings: how to make it, see :meth:`Engine.create`.
+        settings: how to make the index, see :meth:`Engine.create`.
 
     Raises:
-        StoreError: there is no index and ``create`` is not given, or it is damaged or of another format.
+        StoreError: there is no index and ``create`` is False, or it is damaged or has another format.
     """
     regions, features = SELECTORS.known(regions), EXTRACTORS.known(features)
     if create and not Index.exists(Path(os.fsdecode(folder))):
@@ -396,4 +395,4 @@ def open_index(
 
 
 def _tell_nobody(stage: str, done: int, total: int) -> None:
-    """Take progress that nobody asked for."""
+    """Ignore progress."""

@@ -1,10 +1,10 @@
-"""Search again with what a first search found: query expansion, and diffusion among the best results.
+"""Query expansion with the results of a first search, and diffusion among the best results.
 
-Both are of the results that verification confirms. The query's aggregated descriptor is joined with what they have
-inside the query box (Chum et al., ICCV 2007, on the signs of ASMK*, with the rule of Tolias and Jegou, Pattern
-Recognition 2014, that a word must be in several of them), and similarity is spread over the graph of which results are
-like which (Zhou et al., NIPS 2004; Iscen et al., CVPR 2017), so that what resembles a confirmed result is found
-although it has nothing in common with the query.
+Both use the results that verification confirms. Query expansion joins the query's aggregated descriptor with what these
+results have inside the query box (Chum et al., ICCV 2007, on the signs of ASMK*; as in Tolias and Jegou, Pattern
+Recognition 2014, a word must be in several of them). Diffusion spreads similarity over the graph of similar results
+(Zhou et al., NIPS 2004; Iscen et al., CVPR 2017), so that pictures similar to a confirmed result are found even if they
+have nothing in common with the query.
 """
 
 from __future__ import annotations
@@ -20,27 +20,32 @@ from d2r.boxes import Box
 from d2r.index.scoring import score_postings
 
 MIN_COARSE_INLIERS_TO_EXPAND = 20
-"""Inliers of features on a coarse grid with which a result joins the query; of precise ones it takes
-:data:`d2r.ordering.MIN_CONFIRMED`. One wrong picture in the query finds more of its like."""
+"""Inliers of coarse features that a result needs to expand the query.
+
+Of precise ones it needs :data:`d2r.ordering.MIN_CONFIRMED`. One wrong picture in the query finds more like it.
+"""
 
 MIN_PARTS_WITH_WORD = 2
-"""A word joins when so many of the query and the results have it: what one of them alone has is often background."""
+"""Expansion keeps words that at least this many of the query and the results have: others are often background."""
 
 NEIGHBOURS = 20
-"""Diffusion: a result is linked to at most so many others."""
+"""Diffusion: maximum number of neighbours of a result."""
 
 DAMPING = 0.9
-"""Diffusion: how much of its similarity a result passes on to those it is linked to."""
+"""Diffusion: share of its similarity that a result passes on to its neighbours."""
 
 DIFFUSED_RESULTS = 300
-"""Diffusion: so many of the best results are looked at."""
+"""Diffusion: number of the best results that take part."""
 
 DIFFUSION_WEIGHT = 0.3
-"""Diffusion: what the highest diffused score adds to the highest score. More finds more of a landmark from other sides,
-and puts what is only alike before what shows the same small thing."""
+"""Diffusion: what the highest diffused score adds, relative to the highest score.
+
+More finds more views of a landmark from other sides, but puts merely similar pictures before those with the same small
+object.
+"""
 
 _TOLERANCE = 1e-6
-_ROUNDS = 100  # of conjugate gradients; with the damping above a dozen do
+_ROUNDS = 100  # of conjugate gradients; with the damping above a dozen suffice
 
 
 def sign_sums(
@@ -49,9 +54,9 @@ def sign_sums(
     """Return the weighted sum of several descriptors' signs, word by word.
 
     Args:
-        parts: packed signs of one number of bits D, at least one descriptor.
-        weights: of each.
-        min_parts: words that fewer of the parts have are left out; of fewer parts, words that not all have.
+        parts: descriptors of packed signs, at least one, all with D bits.
+        weights: one per descriptor.
+        min_parts: words that fewer descriptors have are left out; with fewer descriptors, words that not all have.
 
     Returns:
         words, int32 (W,), ascending, and float32 (W, D), the sum over the parts X that have word c of w_X b(X_c).
@@ -69,12 +74,12 @@ def sign_sums(
 
 
 def inside(positions: NDArray[np.float32], transform: NDArray[np.float64], box: Box) -> NDArray[np.bool_]:
-    """Say which keypoints of a verified picture lie where the query box is, by the inverse of the map, bool (N,).
+    """Say which keypoints of a verified picture lie inside the query box, by the inverse transform, bool (N,).
 
     Args:
         positions: float32 (N, 2), in pixels of the picture.
-        transform: (2, 3), maps pixels of the query to the picture's.
-        box: of the query, in its pixels.
+        transform: (2, 3), maps pixels of the query to pixels of the picture.
+        box: the query box, in pixels of the query.
     """
     x, y = (np.linalg.inv(transform[:, :2]) @ (positions.T - transform[:, 2:])).astype(np.float32)
     x1, y1, x2, y2 = box
@@ -82,11 +87,11 @@ def inside(positions: NDArray[np.float32], transform: NDArray[np.float64], box: 
 
 
 def join(query: Aggregated, results: Sequence[Aggregated], min_parts: int = MIN_PARTS_WITH_WORD) -> Aggregated:
-    """Return a query joined with results: of each word the signs that most of them have, and of a tie b(0) = -1.
+    """Return a query joined with results: for each word the majority of their signs; a tie gives b(0) = -1.
 
     Args:
         query: packed signs.
-        results: packed signs, of what confirmed results have inside the query box.
+        results: packed signs, from the parts of confirmed results inside the query box.
         min_parts: see :data:`MIN_PARTS_WITH_WORD`.
     """
     parts = [query, *results]
@@ -100,7 +105,7 @@ def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
     N is at most 65,536.
 
     Raises:
-        ValueError: one is no packed signs, or of other bits than the others.
+        ValueError: one is not packed signs, or has another number of bits than the others.
     """
     for one in pictures:
         one.check_signs()
@@ -126,14 +131,15 @@ def similarities(pictures: Sequence[Aggregated]) -> NDArray[np.float32]:
 
 
 def reciprocal_graph(similarity: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NDArray[np.float32]:
-    """Return the graph that links pictures which are among each other's nearest, D^(-1/2) W D^(-1/2).
+    """Return the normalised graph of mutual nearest neighbours, D^(-1/2) W D^(-1/2).
 
     Args:
         similarity: float32 (N, N), symmetric up to rounding, 0 on the diagonal.
-        neighbours: nearest of a picture.
+        neighbours: number of nearest neighbours of a picture.
 
     Returns:
-        float32 (N, N), symmetric: W has the similarity of linked pairs, and D the sums of its rows.
+        float32 (N, N), symmetric: W has the similarities of mutual neighbours, and D is the diagonal matrix of its row
+        sums.
     """
     count = len(similarity)
     weights = np.zeros_like(similarity)
@@ -147,12 +153,12 @@ def reciprocal_graph(similarity: NDArray[np.float32], neighbours: int = NEIGHBOU
 
 
 def diffuse(graph: NDArray[np.float32], start: NDArray[np.float32], damping: float = DAMPING) -> NDArray[np.float64]:
-    """Return f of ``(I - a S) f = y``, by conjugate gradients, float64 (N,).
+    """Solve ``(I - a S) f = y`` for f by conjugate gradients, float64 (N,).
 
     Args:
         graph: S, float32 (N, N), see :func:`reciprocal_graph`.
-        start: y, float32 (N,), what the query says of each picture.
-        damping: a, below 1; then the matrix is positive definite, for no eigenvalue of S is above 1.
+        start: y, float32 (N,), the query's score of each picture.
+        damping: a, below 1; then the matrix is positive definite, because no eigenvalue of S is above 1.
     """
     found = np.zeros(len(start))
     residual = np.asarray(start, np.float64).copy()
@@ -174,16 +180,16 @@ def diffuse(graph: NDArray[np.float32], start: NDArray[np.float32], damping: flo
 def diffused_scores(
     scores: NDArray[np.floating], confirmed: NDArray[np.bool_], similarity: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Return the scores of the best results with what diffuses to them from the confirmed ones.
+    """Return the scores of the best results, with diffusion from the confirmed ones.
 
     Args:
-        scores: (N,), of the query to each, at least one above 0.
-        confirmed: bool (N,), which of them are confirmed.
-        similarity: float32 (N, N), of :func:`similarities`.
+        scores: (N,), similarities to the query, at least one above 0.
+        confirmed: bool (N,), which results are confirmed.
+        similarity: float32 (N, N), from :func:`similarities`.
 
     Returns:
-        float64 (N,), to sort by: each score, plus :data:`DIFFUSION_WEIGHT` times the
-        highest score times the diffused over its highest.
+        float64 (N,), to sort by: each score, plus :data:`DIFFUSION_WEIGHT` times the highest score times its diffused
+        score over the highest diffused score.
     """
     known = np.asarray(scores, np.float64)
     diffused = diffuse(reciprocal_graph(similarity), np.where(confirmed, known, 0.0).astype(np.float32))

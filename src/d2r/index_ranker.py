@@ -22,9 +22,9 @@ class IndexRanker:
     """Ranks the pictures of an index, and verifies them in threads.
 
     Args:
-        index: opened.
+        index: the open index.
         recipe: how its pictures were described.
-        threads: that verify.
+        threads: run the verification.
     """
 
     def __init__(self, index: Index, recipe: Recipe, threads: Executor) -> None:
@@ -40,7 +40,7 @@ class IndexRanker:
     def verify(
         self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
     ) -> Sequence[Verified | None]:
-        """See :class:`d2r.search.Ranker`; the keypoints of the query must be there."""
+        """See :class:`d2r.search.Ranker`; the query must have keypoints."""
         keypoints = query.keypoints
         assert keypoints is not None
 
@@ -65,7 +65,7 @@ class IndexRanker:
         """Verify one picture of the index against the keypoints of a query.
 
         Raises:
-            RemovedError: it is not in the index any more.
+            RemovedError: the picture is not in the index any more.
             StoreError: the index is damaged.
         """
         keypoints = self._index.keypoints(picture)
@@ -76,7 +76,7 @@ class IndexRanker:
             )
         except ValueError as error:
             raise StoreError(
-                f"{self._index.folder}: what it keeps of {picture.path} does not fit ({error}); `d2r check` says"
+                f"{self._index.folder}: its data of {picture.path} does not fit ({error}); `d2r check` says"
                 " whether it is damaged"
             ) from error
 
@@ -84,7 +84,7 @@ class IndexRanker:
         for one in confirmed:
             with suppress(RemovedError):
                 positions, codes = self._index.keypoints(one.picture).positions, self._index.local(one.picture)
-                if len(positions) == len(codes):  # else it was described again between the two
+                if len(positions) == len(codes):  # otherwise it was described again between the two reads
                     yield one, positions, codes
 
 

@@ -1,4 +1,4 @@
-"""Links between the pictures of an index: each picture's most similar ones, and those that verification confirms.
+"""Links between the pictures of an index: the most similar pairs, and those that verification confirms.
 
 No features are extracted: ranking and verification use what the index holds of both pictures.
 """
@@ -25,7 +25,7 @@ def similar_pictures(index: Index, top: int) -> Iterator[tuple[PictureRow, list[
 def confirmed_links(
     index: Index, ranker: IndexRanker, threads: Executor, top: int
 ) -> Iterator[tuple[PictureRow, list[Link]]]:
-    """Yield every picture with its links to the ``top`` pictures most similar to it; each link comes once.
+    """Yield every picture with its links to the ``top`` pictures most similar to it; each link is yielded once.
 
     Args:
         index: the pictures.

@@ -1,4 +1,4 @@
-"""The order of results: what similarity and the inliers of each kind of features say together."""
+"""The order of results, from similarity and the inliers of each kind of features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search gives: results, answers, and links between pictures."""
+"""The results and answers of a search, and links between pictures."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ from d2r.verify.localise import found_box
 
 @dataclass(frozen=True)
 class Result:
-    """One picture found.
+    """One found picture.
 
     Attributes:
         id: its number in the index.
         path: of the file, absolute.
-        score: R-ASMK* similarity to the query, or to the query joined with results, at most 1.
-        inliers: matched keypoints that agree with one affine transform, of the kind of features that has the most;
-            None when it was not verified.
-        kinds: inliers of each kind of features, by its name; None when it was not verified.
+        score: R-ASMK* similarity to the query, or to the expanded query, at most 1.
+        inliers: number of inliers of one affine transform, for the kind of features that has the most; None if it was
+            not verified.
+        kinds: number of inliers of each kind of features, by name; None if it was not verified.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         boxes: float32 (R, 4), the regions that were described, the whole picture first.
         box_scores: float32 (R,).
-        transform: float64 (2, 3), maps query pixels to this picture's; None without verified points.
-        found: box of the thing that was searched for in this picture, see :func:`d2r.verify.localise.found_box`; None
-            without verified points.
+        transform: float64 (2, 3), maps query pixels to this picture's; None without inliers.
+        found: box of the query object in this picture, see :func:`d2r.verify.localise.found_box`; None without inliers.
         query_positions: float32 (inliers, 2), the inliers in pixels of the query picture.
         positions: float32 (inliers, 2), the same keypoints in this picture.
     """
@@ -57,12 +56,12 @@ class Result:
     positions: NDArray[np.float32]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON knows it; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
+        """Return it as JSON types; a path that is not UTF-8 keeps its bytes as lone surrogates (os.fsencode)."""
         size = {"width": self.width, "height": self.height}
         return {"id": self.id, "path": self.path, **size, **self.measured()}
 
     def measured(self) -> dict[str, Any]:
-        """Return all of :meth:`to_json` that is not about which picture it is."""
+        """Return :meth:`to_json` without the fields that identify the picture."""
         return {
             "score": round(self.score, 6),
             "inliers": self.inliers,
@@ -78,16 +77,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Link:
-    """Two pictures of an index that verification confirms to show the same thing.
+    """Two pictures of an index that verification confirms to show the same object.
 
     Attributes:
-        first: the picture of the lower number.
-        second: the other.
+        first: the picture with the lower number.
+        second: the other picture.
         score: R-ASMK* similarity.
-        inliers: matched points that agree with one affine map.
-        keypoint_counts: of ``first`` and of ``second``, how many there were to match.
+        inliers: number of inliers of one affine transform.
+        keypoint_counts: number of keypoints of ``first`` and of ``second``.
         transform: float64 (2, 3), maps pixels of ``first`` to those of ``second``.
-        boxes: of the agreeing points in ``first`` and in ``second``.
+        boxes: boxes around the inliers in ``first`` and in ``second``.
     """
 
     first: PictureRow
@@ -106,9 +105,9 @@ class Answer:
     Attributes:
         query: the regions and features of the query.
         results: best first.
-        seconds: wall-clock time of each stage: "describe", "search", "verify"; "expand" where the query was expanded.
-        missing: pictures of the index that could not be looked at, because the machine that has them did not answer;
-            the results are those of a search of the others. Always 0 on one machine.
+        seconds: wall-clock time of each stage: "describe", "search", "verify"; "expand" if the query was expanded.
+        missing: number of pictures that could not be searched, because their machine did not answer; the results are
+            from the others. Always 0 on one machine.
     """
 
     query: Description
@@ -123,7 +122,7 @@ class Answer:
         return len(self.results)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON knows it, results best first with their rank."""
+        """Return it as JSON types, results best first with their rank."""
         return {
             "query": {
                 "width": self.query.width,
@@ -137,13 +136,13 @@ class Answer:
         }
 
     def to_html(self, query: PathLike | Picture, *, title: str | None = None) -> str:
-        """Return a page that shows it, with its pictures in it.
+        """Return an HTML page that shows it, with its pictures embedded.
 
         Args:
-            query: the picture that was searched with, a path or uint8 (H, W, 3) RGB.
-            title: what to call the query; None is the name of its file.
+            query: the query picture, a path or uint8 (H, W, 3) RGB.
+            title: name of the query; None for the name of its file.
         """
-        from d2r.report.page import search_page  # a page is drawn from answers, which need not know of it otherwise
+        from d2r.report.page import search_page  # the page imports this module
 
         pixels = query if isinstance(query, np.ndarray) else read_image(query)
         name = title or ("the query" if isinstance(query, np.ndarray) else Path(os.fsdecode(query)).name)
@@ -153,12 +152,12 @@ class Answer:
 
 
 def tenths(pixels: NDArray[np.floating]) -> Any:
-    """Return an array of pixels as nested lists of numbers that print short, which float32 does not."""
+    """Return an array of pixels as nested lists of numbers with one decimal, unlike float32."""
     return pixels.astype(np.float64).round(1).tolist()
 
 
 def rounded_scores(scores: NDArray[np.floating]) -> Any:
-    """Return an array of scores as a list of numbers that print short."""
+    """Return an array of scores as a list of numbers with four decimals."""
     return scores.astype(np.float64).round(4).tolist()
 
 
@@ -169,11 +168,11 @@ def make_result(
     box_scores: NDArray[np.float32],
     kinds: Sequence[str],
 ) -> Result:
-    """Return what there is to tell of a picture.
+    """Make the result for a picture.
 
     Args:
-        query: what was searched for.
-        candidate: what the search says of the picture.
+        query: the query.
+        candidate: the picture, as ranked and verified.
         boxes: its regions, float32 (R, 4).
         box_scores: float32 (R,).
         kinds: names of the kinds of features.

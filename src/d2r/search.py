@@ -1,7 +1,7 @@
-"""One search: rank the pictures, verify the best, expand the query with what is confirmed, rank and verify again.
+"""One search: rank the pictures, verify the best, expand the query with confirmed results, rank and verify again.
 
-It is written once, over a :class:`Ranker`: the index of one machine (:mod:`d2r.index_ranker`), its shards on many
-(:mod:`d2r.cluster.search`), and the database of an evaluation (:mod:`d2r.evaluate.ranker`) are searched by these lines.
+The same code searches every :class:`Ranker`: the index of one machine (:mod:`d2r.index_ranker`), its shards on many
+machines (:mod:`d2r.cluster.search`), and the database of an evaluation (:mod:`d2r.evaluate.ranker`).
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from d2r.ordering import MIN_CONFIRMED, order
 from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, threshold_for, verify
 
-_TRIES = 20  # at one query, when the collection changes under it
+_TRIES = 20  # per query, if the collection changes meanwhile
 
 
 class SearchStopped(D2RError):  # noqa: N818
-    """A search that was given up before its end, because nobody waits for it."""
+    """A search was stopped before its end, because nobody waits for it."""
 
 
 class RankingChanged(D2RError):  # noqa: N818
-    """What was ranked has moved, or the machine that has it is gone: it must be ranked again."""
+    """The ranked pictures have moved, or their machine is gone: rank again."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for.
+    """A query, ready to be searched for.
 
     Attributes:
-        description: of the query picture, or of the box on it.
+        description: of the query picture, or of the query box.
         descriptor: its R-ASMK* descriptor, or that of the expanded query.
-        keypoints: that pictures are verified against; None where none is.
+        keypoints: used by verification; None if pictures are not verified.
     """
 
     description: Description
@@ -62,14 +62,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Verified:
-    """How a picture agrees with a query.
+    """The result of verifying a picture against a query.
 
     Attributes:
-        transform: float64 (2, 3), the affine transform from query pixels to the picture's; None where there is none.
-        rows: int32 (inliers,), features of the query.
-        positions: float32 (inliers, 2), where the picture has the same points, in its pixels.
-        kind: the kind of features with the most inliers, whose these are.
-        inliers: of each kind.
+        transform: float64 (2, 3), the affine transform from query pixels to pixels of the picture; None if there is
+            none.
+        rows: int32 (inliers,), the features of the query that are inliers.
+        positions: float32 (inliers, 2), the matched keypoints in pixels of the picture.
+        kind: the kind of features with the most inliers, to which these belong.
+        inliers: number of inliers of each kind.
     """
 
     transform: NDArray[np.float64] | None
@@ -81,7 +82,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture that a search considers: its similarity to the query, and how it agrees where that was verified."""
+    """A picture that a search considers: its similarity to the query, and its verification, if there was one."""
 
     picture: PictureRow
     score: float
@@ -89,13 +90,13 @@ class Candidate:
 
     @property
     def inliers(self) -> int | None:
-        """Matched points that agree with the transform; None when it was not verified."""
+        """Number of inliers; None if the picture was not verified."""
         return None if self.verified is None else len(self.verified.rows)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The most similar pictures, best first, and how many pictures could not be looked at."""
+    """The most similar pictures, best first, and how many pictures could not be searched."""
 
     candidates: Sequence[Candidate]
     missing: int = 0
@@ -106,7 +107,7 @@ class Ranker(Protocol):
 
     @property
     def precise(self) -> Sequence[bool]:
-        """Of each kind of features, whether it locates its keypoints precisely."""
+        """Whether each kind of features locates its keypoints precisely."""
 
     def rank(self, query: Query, top: int) -> Ranking:
         """Return the pictures most similar to a query, best first, at most ``top``, none with score 0."""
@@ -114,28 +115,28 @@ class Ranker(Protocol):
     def verify(
         self, query: Query, pictures: Sequence[PictureRow], stopped: Callable[[], bool]
     ) -> Sequence[Verified | None]:
-        """Return how each of the pictures agrees with a query; None for one that was removed.
+        """Verify each of the pictures against a query; None for one that was removed.
 
         Raises:
-            RankingChanged: rank again.
-            SearchStopped: ``stopped`` said that nobody waits.
+            RankingChanged: the pictures must be ranked again.
+            SearchStopped: ``stopped`` returned True.
         """
 
     def expand(self, query: Query, confirmed: Sequence[Candidate]) -> Query:
-        """Return a query joined with what confirmed results show inside its box, see :func:`d2r.expand.join`."""
+        """Return the query expanded with what confirmed results have inside its box, see :func:`d2r.expand.join`."""
 
     def similarities(self, pictures: Sequence[PictureRow]) -> NDArray[np.float32]:
-        """Return the similarity of each pair of N pictures, float32 (N, N), 0 on the diagonal and where one is gone."""
+        """Return the similarity of each pair of N pictures, float32 (N, N), 0 on the diagonal and for removed ones."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        candidates: best first, at most as many as were asked for.
-        seconds: wall-clock time by stage: "search", "verify", and "expand" where the query was expanded.
-        missing: pictures that could not be looked at.
+        candidates: best first, at most as many as requested.
+        seconds: wall-clock time by stage: "search", "verify", and "expand" if the query was expanded.
+        missing: number of pictures that could not be searched.
     """
 
     candidates: list[Candidate]
@@ -144,12 +145,12 @@ class Found:
 
 
 def make_query(description: Description, codebook: Codebook, *, verify: bool) -> Query:
-    """Return a query for its description, with the visual words of the collection.
+    """Make a query from its description, with the visual words of the collection.
 
     Args:
-        description: of :func:`d2r.describe.describe_query`, with the collection's features.
+        description: from :func:`d2r.describe.describe_query`, with the collection's features.
         codebook: of the collection.
-        verify: whether pictures will be verified against it.
+        verify: whether pictures will be verified against the query.
     """
     assigned = assign_words(codebook, description)
     keypoints = make_keypoints(whole_features(description), codebook, nearest=NEAREST) if verify else None
@@ -168,13 +169,13 @@ def search(
 
     Args:
         ranker: the collection.
-        query: with keypoints where ``options.verify`` is not 0.
-        options: what to do.
-        ignored: numbers of pictures that are left out of everything, such as that of the query itself.
-        stopped: asked now and then whether anybody still waits for the answer.
+        query: with keypoints if ``options.verify`` is not 0.
+        options: the options of the search.
+        ignored: numbers of pictures to leave out, for example the query itself.
+        stopped: called now and then; returns True if nobody waits for the answer any more.
 
     Raises:
-        SearchStopped: nobody does.
+        SearchStopped: ``stopped`` returned True.
     """
     timer = _Timer()
     wide = max(options.top, options.verify)
@@ -198,14 +199,14 @@ def search(
 
 
 def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: int, max_side: int) -> Verified:
-    """Verify one picture against a query, by each kind of features on its own.
+    """Verify one picture against a query, separately for each kind of features.
 
     Args:
-        query: of :func:`make_query`.
-        picture: its keypoints, with the same coarse words.
-        bits: of a code, as many as descriptors have dimensions.
+        query: keypoints from :func:`make_query`.
+        picture: keypoints of the picture, with the same coarse words.
+        bits: number of bits per code, which is the dimension of the descriptors.
         side: longer side of the picture, in pixels.
-        max_side: that it was described at.
+        max_side: longer side at which it was described, in pixels.
 
     Raises:
         ValueError: the keypoints do not fit each other, see :func:`d2r.verify.keypoints.check_keypoints`.
@@ -222,16 +223,16 @@ def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: i
 
 
 Held: TypeAlias = tuple[Candidate, NDArray[np.float32], LocalCodes]
-"""A confirmed picture: where its keypoints lie, float32 (N, 2) in its pixels, and their local codes."""
+"""A confirmed picture: the positions of its keypoints, float32 (N, 2) in its pixels, and their local codes."""
 
 
 def expand_by(query: Query, confirmed: Iterable[Held]) -> Query:
-    """Return a query joined with what confirmed pictures have inside its box."""
+    """Return the query expanded with what confirmed pictures have inside its box."""
     return replace(query, descriptor=join(query.descriptor, parts_inside(query, confirmed)))
 
 
 def parts_inside(query: Query, confirmed: Iterable[Held]) -> list[Aggregated]:
-    """Return the descriptor of what each confirmed picture has inside the query box."""
+    """Return the descriptor of the part of each confirmed picture inside the query box."""
     x1, y1, x2, y2 = query.description.boxes[0].tolist()
     parts = []
     for one, positions, codes in confirmed:
@@ -242,7 +243,7 @@ def parts_inside(query: Query, confirmed: Iterable[Held]) -> list[Aggregated]:
 
 
 def whole_features(query: Description) -> Features:
-    """Return the features of a query's box, without those of regions inside it."""
+    """Return the features of the query box, without those of regions inside it."""
     return query.features if len(query.boxes) == 1 else query.features.take(query.regions == 0)
 
 
@@ -271,7 +272,7 @@ def _rank_and_verify(
     stopped: Callable[[], bool],
     timer: _Timer,
 ) -> Ranking:
-    """Rank the pictures, and verify the best ``num_verified`` but those that are ``known``, by number."""
+    """Rank the pictures, and verify the best ``num_verified`` except those in ``known``, which is by number."""
     for _ in range(_TRIES):
         if stopped():
             raise SearchStopped
@@ -295,7 +296,7 @@ def _rank_and_verify(
 
 
 def _is_confirmed(ranker: Ranker, candidate: Candidate) -> bool:
-    """Say whether a result has so many inliers that it can join the query."""
+    """Say whether a result has enough inliers to expand the query."""
     if candidate.verified is None:
         return False
     enough = (MIN_CONFIRMED if precise else MIN_COARSE_INLIERS_TO_EXPAND for precise in ranker.precise)
@@ -305,7 +306,7 @@ def _is_confirmed(ranker: Ranker, candidate: Candidate) -> bool:
 def _ordered(
     ranker: Ranker, candidates: Sequence[Candidate], scores: NDArray[np.float64] | None = None
 ) -> list[Candidate]:
-    """Return candidates, best first; ``scores`` are there to sort by, instead of their own."""
+    """Return candidates, best first; ``scores`` replace their own scores for sorting."""
     own = np.array([one.score for one in candidates], np.float64) if scores is None else scores
     none = (0,) * len(ranker.precise)
     inliers = np.array([one.verified.inliers if one.verified is not None else none for one in candidates], np.int64)
@@ -313,7 +314,7 @@ def _ordered(
 
 
 def _diffused(ranker: Ranker, candidates: Sequence[Candidate], confirmed: Sequence[Candidate]) -> NDArray[np.float64]:
-    """Return the scores of candidates, those of the best with what diffuses to them from the confirmed ones."""
+    """Return the scores of candidates, with diffusion from the confirmed ones among the best."""
     scores = np.array([one.score for one in candidates], np.float64)
     head = candidates[:DIFFUSED_RESULTS]
     start = np.isin([one.picture.id for one in head], [one.picture.id for one in confirmed])

@@ -1,4 +1,4 @@
-"""Visual words: training, assignment, residuals, and the file they are kept in."""
+"""Codebooks: training, assignment, residuals, and files."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_fewer_bits_project_residuals_to_as_many_dimensions(tmp_path: Path) -> N
     assert (book.dim, book.bits) == (16, 6)
     np.testing.assert_allclose(book.projection @ book.projection.T, np.eye(6), atol=1e-6)
     words = book.assign(data)[:, 0]
-    assert words.tolist() == train_codebook(data, 5).assign(data)[:, 0].tolist()  # words are as with all bits
+    assert words.tolist() == train_codebook(data, 5).assign(data)[:, 0].tolist()  # the same words as with all bits
     expected = (data - book.centroids[words]).astype(float) @ book.projection.T.astype(float)
     np.testing.assert_allclose(book.residuals(data, words), expected, atol=1e-6)
     book.save(tmp_path / "words.safetensors")

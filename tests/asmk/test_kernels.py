@@ -31,7 +31,7 @@ from d2r.asmk.kernels import (
     similarity,
 )
 
-# ---- The equations, written as they read: float64, loops over regions, words and features, nothing from d2r. ----
+# ---- The equations, implemented literally: float64, loops over regions, words and features, nothing from d2r. ----
 
 Phi = dict[int, np.ndarray]
 
@@ -47,7 +47,7 @@ class Picture:
 
 
 def q(x: np.ndarray, centroids: np.ndarray, count: int) -> list[int]:
-    """The nearest words, closest first, of equal ones the lower-numbered."""
+    """The nearest words, closest first; of equal ones the lower number comes first."""
     distances = [sum((float(a) - float(b)) ** 2 for a, b in zip(x, word, strict=True)) for word in centroids]
     return sorted(range(len(centroids)), key=lambda c: (distances[c], c))[:count]
 
@@ -107,7 +107,7 @@ def V_naive(X: Picture, c: int) -> np.ndarray:
 
 
 def b(v: np.ndarray) -> np.ndarray:
-    """Signs, divided by sqrt(D) so that the inner product of two is 1 - 2 h / D."""
+    """Signs divided by sqrt(D), so that their inner product is 1 - 2 h / D."""
     return np.array([1.0 if x > 0 else -1.0 for x in v]) / math.sqrt(len(v))
 
 
@@ -252,7 +252,7 @@ def doubtful(name: str, X: Picture) -> bool:
 @given(case=cases())
 def test_every_embedding_is_the_equation(name: str, case: Case) -> None:
     X = case.plain()
-    if name in REGIONAL and X.regions == 1:  # one region is the plain kernel, and not scaled by g
+    if name in REGIONAL and X.regions == 1:  # with one region it is the plain kernel, without the factor g
         name = {"r-vlad": "vlad", "naive-r-asmk": "asmk", "r-asmk": "asmk", "r-asmk*": "asmk*"}[name]
     expected = PHI[name](X)
     found = aggregate(case.assigned(), KERNELS[name])
@@ -308,7 +308,7 @@ def test_alpha_and_tau_select_as_the_equation(name: str, case: Case, alpha: floa
     assume(not doubtful(name, X) and not doubtful(name, Y))
     phi_x, phi_y = PHI[name](X), PHI[name](Y)
     inner = [float(one[c] @ other[c]) for one in (phi_x, phi_y) for other in (phi_x, phi_y) for c in one if c in other]
-    assume(all(abs(u - tau) > 1e-5 for u in inner))  # at the threshold itself rounding decides
+    assume(all(abs(u - tau) > 1e-5 for u in inner))  # at the threshold rounding decides
     kernel = Kernel(KERNELS[name].embedding, KERNELS[name].regional, alpha, tau)
     x, y = aggregate(case.assigned(0), kernel), aggregate(case.assigned(1), kernel)
     expected = K(phi_x, phi_y, lambda u: s(u, alpha, tau))
@@ -381,7 +381,7 @@ def test_original_asmk_star_projects_and_takes_residuals_to_the_median(seed: int
         assert found.words.tolist() == sorted(PHI[name](X))
         for word, signs in zip(found.words, unpack_signs(found.vectors, dim), strict=True):
             v = before_signs(name, X, word)
-            sure = np.abs(v) > 3e-6  # the projection is taken in float32
+            sure = np.abs(v) > 3e-6  # the projection is computed in float32
             np.testing.assert_array_equal(signs[sure], np.where(v > 0, 1, -1)[sure])
 
 
@@ -466,7 +466,7 @@ def test_symmetric_kernel_takes_regions_on_both_sides(name: str) -> None:
     assert similarity(x, y, kernel) == pytest.approx(expected, abs=1e-5)
     assert similarity(y, x, kernel) == pytest.approx(expected, abs=1e-5)
     one_sided = aggregate(case.assigned(0), KERNELS[{"r-vlad": "vlad", "r-asmk*": "asmk*"}.get(name, "asmk")])
-    assert abs(similarity(one_sided, y, kernel) - expected) > 1e-3  # the query's regions do count
+    assert abs(similarity(one_sided, y, kernel) - expected) > 1e-3  # the regions of the query count
 
 
 def test_a_region_without_features_counts_in_the_number_of_regions() -> None:
@@ -504,7 +504,7 @@ def test_a_picture_without_features_is_empty_and_similar_to_nothing(name: str, c
     assert similarity(empty, empty, kernel) == 0
 
 
-# ---- The cases worked by hand in issue 2 ----
+# ---- Cases worked by hand ----
 
 WORKED = Codebook(np.array([[0.5, 0.5], [0, 0], [1, 0], [-0.5, -0.5], [0, 1]], np.float32))
 WHOLE = np.array([[1, 0], [-1, 0], [1, 2]], np.float32)
@@ -687,7 +687,7 @@ def test_descriptors_of_another_dimension_are_refused() -> None:
         assign(Codebook(np.zeros((2, 128), np.float32)), np.zeros((3, 64), np.float32))
 
 
-# ---- Input that compiled loops would take on trust ----
+# ---- Input that compiled loops do not check ----
 
 PROJECTED = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
 BOOK = Codebook(np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32))

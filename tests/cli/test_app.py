@@ -456,7 +456,7 @@ def test_words_of_which_nobody_knows_what_made_them_are_taken_and_it_is_said(d2r
     options = ["--codebook", tmp_path / "words.npy", "--regions", "whole", "--features", "rootsift", "--workers", "0"]
     indexed = run(*D2R, "index", collection, "--out", tmp_path / "x.index", *options)
     assert indexed.returncode == 0, indexed.stderr
-    assert "the codebook does not say which features made it; it is taken for one of rootsift" in indexed.stderr
+    assert "the codebook does not say which features made it; it is used for rootsift" in indexed.stderr
     assert "not recorded" in d2r("info", tmp_path / "x.index")[1]
 
 

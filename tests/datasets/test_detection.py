@@ -142,7 +142,7 @@ def test_pictures_that_are_not_on_disk_are_counted(coco, tmp_path):
     with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .*boxes\.json but not on disk; give"):
         read_training(source)
     (tmp_path / "jpg" / "b.jpg").unlink()
-    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .* not on disk, nor are 1 others; give"):
+    with pytest.raises(DetectionDataError, match=r"jpg/a\.jpg: listed in .* not on disk, like 1 other; give"):
         read_training(source)
 
 

@@ -23,9 +23,9 @@ def test_overlap_decides_how_many_thresholds_are_passed():
 
 
 def test_false_boxes_lower_average_precision():
-    # the wrong box is the surer one: precision is 1/2 at every recall
+    # the wrong box has the higher score: precision is 1/2 at every recall
     assert evaluate_boxes([[B, A]], [[0.9, 0.8]], [[A]]).ap50 == pytest.approx(0.5)
-    # it is the less sure one: it comes after all of recall
+    # it has the lower score, so it comes after all of recall
     assert evaluate_boxes([[B, A]], [[0.8, 0.9]], [[A]]).ap50 == pytest.approx(1.0)
 
 
@@ -42,7 +42,7 @@ def test_missed_boxes_cost_recall():
 
 def test_recall_looks_at_the_best_boxes_of_each_picture():
     far = [[400 + 20 * i, 0, 410 + 20 * i, 10] for i in range(4)]
-    # one true box is the surest of its picture, another the second, a third the sixth
+    # true boxes rank first, second and sixth in their pictures
     scores = evaluate_boxes(
         [[A], [far[0], A], [*far, B, A]],
         [[0.1], [0.9, 0.8], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]],

@@ -52,7 +52,7 @@ def test_retrieval_takes_an_array_of_rankings():
 
 
 def test_gap_worked_by_hand():
-    # in order of confidence: right (1/1), wrong, right (2/3), and a landmark for which nothing is claimed
+    # in order of confidence: right (1/1), wrong, right (2/3), and a landmark without a prediction
     predicted = [4, 8, 6, NO_LANDMARK]
     scores = [0.5, 0.9, 0.7, 0.99]
     labels = [[4], [8], [5], [2]]

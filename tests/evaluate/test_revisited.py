@@ -25,7 +25,7 @@ def judged(positives, junk=()):
 
 
 def plain_scores(ranking, positives, junk, ks):
-    """The protocol again, walked picture by picture: one pass, no ranks shifted, no arrays."""
+    """The protocol again, picture by picture: one pass, without shifted ranks or arrays."""
     wanted, ignored = set(positives), set(junk)
     place = hits = 0
     area = 0.0
@@ -192,7 +192,7 @@ def test_leave_one_out_over_labels():
     np.testing.assert_array_equal(relevant[0].junk, [1])
     assert len(relevant[1].positives) == 0
     assert len(leave_one_out(labels)) == 5
-    # the query comes first in its own ranking, and is taken out of it
+    # the query comes first in its own ranking, and is removed from it
     scores = mean_average_precision([np.array([1, 0, 3, 2, 4])], relevant[:1])
     assert scores.map == 1.0
 

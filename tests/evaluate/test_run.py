@@ -24,7 +24,7 @@ IN_PROCESS = {"workers": 0, "max_pixels": 10**9, "progress": lambda *_: None}
 
 @pytest.fixture(scope="module")
 def instances(photo_folder, tmp_path_factory):
-    """Two instances: three views of the pagoda, and two other pictures that have nothing in common; six distractors."""
+    """Two instances: three views of the pagoda, and two pictures with nothing in common; six distractors."""
     folder = tmp_path_factory.mktemp("instances")
     (folder / "set" / "pagoda").mkdir(parents=True)
     (folder / "set" / "others").mkdir()
@@ -78,7 +78,7 @@ STAGES = {
 @pytest.mark.parametrize("features", [RECIPE.features, "rootsift:top=200+delf:top=200"], ids=["one-kind", "two-kinds"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_is_measured_under_a_name_is_what_the_engine_answers(stage, features, benchmark, tmp_path, monkeypatch):
-    """Picture by picture, with the query itself among the pictures, which both leave out."""
+    """Compared picture by picture; both leave out the query itself."""
     rankings = []
 
     def keep(found, *rest):
@@ -113,7 +113,7 @@ def test_a_second_run_describes_nothing_again(benchmark, cache, monkeypatch):
 
 
 def test_fewer_regions_of_a_description_are_those_that_a_smaller_selector_chooses(benchmark, cache):
-    """A sweep that describes once with the largest selector gives what describing with each would."""
+    """A sweep that describes once with the largest selector gives the same as describing with each."""
     setup = Setup(RECIPE, ("r-asmk*",), 64, verify=0)
     experiment = EXPERIMENTS["table1"]
     swept = reproduce(benchmark, experiment, RECIPE, cache, num_words=(64,), codebook=None, **IN_PROCESS)
@@ -183,10 +183,10 @@ def test_unknown_names_are_usage_errors(instances, arguments, monkeypatch, capsy
 
 
 def test_words_are_capped_by_the_descriptors_that_there_are_and_it_is_said(d2r, instances, tmp_path):
-    """It took minutes, and said nothing."""
+    """Learning too many words used to take minutes, without a message."""
     options = ["--words", "65536", "--features", "rootsift:top=50", "--regions", "whole", "--workers", "0"]
     arguments = ["evaluate", instances / "set", "--out", tmp_path / "run.json", "--cache", tmp_path / "cache", *options]
-    for _ in range(2):  # what is kept is said to be capped as well
+    for _ in range(2):  # the second run, from the cache, says so too
         status, out, err = d2r(*arguments)
         assert status == 0, err
         run = json.loads((tmp_path / "run.json").read_text())

@@ -74,12 +74,12 @@ def test_a_spot_is_found_at_its_centre_at_every_scale(delf, centre):
     (features,) = delf.extract([picture])
     for scale in (0.5, 1.0, 2.0):
         near = features.take(features.scales == np.float32(FIELD / scale))
-        assert np.abs(near.positions - centre).max() <= FIELD / scale / 2 + 8  # where filters reach the spot at all
+        assert np.abs(near.positions - centre).max() <= FIELD / scale / 2 + 8  # where filters reach the spot
         assert (np.abs(near.positions - centre) <= STRIDE / scale / 2).all(axis=1).any()
 
 
 def test_features_move_with_the_picture(delf, photo):
-    """Cut off by a multiple of the stride at all scales, the same cells see the same, away from the new edges."""
+    """After a crop by a multiple of the stride at all scales, cells away from the new edges stay the same."""
     right, down = 8 * STRIDE, 4 * STRIDE
     (whole,) = delf.extract([photo])
     (part,) = delf.extract([np.ascontiguousarray(photo[down:, right:])])
@@ -103,7 +103,7 @@ def test_features_scale_with_the_picture(delf, photo):
 
 
 def test_positions_map_back_by_width_and_height_apart(delf):
-    """Of 100 x 40 pixels at half scale, 48 x 24 are made: the factors of the two sides are not the same."""
+    """100 x 40 pixels at half scale become 48 x 24: the factors of the two sides differ."""
     picture = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
     (features,) = replace(delf, scales="0.5", threshold=0.0).extract([picture])
     assert set(features.positions[:, 0].tolist()) == {np.float32((4 + 8 * k) * 100 / 48) for k in range(6)}

@@ -102,7 +102,7 @@ def test_a_process_that_describes_pictures_does_not_import_torch(tmp_path):
         ({"metadata": {**METADATA, "offset": "left"}}, "give offset as a number, not 'left'"),
         ({"metadata": {**METADATA, "threshold": "nan"}}, "give threshold as a number, not 'nan'"),
         ({"metadata": {**METADATA, "field": "-3"}}, "give field above 0, not -3"),
-        ({"metadata": {**METADATA, "scales": "1,,2"}}, "give scales as numbers with commas between, not ''"),
+        ({"metadata": {**METADATA, "scales": "1,,2"}}, "give scales as numbers separated by commas, not ''"),
         ({"metadata": {**METADATA, "scales": "1,0"}}, "give scales above 0, not 0"),
         ({"names": ("x", "descriptors", "attention")}, r"expected the inputs pictures uint8 .*; it has x uint8"),
         ({"names": ("pictures", "descriptors", "weights")}, r"expected the outputs .*; it has .* weights float"),

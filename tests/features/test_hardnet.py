@@ -37,7 +37,7 @@ def test_a_picture_turned_by_a_quarter_is_described_the_same(photo, model):
     places = np.stack([first.positions[:, 1], photo.shape[1] - first.positions[:, 0]], axis=1)
     distances = np.linalg.norm(places[:, None] - second.positions, axis=2)
     turns = first.angles[:, None] - second.angles - np.pi / 2
-    # several features may lie at one place, turned otherwise
+    # several features may share a position, with other orientations
     same = (distances < 0.6) & (np.abs(np.angle(np.exp(1j * turns))) < 0.1)
     rows, columns = np.nonzero(same)
     assert len(np.unique(rows)) > 150

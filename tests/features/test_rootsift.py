@@ -45,7 +45,7 @@ def test_the_same_picture_gives_the_same_features_alone_or_among_others(photo):
 
 
 def blob(x, y, sigma, size=96):
-    """A round bright spot with its centre at (x, y), pixel centres being at half-integers."""
+    """A round bright spot with its centre at (x, y); pixel centres are at half-integers."""
     across = np.arange(size) + 0.5
     spot = np.exp(-((across[None, :] - x) ** 2 + (across[:, None] - y) ** 2) / (2 * sigma**2))
     return np.repeat(np.rint(20 + 200 * spot).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -108,7 +108,7 @@ def test_features_move_with_the_picture(photo):
 
 
 def test_positions_scale_with_the_picture(photo):
-    """Pixel centres are at half-integers: what lies at p lies at 2 p when the picture is twice as large."""
+    """Pixel centres are at half-integers: a point p becomes 2 p if the picture is twice as large."""
     double = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     small, large = (RootSIFT(top=400).extract([image])[0] for image in (photo, double))
     products = small.descriptors @ large.descriptors.T

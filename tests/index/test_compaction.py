@@ -1,4 +1,4 @@
-"""When segments are merged, and into what."""
+"""Which segments are merged, and when."""
 
 from __future__ import annotations
 

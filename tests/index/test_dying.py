@@ -1,4 +1,4 @@
-"""A change to an index is made or not made, wherever the process that makes it dies."""
+"""A change to an index is made completely or not at all, wherever the process dies."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# For each statement of a change in turn, has a process die before it, and looks at what is left.
+# For each SQL statement of a change, kill a process before it, and check what is left.
 _DYING = """
 import os, shutil, sys
 from pathlib import Path
@@ -70,7 +70,7 @@ while died:
         size = index.size()
         assert len(list(index.aggregated())) == size.pictures
         with index.writing():
-            pass  # which tidies up, and brings an old one up to date
+            pass  # cleans up, and upgrades an old index
         after = index.size()
         assert (after.pictures, after.missing, after.segments) == (size.pictures, size.missing, size.segments)
         assert len(list((folder / "segments").iterdir())) == size.segments
@@ -84,11 +84,11 @@ print(most > 20, states)
 
 @pytest.mark.timeout(600)
 def test_whenever_a_process_dies_the_index_is_as_before_or_after_a_change_and_sound(tmp_path):
-    memory = Path("/dev/shm")  # where the system has such a place: to sync is free there
+    memory = Path("/dev/shm")  # in memory, where available: syncing costs nothing there
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
         here = Path(__file__).parent
         command = [sys.executable, "-c", _DYING, place, here, here.parent]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
-    # All six; four missing; two of these back; the other two removed. Nothing between them.
+    # All six; four missing; two of these back; the other two removed. No other states.
     assert done.stdout == "True [(6, 0), (2, 4), (4, 2), (4, 0)]\n"

@@ -70,7 +70,7 @@ def index(tmp_path):
 
 @pytest.fixture
 def quick_index(tmp_path):
-    """In memory where the system has such a place: to sync is then free, and more happens before a kill."""
+    """In memory where available: syncing then costs nothing, and more happens before a kill."""
     memory = Path("/dev/shm")
     with (
         tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder,
@@ -115,7 +115,7 @@ def test_descriptors_of_some_pictures_come_back_in_order_from_several_segments(i
     rows = [index.picture(f"/photos/{seed}.jpg") for seed in seeds]
     with index.writing() as writer:
         writer.remove([rows[2]])
-        writer.compact()  # the others are in another segment than the rows say
+        writer.compact()  # now the others are in another segment than the rows say
     found = index.aggregated_of(rows)
     for seed, aggregated in zip(seeds, found, strict=True):
         expected = entry(seed).aggregated if seed != 11 else Aggregated(np.zeros(0), np.zeros((0, 2)), DIM)
@@ -264,7 +264,7 @@ _WRITER = """
     from d2r.index import Index
 
     def say(line):
-        # As one, so that a kill leaves all of it or nothing; print writes the line break apart where it is unbuffered.
+        # One call, so that a kill leaves all or nothing; unbuffered, print writes the line break separately.
         os.write(sys.stdout.fileno(), f"{line}\\n".encode())
 
     def write(start):
@@ -281,7 +281,7 @@ _WRITER = """
                     writer.compact()
 """
 
-# Imports everything and loads the compiled code once, then starts a writer for each line, and says when it is dead.
+# Imports everything and loads the compiled code once, then starts a writer per line, and reports its death.
 _WRITERS = (
     textwrap.dedent(_WRITER)
     + """
@@ -325,7 +325,7 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
             pid = int(line())
             assert line() == "ready"
             lines = [line() for _ in range(rng.randrange(4))]
-            time.sleep(rng.uniform(0.0, 0.02))  # a change takes about so long: any moment of it
+            time.sleep(rng.uniform(0.0, 0.02))  # about as long as a change: any moment of it
             os.kill(pid, signal.SIGKILL)
             while (last := line()) != "dead":
                 lines.append(last)
@@ -338,7 +338,7 @@ def test_killing_a_writer_a_hundred_times_loses_nothing_that_was_acknowledged(qu
                 assert reader.check() == []
                 names = found(reader)
                 numbers = {int(name.split("-")[0]) for name in names}
-                # Whole batches only; at most the change that was under way may be there beyond what was acknowledged.
+                # Only complete batches; at most the change in progress may be there besides the acknowledged ones.
                 assert all({f"{number}-{part}" for part in range(3)} <= names for number in numbers)
                 assert len(numbers ^ expected) <= 1
                 for row in reader.pictures():
@@ -429,7 +429,7 @@ def contents(index):
 
 @pytest.mark.parametrize("state_of_log", ["empty", "full"])
 def test_a_flipped_bit_in_any_file_is_found_or_changes_nothing(index, tmp_path, state_of_log):
-    put(index, range(1000, 1200))  # so that the catalogue has pages that a full log has no newer copy of
+    put(index, range(1000, 1200))  # so that the catalogue has pages without a newer copy in the log
     for start in (0, 10, 20):
         put(index, range(start, start + 10))
     with index.writing() as writer:
@@ -595,7 +595,7 @@ def test_a_file_that_no_commit_names_is_not_taken_for_the_visual_words_nor_lost(
 
 
 def test_what_somebody_keeps_in_the_folder_of_an_index_is_never_deleted(index):
-    """Names that no index gives; and in folders that are called as its own are, files that are not."""
+    """Names that no index uses; and foreign files in folders named like those of an index."""
     put(index, [1])
     segments = index.folder / "segments"
     (index.folder.parent / "elsewhere").mkdir()
@@ -603,8 +603,8 @@ def test_what_somebody_keeps_in_the_folder_of_an_index_is_never_deleted(index):
     kept = [
         segments / "holiday" / "words.npy",
         segments / "notes.txt",
-        segments / "000001" / "mine.jpg",  # whose segment will go
-        segments / "000002" / "mine.jpg",  # whose number is the next
+        segments / "000001" / "mine.jpg",  # its segment will be removed
+        segments / "000002" / "mine.jpg",  # its number is the next
         segments / ".000003.part" / "mine.jpg",
         segments / ".000004.part.old" / "g.npy",
         segments / "12" / "g.npy",
@@ -623,7 +623,7 @@ def test_what_somebody_keeps_in_the_folder_of_an_index_is_never_deleted(index):
     assert found(index) == {str(seed) for seed in range(3, 12)}
     assert index.check() == []
     ours = {path.name for path in (segments / "000001").iterdir()}
-    assert ours == {"mine.jpg"}  # what was ours in there is gone
+    assert ours == {"mine.jpg"}  # our files there are gone
 
 
 def test_an_index_that_is_there_says_so_when_it_is_made_again(index, tmp_path):
@@ -675,7 +675,7 @@ def test_a_reader_without_the_right_to_write_sees_what_a_writer_committed(index,
 
 
 def test_searches_during_changes_always_see_one_whole_state(index):
-    """A writer replaces all pictures again and again; every search finds each of them exactly once."""
+    """A writer keeps replacing all pictures; every search finds each exactly once."""
     put(index, range(10))
     stop = threading.Event()
     begun = threading.Barrier(4)
@@ -749,7 +749,7 @@ def test_a_full_file_system_keeps_the_last_good_state(tmp_path):
         assert len(index.search(entry(1).aggregated, 1)) == 1
         with index.writing() as writer:
             writer.remove([row for row in index.pictures() if int(Path(row.path).stem) < done - 20])
-        assert len(index.search(entry(1).aggregated, 100)) <= 20  # lets go of the files of removed pictures
+        assert len(index.search(entry(1).aggregated, 100)) <= 20  # closes the files of removed pictures
         put(index, [1_000_000])
         assert len(found(index)) == 21
         index.close()
@@ -766,7 +766,7 @@ def test_a_full_file_system_keeps_the_last_good_state(tmp_path):
         (lambda one: replace(one, words=one.words.astype(np.int64)), "words must be int32"),
         (lambda one: replace(one, vectors=one.vectors.astype(np.float32)), "packed signs must be uint64"),
         (lambda one: replace(one, vectors=one.vectors[:, :1].copy()), "packed signs must be uint64"),
-        (lambda one: replace(one, dim=100), "codes of 100 bits are not like those of the index, of 128"),
+        (lambda one: replace(one, dim=100), "a query has codes of 100 bits, but the index has codes of 128"),
     ],
 )
 def test_a_query_whose_arrays_do_not_fit_is_refused(index, wrong, reason):
@@ -793,9 +793,9 @@ def narrow(one):
         (lambda one: replace(one, aggregated=narrow(one.aggregated)), "codes of 64 bits"),
         (
             lambda one: replace(one, aggregated=replace(one.aggregated, words=one.aggregated.words + WORDS)),
-            "which has 50",
+            "with 50 words",
         ),
-        (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "which has 50"),
+        (lambda one: replace(one, local=replace(one.local, words=one.local.words + WORDS)), "with 50 words"),
         (lambda one: replace(one, local=LocalCodes(one.local.words, one.local.codes[:, :1].copy(), 64)), "bits"),
         (lambda one: replace(one, keypoints=replace(one.keypoints, codes=one.keypoints.codes[:, :1].copy())), "bits"),
     ],

@@ -1,4 +1,4 @@
-"""Which files the index does not have as they are, without holding them all in memory."""
+"""Which files are new or changed, without holding them all in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING = Entry(
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    """Pictures a to e of size 1 and time 1, of which d was skipped."""
+    """Pictures a to e with size 1 and time 1; d was skipped."""
     with Index.create(tmp_path / "x.index", {}) as index:
         with index.writing() as writer:
             writer.set_codebook(Codebook(np.eye(128, dtype=np.float32)))
@@ -44,7 +44,7 @@ def test_new_changed_and_skipped_files_are_pending_in_the_order_they_were_listed
         listing = writer.listing(iter(files))
         assert (listing.files, listing.pending) == (7, 5)
         found = list(listing.pending_files())
-        # The digest is known of those that have a descriptor, so that a new time alone costs no description.
+        # Pictures with a descriptor have a digest, so that a new time alone needs no new description.
         assert [(Path(file.path).stem, file.size, file.mtime_ns, file.digest) for file in found] == [
             ("z", 1, 1, None), ("d", 1, 1, None), ("c", 2, 1, b"c"), ("b", 1, 2, b"b"), ("\udcff", 5, 6, None),
         ]  # fmt: skip

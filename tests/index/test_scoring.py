@@ -1,4 +1,4 @@
-"""The inner loop of search against brute force."""
+"""The inner loops of search, against brute force."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def score(query: Aggregated, pictures: list[Aggregated], kernel: Kernel) -> np.n
 
 
 @pytest.mark.parametrize("dim", [64, 100, 128, 256])
-@pytest.mark.parametrize(("count", "num_words"), [(30, 20), (400, 5)])  # lists shorter, and longer than a block
+@pytest.mark.parametrize(("count", "num_words"), [(30, 20), (400, 5)])  # lists shorter and longer than a block
 def test_scores_equal_brute_force(dim: int, count: int, num_words: int) -> None:
     rng = np.random.default_rng(dim)
     pictures = [random_picture(rng, num_words, dim) for _ in range(count)]
@@ -55,7 +55,7 @@ def test_scores_equal_brute_force(dim: int, count: int, num_words: int) -> None:
         expected = [similarity(query, one, STAR) for one in pictures]
         np.testing.assert_allclose(found * g * normalisation(query, STAR), expected, rtol=2e-6, atol=1e-6)
         seen += expected
-    assert np.count_nonzero(seen) > len(seen) / 4  # the data does exercise the loop
+    assert np.count_nonzero(seen) > len(seen) / 4  # the data exercises the loop
 
 
 @pytest.mark.parametrize("dim", [64, 100, 128, 256])

@@ -1,4 +1,4 @@
-"""A segment on disk: what was written comes back, and a failure leaves nothing."""
+"""A segment on disk: what was written can be read, and a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_merged_segments_are_as_if_what_lives_had_been_written_at_once(
     merged = merge_segments(tmp_path / "merged", sources)
     kept = [entries[start + slot] for (start, _), slots in zip(bounds, live, strict=True) for slot in slots]
     at_once = write_segment(tmp_path / "at-once", kept)
-    assert merged == at_once  # the digests of all files among it
+    assert merged == at_once  # including the digests of all files
 
 
 def test_a_segment_as_it_was_written_is_sound_and_each_flipped_bit_is_found(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_every_file_is_on_the_disk_before_the_segment_appears(tmp_path: Path, mo
     monkeypatch.setattr(segment_files, "sync", note)
     write_segment(tmp_path / "1", some_entries())
     appeared = synced.pop(tmp_path.name)
-    assert appeared  # the folder that holds it, last, so that its name is on the disk too
+    assert appeared  # the parent folder is synced last, so that the name is on the disk too
     assert sorted(synced) == sorted([".1.part", *names(tmp_path / "1")])
     assert not any(synced.values())
 

@@ -31,7 +31,7 @@ class Deadly(LocalWorkers):
 
 def test_of_a_picture_whose_process_is_killed_it_is_said_that_it_was_and_the_next_run_has_it(engine, collection):
     for path in collection.glob("pagoda-*"):
-        path.write_bytes(path.read_bytes() + b"\0")  # changed, and as good as it was
+        path.write_bytes(path.read_bytes() + b"\0")  # changed, but still a picture
     report = engine.sync(collection, workers=Deadly())
     reason = "the process that read it was killed (SIGKILL), twice"
     assert report.skipped == [(str(collection / "pagoda-1.jpg"), reason)]

@@ -19,7 +19,7 @@ SPEC = "rootsift:top=300+delf:top=200"
 
 @pytest.fixture(scope="module")
 def folder(photo_folder, tmp_path_factory):
-    """Three views of the pagoda and four other pictures, indexed by two kinds."""
+    """Three views of the pagoda and four other pictures, indexed with two kinds of features."""
     folder = tmp_path_factory.mktemp("kinds") / "photos"
     folder.mkdir()
     for path in (*photo_folder.glob("*.jpg"), *sorted((photo_folder / "deep").glob("*.PNG"))[:4]):
@@ -118,7 +118,7 @@ def test_its_words_serve_another_index_of_the_same_kinds_alone(engine, tmp_path)
     with Engine.create(tmp_path / "same.index", features=SPEC, codebook=words) as same:
         assert same.index.codebook.same_as(words)
     for features in ("rootsift", "delf+rootsift", "rootsift+hardnet"):
-        with pytest.raises(ValueError, match="mean nothing to these"):
+        with pytest.raises(ValueError, match="do not fit them"):
             Engine.create(tmp_path / "other.index", features=features, codebook=words)
 
 

@@ -1,4 +1,4 @@
-"""Pictures whose files are gone, as when a drive is not mounted: kept, not searched, and back at no cost."""
+"""Pictures whose files are gone, as on an unmounted drive: kept, not searched, and back at no cost."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ from old_index import as_format_5
 
 
 class NobodyDescribes(LocalWorkers):
-    """Fails as soon as a picture is to be described, or even read."""
+    """Fails if a picture is described, or even read."""
 
     def entries(self, recipe, max_pixels, staging, codebook, files):
         assert list(files) == []
@@ -39,7 +39,7 @@ def findable(engine):
 
 
 def unmount(folder):
-    """Leave an empty folder, as an unmounted drive does; returns where its files are meanwhile."""
+    """Leave an empty folder, like an unmounted drive; returns where its files are meanwhile."""
     away = next(one for one in folder.parents if one.name != "photos") / f"{folder.name}-away"
     folder.rename(away)
     folder.mkdir()
@@ -52,7 +52,7 @@ def mount(away, folder):
 
 
 def everything(engine):
-    """All that can be found, with the descriptors and where they are."""
+    """All searchable pictures, with the descriptors and their places."""
     return [(row, aggregated.words.tolist()) for row, aggregated in engine.index.aggregated()]
 
 
@@ -177,7 +177,7 @@ def test_what_is_there_again_is_not_pruned_nor_is_what_lies_elsewhere(engine, co
     (collection / "pagoda-0.jpg").unlink()
     engine.sync(collection, workers=0)
     assert engine.prune([nas / "deeper"]) == 3
-    mount(away, nas)  # before anybody has looked again
+    mount(away, nas)  # before the next sync
     assert engine.prune([collection]) == 1
     assert engine.sync(collection, workers=0).returned == 4
     assert engine.index.size().missing == 0
@@ -216,7 +216,7 @@ def test_of_a_file_that_was_skipped_nothing_is_kept_when_it_is_gone(engine, coll
 
 
 def test_a_picture_that_is_there_but_not_listed_is_not_missing(engine, collection):
-    odd = Path(shutil.copy(collection / "pagoda-0.jpg", collection / "pagoda.gif"))  # no folder walk takes it
+    odd = Path(shutil.copy(collection / "pagoda-0.jpg", collection / "pagoda.gif"))  # ignored when folders are walked
     engine.add([odd], workers=0)
     report = engine.sync(collection, workers=0)
     assert report.missing == 0
@@ -226,7 +226,7 @@ def test_a_picture_that_is_there_but_not_listed_is_not_missing(engine, collectio
 def test_a_picture_that_cannot_be_read_any_more_keeps_its_descriptor(engine, collection, monkeypatch):
     """A drive that goes away after its folders were listed: no content was seen, so none has changed."""
     picture = collection / "pagoda-0.jpg"
-    os.utime(picture, (5, 5))  # so that it is to be read
+    os.utime(picture, (5, 5))  # so that it must be read
     before = engine.index.picture(str(picture))
 
     def unreadable(path):
@@ -281,7 +281,7 @@ def test_an_index_of_the_format_before_is_brought_up_to_date_when_it_is_written(
         away = unmount(nas)
         assert writer.sync(collection, workers=0).missing == 7
         assert version_of(folder) == 6
-        assert len(findable(reader)) == 3  # which was opened before
+        assert len(findable(reader)) == 3  # it was opened before
         assert reader.check() == []
         mount(away, nas)
         assert writer.sync(collection, workers=NobodyDescribes()).returned == 7

@@ -1,4 +1,4 @@
-"""Where a thing is on a picture, by the points that agree."""
+"""Where the query object is in a picture, from the inliers."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def test_the_box_stays_inside_the_picture_and_holds_every_point() -> None:
     positions = np.array([[0.0, 100.0], [150.0, 239.0], [80.0, 180.0]])
     found = found_box((0, 0, 250, 240), True, shift, positions, SIZE)
     assert found == (0.0, 100.0, 200.0, 240.0)
-    outside = positions - np.array([0, 60])  # further from the map than an affine one can be
+    outside = positions - np.array([0, 60])  # further off than an affine transform can explain
     found = found_box((0, 0, 250, 240), True, shift, outside, SIZE)
     assert (found[0], found[1]) == (0.0, 40.0)

@@ -1,4 +1,4 @@
-"""Spatial verification on maps that are known."""
+"""Spatial verification with known transforms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_codes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def flipped(rng: np.random.Generator, codes: np.ndarray, share: float) -> np.ndarray:
-    """Codes of which each bit is another with some probability."""
+    """Codes with each bit flipped with some probability."""
     bits = np.unpackbits(codes.view(np.uint8), axis=1) ^ (rng.random((len(codes), BITS)) < share)
     return np.packbits(bits.astype(np.uint8), axis=1).view(np.uint64)
 
@@ -41,7 +41,7 @@ def flipped(rng: np.random.Generator, codes: np.ndarray, share: float) -> np.nda
 def keypoints(
     positions: np.ndarray, words: np.ndarray, codes: np.ndarray, scales: np.ndarray, angles: np.ndarray
 ) -> Keypoints:
-    """Keypoints in order of word; their rows say where they were before."""
+    """Keypoints sorted by word; their rows are their places before."""
     order = np.argsort(words, kind="stable")
     values = (positions, scales, angles)
     arrays = [np.asarray(value, np.float32)[order] for value in values]
@@ -53,19 +53,19 @@ def apply(transform: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def shapes(transform: np.ndarray, scales: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the map takes sizes and directions of local features."""
+    """The scales and orientations of transformed local features."""
     linear = transform[:, :2]
     turned = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ linear.T
-    sizes = scales * np.sqrt(max(abs(np.linalg.det(linear)), 0.01))  # a feature without a size is none
+    sizes = scales * np.sqrt(max(abs(np.linalg.det(linear)), 0.01))  # features have a size above 0
     return sizes, np.arctan2(turned[:, 1], turned[:, 0])
 
 
 def scene(
     transform: np.ndarray, right: int, wrong: int, noise: float = 0.5, seed: int = 0
 ) -> tuple[Keypoints, Keypoints]:
-    """A query and a picture of it: ``right`` points where the map puts them, ``wrong`` ones anywhere, in any order.
+    """A query and a picture of it: ``right`` transformed points and ``wrong`` random ones, in random order.
 
-    Sizes are off by a tenth, and directions by six degrees, as those of real features are.
+    Scales are off by a tenth, and orientations by six degrees, like those of real features.
     """
     rng = np.random.default_rng(seed)
     count = right + wrong
@@ -109,7 +109,7 @@ def same(a: Verification, b: Verification) -> bool:
     return np.array_equal(a.matches, b.matches) and np.array_equal(a.transform, b.transform)
 
 
-# ---- The map ----
+# ---- The transform ----
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(40, 0), (60, 60), (50, 150)])
@@ -164,13 +164,13 @@ def test_the_arrays_of_the_caller_are_left_as_they_are() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(kept, now, strict=True))
 
 
-# ---- What is no view of the same thing ----
+# ---- No views of the same object ----
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mirror_map_has_no_inliers(seed: int) -> None:
     query, other = scene(MIRROR, 60, 20, seed=seed)
-    assert len(match_keypoints(query, other, BITS)) > 60  # the matches themselves are there
+    assert len(match_keypoints(query, other, BITS)) > 60  # there are enough matches
     assert same(check(query, other), NOT_FOUND)
 
 
@@ -232,7 +232,7 @@ def test_no_features_on_either_side_find_nothing() -> None:
 
 
 def brute_force(query: Keypoints, other: Keypoints, max_distance: int) -> list[list[int]]:
-    """Plain search for the mutual nearest among points of the same word; of equal distances the first counts."""
+    """Brute-force mutual nearest neighbours among points of the same word; of equal distances the first counts."""
     bits = [np.unpackbits(one.codes.view(np.uint8), axis=1).astype(int) for one in (query, other)]
     distances = np.abs(bits[0][:, None] - bits[1][None]).sum(axis=2)
     distances[query.words[:, None] != other.words[None]] = BITS + 1
@@ -298,7 +298,7 @@ def test_a_warped_photograph_is_verified_with_its_map(
 ) -> None:
     height, width = photo.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
-    turn[0] *= 0.9  # not a similarity
+    turn[0] *= 0.9  # not a similarity transform
     warped = cv2.warpAffine(photo, turn, (width, height))
     first, second = RootSIFT(top=500).extract([photo, warped])
     query, other = make_keypoints(first, codebook, nearest=NEAREST), make_keypoints(second, codebook)
@@ -306,7 +306,7 @@ def test_a_warped_photograph_is_verified_with_its_map(
     assert found.inliers > 40
     mapped = apply(found.transform, first.positions[found.matches[:, 0]].astype(float))
     assert np.linalg.norm(mapped - other.positions[found.matches[:, 1]], axis=1).max() < 10.01
-    expected = turn.copy()  # warpAffine counts from the middle of a pixel, positions from its corner
+    expected = turn.copy()  # warpAffine counts from the centre of a pixel, positions from its corner
     expected[:, 2] += 0.5 - turn[:, :2] @ [0.5, 0.5]
     assert found.transform is not None
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
@@ -324,7 +324,7 @@ def test_photographs_of_different_things_share_nothing(photo: np.ndarray, codebo
         assert found.inliers == 0
 
 
-# ---- Input that compiled loops would take on trust ----
+# ---- Input that compiled loops do not check ----
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Visual words: a file of them, assignment of descriptors to words, and residuals."""
+"""Codebooks of visual words: their files, assignment of descriptors to words, and residuals."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from d2r.support.files import GENERATOR, replacing
 Array = NDArray[np.float32]
 
 COARSE_WORDS = 256
-"""Words of :attr:`Codebook.coarse` at most: as many as a byte tells apart."""
+"""Maximum number of coarse words (:attr:`Codebook.coarse`): they are stored in a byte."""
 
 _EXACT_WORDS = 16384
-_ORIGIN = "origin"  # in the metadata of a file
+_ORIGIN = "origin"  # key in the metadata of a file
 
 
 class CodebookError(D2RError, ValueError):
-    """A codebook that cannot be trained, read or used with these descriptors; the message says why."""
+    """A codebook cannot be trained, read or used with these descriptors; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Origin:
         features: specification of the local features, pinned (:func:`d2r.features.pinned_features`).
         regions: specification of the regions of the pictures, pinned.
         max_side: longer side, in pixels, that pictures and crops were scaled down to.
-        pictures: how many there were; None where nobody wrote it down.
-        version: of the d2r that learned them; None where nobody wrote it down.
+        pictures: number of pictures; None if it is not recorded.
+        version: version of d2r that learned them; None if it is not recorded.
     """
 
     features: str
@@ -52,17 +52,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Codebook:
-    """C visual words of D dimensions.
+    """C visual words with D dimensions.
 
     Attributes:
-        centroids: float32 (C, D); a descriptor belongs to the nearest in Euclidean distance.
+        centroids: float32 (C, D); a descriptor belongs to the nearest one in Euclidean distance.
         projection: float32 (E, D) with orthonormal rows, E at most D, applied to descriptors before residuals are
-            taken; None is the identity. Part of the original ASMK*, and what makes codes of fewer bits.
-        medians: float32 (C, E), what residuals are taken to in the projected space; None is the projected
-            centroids. Part of the original ASMK*.
-        origin: what they were learned from; None where it is not known, as of a plain array.
-        starts: the first word of each kind of features, ascending from 0: a feature belongs to the nearest word of its
-            own kind.
+            taken; None is the identity. Part of the original ASMK*; with E < D it shortens the codes.
+        medians: float32 (C, E), origins of residuals in the projected space; None is the projected centroids. Part of
+            the original ASMK*.
+        origin: what they were learned from; None if unknown, as for a plain array.
+        starts: first word of each kind of features, ascending from 0: a feature belongs to the nearest word of its
+            kind.
     """
 
     centroids: Array
@@ -83,7 +83,7 @@ class Codebook:
 
     @property
     def bits(self) -> int:
-        """Number of dimensions E of residuals, and so of the bits of a word's code."""
+        """Number of dimensions E of residuals, which is the number of bits per code."""
         return self.dim if self.projection is None else len(self.projection)
 
     @property
@@ -93,7 +93,7 @@ class Codebook:
 
     @cached_property
     def _parts(self) -> tuple[Codebook, ...]:
-        """The words of each kind as a codebook of their own, without medians."""
+        """The words of each kind as a separate codebook, without medians."""
         ends = (*self.starts[1:], self.num_words)
         return tuple(Codebook(self.centroids[start:end]) for start, end in zip(self.starts, ends, strict=True))
 
@@ -106,10 +106,10 @@ class Codebook:
 
     @cached_property
     def coarse(self) -> Codebook:
-        """At most 256 of the words, as many of each kind: what verification compares by, with residuals as they are.
+        """The coarse words of verification: at most 256 of the words, equally many per kind, without projection.
 
-        With many words two features of one thing have too often different ones. k-means leaves words in no order, so
-        that every so many-th is as good as any.
+        With many words, two features of the same point often have different ones. k-means leaves words unordered, so
+        words at regular steps are as good as random ones.
         """
         most = COARSE_WORDS // self.kinds
         chosen = [
@@ -120,7 +120,7 @@ class Codebook:
         return Codebook(np.ascontiguousarray(self.centroids[np.concatenate(chosen)]), starts=tuple(starts))
 
     def same_as(self, other: Codebook) -> bool:
-        """Say whether another codebook gives the same words and residuals, whatever it was learned from."""
+        """Say whether another codebook gives the same words and residuals, whatever its origin."""
         pairs = (
             (self.centroids, other.centroids), (self.projection, other.projection), (self.medians, other.medians)
         )  # fmt: skip
@@ -130,7 +130,7 @@ class Codebook:
         )
 
     def check_dim(self, dim: int) -> None:
-        """Raise :class:`CodebookError` unless the words are of ``dim`` dimensions."""
+        """Raise :class:`CodebookError` unless the words have ``dim`` dimensions."""
         if self.dim != dim:
             raise CodebookError(f"the codebook has {self.dim} dimensions, but the features have {dim}")
 
@@ -141,14 +141,14 @@ class Codebook:
     def assign(self, descriptors: Array, nearest: int = 1, kinds: NDArray[np.uint8] | None = None) -> NDArray[np.int32]:
         """Return the ``nearest`` closest words of each descriptor, closest first, int32 (N, nearest).
 
-        ``kinds``, uint8 (N,), says which kind of features each is of; None is the first.
+        ``kinds``, uint8 (N,), is the kind of features of each; None is the first kind for all.
 
-        Of words at equal distance the lower-numbered comes first. Of more than 16,384 words only those in the nearest
-        cells of a coarse partition are looked at: twenty times quicker, and a few descriptors in a hundred get one
-        of the next closest words; always the same one.
+        Of words at equal distance, the one with the lower number comes first. With more than 16,384 words, only those
+        in the nearest cells of a coarse partition are searched: this is twenty times faster, but a few descriptors in a
+        hundred get one of the next closest words; always the same one.
 
         Raises:
-            CodebookError: the descriptors are not of the codebook's dimension, or not finite numbers.
+            CodebookError: the descriptors do not have the codebook's dimension, or are not finite.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.dim:
             raise CodebookError(
@@ -164,8 +164,8 @@ class Codebook:
         if self.kinds > 1:
             return self._assign_by_kind(descriptors, nearest, kinds)
         _, words = self._search.search(np.ascontiguousarray(descriptors, np.float32), nearest)
-        if words.min() < 0:  # what faiss answers where no distance is finite
-            raise CodebookError("descriptors must be finite, and of squares that float32 holds")
+        if words.min() < 0:  # faiss returns -1 if no distance is finite
+            raise CodebookError("descriptors must be finite, and so must their squares in float32")
         return np.asarray(words, np.int32)
 
     def _assign_by_kind(self, descriptors: Array, nearest: int, kinds: NDArray[np.uint8] | None) -> NDArray[np.int32]:
@@ -177,19 +177,19 @@ class Codebook:
         return words
 
     def centre(self, descriptors: Array, words: NDArray[np.int32]) -> tuple[Array, Array | None]:
-        """Return the parts of the residuals ``P x - o(c)`` of descriptors x and their words c.
+        """Return the two terms of the residuals ``P x - o(c)`` of descriptors x and their words c.
 
         ``P`` is the projection and ``o(c)`` the median, or by default the identity and the centroid: ``x - q(x)``.
 
         Returns:
-            projected, float32 (N, E), and origins, float32 (C, E): a residual is ``projected[i] -
-            origins[words[i]]``. The origins are None when these are the residuals.
+            projected, float32 (N, E), and origins, float32 (C, E): a residual is ``projected[i] - origins[words[i]]``.
+            The origins are None if ``projected`` has the residuals already.
         """
         if self.medians is not None:
             return self.project(descriptors), self.medians
         if self.projection is None:
             return descriptors, self.centroids
-        # subtracted first, so that a descriptor that is its word has exactly no residual
+        # subtracted before projection, so that a descriptor equal to its word has a residual of exactly zero
         return self.project(descriptors - self.centroids[words]), None
 
     def residuals(self, descriptors: Array, words: NDArray[np.int32]) -> Array:
@@ -198,9 +198,9 @@ class Codebook:
         return projected if origins is None else projected - origins[words]
 
     def save(self, path: Path) -> None:
-        """Write the codebook, with its origin, as one safetensors file; an old file is replaced all at once."""
+        """Write the codebook, with its origin, as one safetensors file; an existing file is replaced atomically."""
         named = {"centroids": self.centroids, "projection": self.projection, "medians": self.medians}
-        # safetensors writes the memory as it lies, whatever the order of the axes.
+        # safetensors writes the memory as it is, whatever the order of the axes.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items() if tensor is not None}
         if self.kinds > 1:
             tensors["starts"] = np.array(self.starts, np.int64)
@@ -219,10 +219,10 @@ class Codebook:
         """
         try:
             tensors, origin = ({"centroids": _read_npy(path)}, None) if path.suffix == ".npy" else _read_tensors(path)
-        except Exception as error:  # of many types: both readers let those of the parsers below them through
+        except Exception as error:  # of many types: both readers pass on errors of their parsers
             raise CodebookError(f"{path}: cannot be read as a codebook ({error})") from error
         for name, tensor in tensors.items():
-            if tensor.dtype.isbuiltin == 2:  # added to numpy by a package that another process may not have
+            if tensor.dtype.isbuiltin == 2:  # a dtype that a package added to numpy, which other processes may lack
                 raise CodebookError(
                     f"{path}: cannot be read as a codebook ({name} is of the type {tensor.dtype}, which numpy lacks)"
                 )
@@ -240,7 +240,7 @@ class Codebook:
         for name, shape in shapes.items():
             if name in tensors and tensors[name].shape != shape:
                 raise CodebookError(f"{path}: {name} must have the shape {shape}, not {tensors[name].shape}")
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # overflow becomes infinite, which is rejected below
             arrays = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CodebookError(f"{path}: it holds values that are not finite")
@@ -250,7 +250,7 @@ class Codebook:
 
 
 def load_codebook(path: Path) -> Codebook:
-    """Return :meth:`Codebook.load` of a file, kept in this process until the file is replaced.
+    """Return :meth:`Codebook.load` of a file, cached in this process until the file is replaced.
 
     Raises:
         CodebookError: the file is missing or holds something else.
@@ -268,13 +268,13 @@ def _load_version(path: Path, inode: int, mtime_ns: int) -> Codebook:
 
 
 def nearest_index(num_words: int, dim: int) -> Any:
-    """Return an empty faiss index of words: exact, or of many words with a coarse partition."""
+    """Return an empty faiss index for words: exact, or with a coarse partition if there are many."""
     flat = faiss.IndexFlatL2(dim)
     if num_words <= _EXACT_WORDS:
         return flat
     cells = 1 << round(math.log2(4.0 * math.sqrt(num_words)))
     index = faiss.IndexIVFFlat(flat, dim, cells)
-    index.cp.niter = 3  # it need not be good, only quick: every process that opens the codebook makes it anew
+    index.cp.niter = 3  # fast rather than good: every process that opens the codebook trains it again
     index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 16
     index.nprobe = cells // 32
     return index
@@ -286,7 +286,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], str | None]:
-    """Return the tensors of a file, and what its metadata says of their origin."""
+    """Return the tensors of a file, and the origin in its metadata."""
     with safe_open(path, framework="np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_ORIGIN)  # noqa: SIM118
 
@@ -305,7 +305,7 @@ def _read_origin(path: Path, text: str | None) -> Origin | None:
         record = json.loads(text)
         origin = Origin(**{field.name: record[field.name] for field in fields(Origin)})
     except (ValueError, TypeError, KeyError) as error:
-        raise CodebookError(f"{path}: what it says of its origin cannot be read ({error!r})") from error
+        raise CodebookError(f"{path}: its origin cannot be read ({error!r})") from error
     if not isinstance(origin.features, str):
         raise CodebookError(f"{path}: its origin must name the features, not {origin.features!r}")
     return origin

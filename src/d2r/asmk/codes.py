@@ -1,4 +1,4 @@
-"""Binary codes: packed signs, and inner products of them."""
+"""Binary codes: packed signs, and their inner products."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LocalCodes:
-    """The binarised residuals of N local features of a picture: what is left of them to be aggregated anew.
+    """The binarised residuals of N local features of a picture, from which they can be aggregated again.
 
     Attributes:
         words: int32 (N,), the visual word of each.
         codes: uint64 (N, B), the packed signs of its residual ``P x - o(c)``.
-        bits: of a code.
+        bits: number of bits per code.
     """
 
     words: NDArray[np.int32]
@@ -28,11 +28,11 @@ class LocalCodes:
 
     @staticmethod
     def empty(bits: int) -> LocalCodes:
-        """Return no features."""
+        """Return the codes of no features."""
         return LocalCodes(np.zeros(0, np.int32), np.zeros((0, -(-bits // 64)), np.uint64), bits)
 
     def take(self, rows: NDArray[Any]) -> LocalCodes:
-        """Return some of them, by row or by a bool (N,)."""
+        """Return some of the codes, by rows or a mask, bool (N,)."""
         return LocalCodes(self.words[rows], self.codes[rows], self.bits)
 
 
@@ -46,7 +46,7 @@ def pack_signs(vectors: NDArray[np.floating]) -> NDArray[np.uint64]:
 
 
 def unpack_signs(codes: NDArray[np.uint64], dim: int) -> NDArray[np.float32]:
-    """Return the vectors of +1 and -1 that packed codes stand for: uint64 (W, B) -> float32 (W, dim)."""
+    """Return packed codes as vectors of +1 and -1: uint64 (W, B) -> float32 (W, dim)."""
     bits = np.unpackbits(np.ascontiguousarray(codes).view(np.uint8), axis=1, count=dim)
     return bits.astype(np.float32) * 2.0 - 1.0
 
@@ -54,7 +54,7 @@ def unpack_signs(codes: NDArray[np.uint64], dim: int) -> NDArray[np.float32]:
 def inner_products(
     a: NDArray[np.float32] | NDArray[np.uint64], b: NDArray[np.float32] | NDArray[np.uint64], dim: int
 ) -> NDArray[np.float32]:
-    """Return the inner product of each pair of rows; of packed signs ``1 - 2 h / D``, h the Hamming distance."""
+    """Return the inner product of each pair of rows; for packed signs ``1 - 2 h / D``, h the Hamming distance."""
     if a.dtype == np.uint64:
         hamming = np.bitwise_count(np.bitwise_xor(a, b)).sum(axis=1, dtype=np.int64)
         return np.asarray(1.0 - 2.0 * hamming / dim, np.float32)

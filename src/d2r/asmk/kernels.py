@@ -1,4 +1,4 @@
-"""The match kernels of the paper: from local descriptors to one aggregated descriptor a picture, and similarity.
+"""The match kernels of the paper: from local descriptors to one aggregated descriptor per picture, and similarity.
 
 Notation, as in Teichmann et al., CVPR 2019, and Tolias et al., IJCV 2015. X_c are the descriptors of picture X that
 belong to word c, q(x) the word of x, and V(X_c) = sum of x - q(x) over X_c. Every kernel has the form
@@ -6,7 +6,7 @@ belong to word c, q(x) the word of x, and V(X_c) = sum of x - q(x) over X_c. Eve
     K(X, Y) = g(X) g(Y) sum_c w_c s(Phi(X_c) . Phi(Y_c)),     g(X) = (sum_c w_c s(Phi(X_c) . Phi(X_c)))^(-1/2)
 
 with an embedding Phi, a selectivity s and word weights w_c (1, or the inverse document frequency). :data:`KERNELS`
-names the choices. Regions may be on either side: with several on both it is the symmetric R-AMK (Eq. 10).
+names the choices. Either side may have regions: with several on both sides it is the symmetric R-AMK (Eq. 10).
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Embedding = Literal["count", "sum", "mean-unit", "unit", "sign"]
 Weights = NDArray[np.float32]
 
 
-_WORD_LIMIT = 1 << 31  # words that int32 tells apart
+_WORD_LIMIT = 1 << 31  # words are int32
 
 
 @dataclass(frozen=True)
 class Assigned:
     """The descriptors of one picture with their words: N (descriptor, word) pairs over R regions.
 
-    Making one that is not as it is said to be here raises ``ValueError``.
+    Raises ``ValueError`` if the arrays do not fit this description.
 
     Attributes:
         words: int32 (N,).
         projected: float32 (N, D), descriptors in the space where residuals are taken.
         origins: float32 (C, D), what is subtracted for each word: the residual of row i is
-            ``projected[i] - origins[words[i]]``. None when these are the residuals.
-        regions: int32 (N,), the region (0 to R - 1) a descriptor was taken in; region 0 is the whole picture.
-        region_count: R, counting regions that have no descriptor.
+            ``projected[i] - origins[words[i]]``. None if ``projected`` has the residuals already.
+        regions: int32 (N,), the region (0 to R - 1) of each descriptor; region 0 is the whole picture.
+        region_count: R, including regions without descriptors.
         starts: first word of each kind of features, see :class:`d2r.asmk.codebook.Codebook`.
     """
 
@@ -72,7 +72,7 @@ class Assigned:
         return self.projected if self.origins is None else self.projected - self.origins[self.words]
 
     def take(self, rows: NDArray[Any]) -> Assigned:
-        """Return some of the descriptors, by row or by a bool (N,), of the same regions."""
+        """Return some of the descriptors, by rows or a mask, bool (N,), with the same regions."""
         return replace(self, words=self.words[rows], projected=self.projected[rows], regions=self.regions[rows])
 
     def by_kind(self) -> Iterator[Assigned]:
@@ -83,12 +83,12 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Aggregated:
-    """One aggregated descriptor: W different visual words, each with its vector Phi(X_c), not yet scaled by g.
+    """One aggregated descriptor: W different visual words, each with its vector Phi(X_c), without the factor g.
 
     Attributes:
         words: int32 (W,), ascending. A word whose vector is zero is absent; a picture without features has W = 0.
-        vectors: float32 (W, E), or for sign embeddings packed bits, uint64 (W, ceil(D / 64)), see :func:`pack_signs`.
-        dim: the length of the vector that a row stands for (E, or the number of bits D).
+        vectors: float32 (W, E), or for sign embeddings packed signs, uint64 (W, ceil(D / 64)), see :func:`pack_signs`.
+        dim: length of each vector (E, or the number of bits D).
     """
 
     words: NDArray[np.int32]
@@ -99,13 +99,13 @@ class Aggregated:
         return len(self.words)
 
     def check_signs(self) -> None:
-        """Raise ``ValueError`` unless the vectors are packed signs, and the words as they are said to be."""
+        """Raise ``ValueError`` unless the vectors are packed signs, and the words are valid."""
         check_words(self.words)
         check_array("vectors of packed signs", self.vectors, np.uint64, (len(self.words), -(-self.dim // 64)))
 
 
 def by_kind(aggregated: Aggregated, starts: Sequence[int]) -> list[Aggregated]:
-    """Return the part of a descriptor that each kind of features has, by the first word of each kind."""
+    """Return the part of a descriptor for each kind of features, given the first word of each kind."""
     edges = np.searchsorted(aggregated.words, [*starts[1:]])
     bounds = [0, *edges.tolist(), len(aggregated)]
     return [
@@ -116,15 +116,15 @@ def by_kind(aggregated: Aggregated, starts: Sequence[int]) -> list[Aggregated]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A match kernel: the embedding Phi, the selectivity s, and whether regions beside the whole picture count.
+    """A match kernel: the embedding Phi, the selectivity s, and whether regions besides the whole picture count.
 
     Attributes:
-        embedding: "count": |X_c|. "sum": the mean over regions of g(X^r) V(X^r_c), with g(X^r) that normalises the
-            region's whole VLAD (R-VLAD); of one region, V(X_c). "unit": "sum", normalised per word.
-            "sign": the signs of "sum". "mean-unit": the mean over regions of g(X^r) V^(X^r_c), with the g of ASMK.
+        embedding: "count": |X_c|. "sum": the mean over regions of g(X^r) V(X^r_c), where g(X^r) normalises the whole
+            VLAD of the region (R-VLAD); with one region, V(X_c). "unit": "sum", normalised per word. "sign": the signs
+            of "sum". "mean-unit": the mean over regions of g(X^r) V^(X^r_c), with the g of ASMK.
         regional: use all regions; otherwise only region 0.
         alpha: exponent of the selectivity s(u) = sign(u) |u|^alpha.
-        tau: s(u) is 0 where u is not above it.
+        tau: threshold; s(u) is 0 unless u is above it.
     """
 
     embedding: Embedding
@@ -143,7 +143,7 @@ KERNELS: dict[str, Kernel] = {
     "r-asmk": Kernel("unit", regional=True),
     "r-asmk*": Kernel("sign", regional=True),
 }
-"""The kernels of the paper by the names it gives them."""
+"""The kernels of the paper, by the names it gives them."""
 
 
 def assign(
@@ -157,16 +157,16 @@ def assign(
     """Assign local descriptors to visual words.
 
     Args:
-        codebook: C words of D dimensions.
+        codebook: C words with D dimensions.
         descriptors: float32 (N, D).
         regions: int32 (N,), the region of each; None puts all in region 0.
-        region_count: R, which must be given with ``regions``: one that has no descriptor counts too.
-        nearest: words a descriptor is assigned to (multiple assignment, for queries); it gives that many pairs.
+        region_count: R, required with ``regions``; regions without descriptors count too.
+        nearest: number of words per descriptor (multiple assignment, for queries), and so of pairs.
         kinds: uint8 (N,), the kind of features of each; None is the first.
 
     Raises:
-        d2r.asmk.codebook.CodebookError: the descriptors are of another dimension than the codebook, or not finite.
-        ValueError: a region is none of 0 to R - 1, or there is not one for each descriptor.
+        d2r.asmk.codebook.CodebookError: the descriptors have another dimension than the codebook, or are not finite.
+        ValueError: a region is not in 0 to R - 1, or there is not one region per descriptor.
     """
     words = codebook.assign(descriptors, nearest, kinds)
     if regions is None:
@@ -175,7 +175,7 @@ def assign(
         raise ValueError("region_count: with regions, say how many there are; one without descriptors counts too")
     regions = np.asarray(regions)
     if regions.dtype.kind in "iu" and regions.dtype != np.int32:
-        regions = np.clip(regions, -1, _WORD_LIMIT - 1).astype(np.int32)  # so that one out of range stays out of it
+        regions = np.clip(regions, -1, _WORD_LIMIT - 1).astype(np.int32)  # values out of range stay out of range
     check_numbers("regions", regions, len(descriptors), region_count)
     if nearest > 1:
         descriptors, regions = np.repeat(descriptors, nearest, axis=0), np.repeat(regions, nearest)
@@ -186,7 +186,7 @@ def assign(
 def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     """Return Phi(X_c) of every word c that the picture has, for a kernel of :data:`KERNELS`.
 
-    Each kind of features is aggregated on its own: what it says of a word does not depend on the others.
+    Each kind of features is aggregated separately, so its result does not depend on the others.
     """
     if len(assigned.starts) > 1:
         parts = [aggregate(part, kernel) for part in assigned.by_kind()]
@@ -205,7 +205,7 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
     out_words = np.empty(count, np.int32)
     codes = np.zeros((count if signs else 0, -(-dim // 64)), np.uint64)
     vectors = np.empty((0 if signs else count, dim), np.float32)
-    # One number holds word, region and row: such numbers sort several times faster than a stable argsort does.
+    # Each number packs word, region and row: sorting these is several times faster than a stable argsort.
     key = (assigned.words.astype(np.int64) * assigned.region_count + assigned.regions) * count + np.arange(count)
     key.sort()
     order = key % max(count, 1)
@@ -217,12 +217,12 @@ def aggregate(assigned: Assigned, kernel: Kernel) -> Aggregated:
 
 
 def first_regions(assigned: Assigned, count: int) -> Assigned:
-    """Return the descriptors of the first ``count`` regions, as if the picture had no others."""
+    """Return the descriptors of the first ``count`` regions, as if the picture had no other regions."""
     return replace(assigned.take(assigned.regions < count), region_count=count)
 
 
 def local_codes(assigned: Assigned, rows: NDArray[Any]) -> LocalCodes:
-    """Return the binarised residuals of some of a picture's descriptors, by row, in that order, or by a bool (N,)."""
+    """Return the binarised residuals of some descriptors of a picture, by rows, in that order, or a mask, bool (N,)."""
     some = assigned.take(rows)
     return LocalCodes(some.words, pack_signs(some.residuals), some.projected.shape[1])
 
@@ -230,7 +230,7 @@ def local_codes(assigned: Assigned, rows: NDArray[Any]) -> LocalCodes:
 def pool_codes(local: LocalCodes) -> Aggregated:
     """Return ``b(sum_i b(r_i))`` of each word, the sum over its features, packed; b(0) = -1.
 
-    It is ASMK*'s ``b(sum_i r_i)`` for a word that has one feature, and near it for one that has several.
+    It equals ``b(sum_i r_i)`` of ASMK* for a word with one feature, and approximates it for a word with several.
     """
     words, rows = np.unique(local.words, return_inverse=True)
     sums = np.zeros((len(words), local.bits), np.float32)
@@ -239,12 +239,12 @@ def pool_codes(local: LocalCodes) -> Aggregated:
 
 
 def aggregate_regions(assigned: Assigned, kernel: Kernel) -> list[Aggregated]:
-    """Return one aggregated descriptor a region, for regional search (simMAX and simAVG)."""
+    """Return one aggregated descriptor per region, for regional search (simMAX and simAVG)."""
     return [aggregate(_region(assigned, region), kernel) for region in range(assigned.region_count)]
 
 
 def selectivity(u: NDArray[np.floating], kernel: Kernel) -> NDArray[np.float32]:
-    """Return s(u) = sign(u) |u|^alpha where u > tau, else 0; float32, of the shape of ``u``."""
+    """Return s(u) = sign(u) |u|^alpha where u > tau, else 0; float32, with the shape of ``u``."""
     value = np.sign(u) * np.abs(u) ** kernel.alpha
     return np.asarray(np.where(u > kernel.tau, value, 0.0), np.float32)
 
@@ -256,14 +256,14 @@ def selectivity_by_distance(blocks: int, dim: int, kernel: Kernel) -> NDArray[np
 
 
 def check_words(words: NDArray[Any]) -> None:
-    """Raise ``ValueError`` unless visual words are int32 (W,), ascending and none twice, from 0."""
+    """Raise ``ValueError`` unless visual words are int32 (W,), 0 or more, strictly ascending."""
     check_array("words", words, np.int32, (len(words),))
     if len(words) and (words[0] < 0 or not (words[1:] > words[:-1]).all()):
         raise ValueError("words must ascend from 0 or more, none of them twice")
 
 
 def match(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:
-    """Return sum_c w_c s(Phi(X_c) . Phi(Y_c)), without the g of either side; 0 where no word is shared.
+    """Return sum_c w_c s(Phi(X_c) . Phi(Y_c)), without g of either side; 0 if no word is shared.
 
     ``weights`` is float32 (C,), such as :func:`inverse_document_frequency`; None is 1 for every word.
     """
@@ -279,7 +279,7 @@ def normalisation(x: Aggregated, kernel: Kernel, weights: Weights | None = None)
 
 
 def similarity(x: Aggregated, y: Aggregated, kernel: Kernel, weights: Weights | None = None) -> float:
-    """Return K(X, Y); 1 for a picture with itself."""
+    """Return K(X, Y); 1 if X = Y."""
     own = normalisation(x, kernel, weights) * normalisation(y, kernel, weights)
     return own * match(x, y, kernel, weights)
 
@@ -291,13 +291,13 @@ def regional_similarity(
     pool: Literal["max", "avg"],
     weights: Weights | None = None,
 ) -> float:
-    """Return simMAX or simAVG: the largest or the mean K(X, Y^r) over the regions of Y, each stored on its own."""
+    """Return simMAX or simAVG: the largest or the mean K(X, Y^r) over the separately stored regions of Y."""
     values = [similarity(x, region, kernel, weights) for region in regions]
     return max(values) if pool == "max" else sum(values) / len(values)
 
 
 def inverse_document_frequency(pictures: Sequence[Aggregated], num_words: int) -> Weights:
-    """Return w_c = log(M / M_c), M pictures of which M_c have word c, float32 (C,); 0 for a word that none has."""
+    """Return w_c = log(M / M_c), where M_c of M pictures have word c, float32 (C,); 0 if no picture has a word."""
     counts = np.zeros(num_words, np.int64)
     for picture in pictures:
         counts[picture.words] += 1

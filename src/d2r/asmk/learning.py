@@ -12,10 +12,10 @@ from d2r.asmk.codebook import Array, Codebook, CodebookError, Origin, nearest_in
 from d2r.defaults import FEATURES_PER_WORD
 
 MAX_SAMPLES_PER_WORD = 64
-"""Descriptors a word that training uses at most; more change k-means little and cost in proportion."""
+"""Maximum number of descriptors per word in training; more change k-means little, at proportional cost."""
 
 SAMPLES_PER_WORD = 40
-"""Descriptors a word that k-means is given, where there are so many."""
+"""Number of descriptors per word to sample for k-means, if there are enough."""
 
 
 def train_codebook(
@@ -31,19 +31,19 @@ def train_codebook(
     """Learn a codebook by k-means.
 
     Args:
-        descriptors: float32 (N, D), N at least ``num_words``; of more than 64 a word a random part is used.
+        descriptors: float32 (N, D), N at least ``num_words``; if there are more than 64 per word, a random part is
+            used.
         num_words: number of words C.
-        iterations: of Lloyd's algorithm.
-        seed: of the random start; the same input and seed give the same codebook on the same machine.
-        bits: project to so many dimensions by a random rotation, as the original ASMK* does; D at most. None takes
-            residuals as they are.
-        medians: take residuals to the median of each word's descriptors, as the original ASMK* does, in place of
-            the mean.
-        origin: where the descriptors are from, to be kept with the words.
+        iterations: number of iterations of Lloyd's algorithm.
+        seed: seed of the random start; the same input and seed give the same codebook on the same machine.
+        bits: project to this many dimensions, at most D, by a random rotation, as in the original ASMK*. None does not
+            project.
+        medians: subtract the median of each word's descriptors, as in the original ASMK*, instead of the mean.
+        origin: origin of the descriptors, stored with the words.
 
     Raises:
-        CodebookError: there are fewer descriptors than words, or more bits than dimensions; or the descriptors are no
-            finite numbers (N, D).
+        CodebookError: there are fewer descriptors than words, or more bits than dimensions; or the descriptors are not
+            an array (N, D) of finite numbers.
     """
     if descriptors.ndim != 2 or descriptors.dtype.kind != "f":
         what = f"{descriptors.dtype} {descriptors.shape}"
@@ -61,11 +61,11 @@ def train_codebook(
     clustering.seed = seed + 1
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = MAX_SAMPLES_PER_WORD
-    clustering.update_index = True  # the partition follows the words
+    clustering.update_index = True  # retrain the coarse partition with the words
     try:
         clustering.train(np.ascontiguousarray(descriptors, np.float32), nearest_index(num_words, dim))
     except RuntimeError as error:
-        if "NaN" in str(error):  # faiss looks at every one of them
+        if "NaN" in str(error):  # faiss checks every descriptor
             raise CodebookError("descriptors must be finite") from error
         raise
     centroids = faiss.vector_to_array(clustering.centroids).reshape(num_words, dim)
@@ -80,11 +80,11 @@ def train_kinds(
     """Learn the visual words of each kind of features, see :func:`train_codebook`.
 
     Args:
-        samples: of each kind float32 (N, D).
-        num_words: of each kind; fewer where its descriptors are too few, see :func:`fitting_words`.
+        samples: float32 (N, D) per kind.
+        num_words: number of words per kind; fewer if it has too few descriptors, see :func:`fitting_words`.
         bits: see :func:`train_codebook`.
-        seed: the same.
-        origin: the same.
+        seed: see :func:`train_codebook`.
+        origin: see :func:`train_codebook`.
     """
     parts = []
     for sample in samples:
@@ -95,11 +95,11 @@ def train_kinds(
 
 
 def join_codebooks(parts: Sequence[Codebook], origin: Origin | None = None) -> Codebook:
-    """Return the visual words of several kinds of features as one codebook; of one kind it is the same.
+    """Return the visual words of several kinds of features as one codebook; with one kind it is unchanged.
 
     Args:
-        parts: of each kind, with as many dimensions, without projection or all with the same one.
-        origin: of all of them.
+        parts: one codebook per kind, all with the same dimensions, and without a projection or with the same one.
+        origin: origin of the joined codebook.
     """
     starts = np.cumsum([0, *(part.num_words for part in parts[:-1])]).tolist()
     medians = [part.medians for part in parts if part.medians is not None]
@@ -113,7 +113,7 @@ def join_codebooks(parts: Sequence[Codebook], origin: Origin | None = None) -> C
 
 
 def fitting_words(num_words: int, descriptors: int) -> int:
-    """Return how many words to learn from so many descriptors: halved until there are 16 descriptors a word."""
+    """Return how many words to learn: ``num_words``, halved until there are 16 descriptors per word."""
     while num_words > 1 and num_words * FEATURES_PER_WORD > descriptors:
         num_words //= 2
     return num_words
@@ -122,16 +122,18 @@ def fitting_words(num_words: int, descriptors: int) -> int:
 def single_word(descriptors: Array, seed: int = 0) -> Codebook:
     """Return a codebook of one word, the mean of descriptors, float32 (N, D), with a random rotation.
 
-    It is for comparing two pictures alone, by codes, where there is no collection to learn words from.
+    It serves to compare two pictures by codes, without a collection to learn words from.
     """
     mean = descriptors.mean(axis=0, keepdims=True) if len(descriptors) else np.zeros((1, descriptors.shape[1]))
     return Codebook(mean.astype(np.float32), random_rotation(descriptors.shape[1], seed))
 
 
 def check_bits(bits: int | None, dim: int) -> None:
-    """Raise :class:`CodebookError` unless codes of features of ``dim`` dimensions can have so many bits."""
+    """Raise :class:`CodebookError` unless codes of features with ``dim`` dimensions can have ``bits`` bits."""
     if bits is not None and not 1 <= bits <= dim:
-        raise CodebookError(f"codes can have from 1 to {dim} bits, not {bits}; at most one a dimension of the features")
+        raise CodebookError(
+            f"codes can have from 1 to {dim} bits, not {bits}; at most one per dimension of the features"
+        )
 
 
 def random_rotation(dim: int, seed: int) -> Array:

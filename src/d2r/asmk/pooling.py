@@ -15,7 +15,7 @@ from d2r.support.intrinsics import prefetch
 _ZERO = 1e-12
 
 
-_AHEAD = 8  # rows between what is summed and what is fetched from memory
+_AHEAD = 8  # rows from summing to prefetching
 
 
 _LINE = 16  # float32 numbers in a cache line
@@ -38,27 +38,27 @@ def pool_residuals(
     codes: NDArray[np.uint64],
     vectors: NDArray[np.float32],
 ) -> Any:
-    """Pool residuals over regions, word by word, in no more memory than two vectors; return the number of words.
+    """Pool residuals over regions, word by word, in the memory of two vectors; return the number of words.
 
     Args:
-        order: int64 (N,), the rows by word, and by region within a word.
+        order: int64 (N,), the rows sorted by word, and by region within a word.
         words: int32 (N,).
         regions: int32 (N,).
         region_count: R.
         projected: float32 (N, D).
         origins: float32 (C, D) or None, see :class:`Assigned`.
-        unit_sums: normalise the sum of a word's residuals in a region before it is pooled with others.
+        unit_sums: normalise the sum of a word's residuals in each region before pooling.
         unit: normalise the result.
         out_words: int32 (N,), written: the different words, ascending.
-        codes: uint64 (N, ceil(D / 64)), written: the packed signs; unless it has no rows.
-        vectors: float32 (N, D), written; unless it has no rows.
+        codes: uint64 (N, ceil(D / 64)), written: the packed signs; not written if it has no rows.
+        vectors: float32 (N, D), written; not written if it has no rows.
     """
     count, dim = projected.shape
     total, pooled = np.empty(dim), np.empty(dim)
-    shares = np.ones(region_count)  # g of each region / R; one region has no need of it
+    shares = np.ones(region_count)  # g of each region / R; not needed for one region
     if region_count > 1:
         squares = np.zeros(region_count)
-        first = np.int64(0)  # for a literal 0 _sum_residuals would be compiled once more
+        first = np.int64(0)  # with a literal 0, _sum_residuals would be compiled twice
         while first < count:
             region = regions[order[first]]
             first, square = _sum_residuals(first, order, words, regions, projected, origins, unit_sums, total)
@@ -66,7 +66,7 @@ def pool_residuals(
         for region in range(region_count):
             shares[region] = 1.0 / (np.sqrt(max(squares[region], _ZERO * _ZERO)) * region_count)
     masks = np.empty(64, np.uint64)
-    for bit in range(64):  # as numpy.packbits has it: the first of eight is the highest bit of a byte
+    for bit in range(64):  # as in numpy.packbits, the first of eight is the highest bit of a byte
         masks[bit] = np.uint64(1) << np.uint64(bit // 8 * 8 + 7 - bit % 8)
     found = 0
     first = np.int64(0)
@@ -92,7 +92,7 @@ def pool_residuals(
                 codes[found, block] = bits
         else:
             length = np.sqrt(square) if unit else 1.0
-            for column in range(dim):  # Numba would compile the message of a shape error for whole rows
+            for column in range(dim):  # with whole rows, Numba would also compile the message of a shape error
                 vectors[found, column] = pooled[column] / length
         found += 1
     return found
@@ -111,8 +111,8 @@ def _sum_residuals(
 ) -> Any:
     """Sum the residuals of one word in one region, the rows from ``order[first]`` on.
 
-    With ``unit`` the sum is brought to length 1, unless it is zero. Returns where the next word or region starts, and
-    the squared length of what is written to ``total``.
+    With ``unit`` the sum is normalised, unless it is zero. Returns where the next word or region starts, and the
+    squared length of ``total``.
     """
     count, dim = projected.shape
     word, region = words[order[first]], regions[order[first]]

@@ -12,7 +12,8 @@ from pathlib import Path
 from d2r.boxes import PixelBox
 from d2r.compose.clutter import compose_set
 from d2r.compose.planning import ComposeProgress
-from d2r.datasets.difficulty import DIFFICULTIES
+from d2r.datasets import difficulty
+from d2r.datasets.difficulty import ClutterConfig
 from d2r.datasets.ground_truth import Instance
 from d2r.errors import D2RError
 
@@ -40,21 +41,6 @@ _BACKGROUNDS = (
     "skimage/retina.jpg",
     "skimage/rocket.jpg",
     "skimage/text.png",
-)
-
-_DEMO = replace(
-    DIFFICULTIES["easy"],
-    name="demo",
-    share=(0.1, 0.25),
-    tilt=30,
-    roll=15,
-    stretch=1.2,
-    lighting=0.4,
-    occlusion=0.15,
-    quality=(80, 92),
-    views=5,
-    decoy_pictures=12,
-    distractors=18,
 )
 
 
@@ -133,7 +119,7 @@ def demo_collection(folder: Path, *, seed: int = 0, progress: ComposeProgress | 
         d2r.datasets.ground_truth.ClutterError: the folder holds other pictures, or cannot be written.
     """
     bundled = bundled_photos()
-    composed = compose_set(_DEMO, bundled.instances, bundled.backgrounds, seed, folder, progress)
+    composed = compose_set(_demo_config(), bundled.instances, bundled.backgrounds, seed, folder, progress)
     query = composed.queries[0]
     return DemoCollection(
         photos=folder / "photos",
@@ -141,4 +127,22 @@ def demo_collection(folder: Path, *, seed: int = 0, progress: ComposeProgress | 
         query=folder / query.path,
         box=query.box,
         answers=tuple(folder / path for path in query.positives),
+    )
+
+
+def _demo_config() -> ClutterConfig:
+    """Return how the pictures of the demo are composed."""
+    return replace(
+        difficulty.DIFFICULTIES["easy"],
+        name="demo",
+        share=(0.1, 0.25),
+        tilt=30,
+        roll=15,
+        stretch=1.2,
+        lighting=0.4,
+        occlusion=0.15,
+        quality=(80, 92),
+        views=5,
+        decoy_pictures=12,
+        distractors=18,
     )

@@ -115,7 +115,8 @@ def _split(source: str) -> tuple[Path, Path | None]:
 def _check_files(labels: Path, pictures: Iterable[DetectionPicture]) -> None:
     missing = [picture.path for picture in pictures if not picture.path.is_file()]
     if missing:
-        more = f", nor are {len(missing) - 1:,} others" if len(missing) > 1 else ""
+        others = len(missing) - 1
+        more = f", like {others:,} other{'s' if others > 1 else ''}" if others else ""
         raise DetectionDataError(
             f"{display_path(missing[0])}: listed in {display_path(labels)} but not on disk{more}; give the folder"
             " of the pictures with LABELS=PICTURES, or remove them from the labels"

@@ -1,1 +1,1 @@
-"""Protocols and metrics: Revisited Oxford and Paris, Google Landmarks, detection."""
+"""Protocols and metrics: Revisited Oxford and Paris, Google Landmarks, and detection."""

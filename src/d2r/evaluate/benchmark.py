@@ -1,4 +1,4 @@
-"""What is searched and what is right: three kinds of data set as one."""
+"""Benchmarks: the database, queries and ground truth of three kinds of data set."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Kind = Literal["revisited", "composed", "instances", "split"]
 
 
 class BenchmarkError(D2RError, ValueError):
-    """A folder that is none of the kinds of data set that are known, or an incomplete one; the message says which."""
+    """A folder is not a known kind of data set, or is incomplete; the message says which."""
 
 
 @dataclass(frozen=True)
 class QueryPicture:
-    """One query: its picture and what to search for on it; without a box the whole of it."""
+    """One query: its picture and query box; a box of None is the whole picture."""
 
     path: Path
     box: Box | None
@@ -38,12 +38,12 @@ class Benchmark:
     """Q queries against N database pictures.
 
     Attributes:
-        name: of the folder.
-        kind: what sort of data set it is.
-        database: N paths; distractors last.
+        name: name of the folder.
+        kind: kind of the data set.
+        database: N paths, distractors last.
         queries: Q queries.
         relevance: for each protocol ("easy", "medium", "hard", or only "all"), Q relevances.
-        junk_pairs: number of near-duplicate pairs that were found and are ignored.
+        junk_pairs: number of near-duplicate pairs, which are ignored.
     """
 
     name: str
@@ -57,17 +57,18 @@ class Benchmark:
 def load_benchmark(
     folder: Path, *, distractors: Path | None = None, overlapping: Sequence[Collection[str]] = ()
 ) -> Benchmark:
-    """Read a data set: its kind is told by what the folder holds.
+    """Read a data set, whose kind depends on the content of the folder.
 
     ``gnd_*.json|pkl|mat``: a Revisited data set, with pictures in ``jpg/``. ``ground_truth.json``: a set composed by
-    :mod:`d2r.compose.clutter`. ``train/`` and ``test/``: instances as sub-folders of each, the test pictures are
-    queries to the training pictures. Otherwise each sub-folder is an instance, and each picture a query to the others.
+    :mod:`d2r.compose.clutter`. ``train/`` and ``test/``: each has a sub-folder per instance, and the test pictures are
+    queries against the training pictures. Otherwise each sub-folder is an instance, and each picture is a query against
+    the others.
 
     Args:
         folder: the data set.
-        distractors: folder of pictures that join the database and are nobody's answer.
-        overlapping: groups of instance names that show parts of each other; for a query of one, pictures of the
-            others are neither right nor wrong. For folders of instances.
+        distractors: folder of pictures that are added to the database and are never right.
+        overlapping: groups of instance names that show parts of each other; for a query of one, pictures of the others
+            are junk. For folders of instances.
 
     Raises:
         BenchmarkError: the folder holds none of these, or lacks pictures.

@@ -1,4 +1,4 @@
-"""Detection scores by the COCO evaluation: average precision, and recall of a few boxes a picture."""
+"""Detection scores by the COCO evaluation: average precision, and recall with a few boxes per picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from d2r.boxes import as_boxes
 
 MAX_BOXES = 100
-"""Boxes a picture, best first, that average precision looks at: COCO's own limit."""
+"""Maximum number of boxes per picture, best first, for average precision, as in COCO."""
 
 _CATEGORY = 1
 
@@ -28,7 +28,7 @@ class DetectionScores:
     Attributes:
         ap50: average precision at intersection over union 0.5.
         ap: average precision, mean over the ten thresholds 0.5, 0.55, ..., 0.95.
-        ks: the K numbers of boxes a picture of the recalls.
+        ks: the K numbers of boxes per picture at which recall is measured.
         recall50: float64 (K,), share of true boxes found at 0.5 by the best k boxes of each picture.
         recall: float64 (K,), the same, mean over the ten thresholds (COCO's average recall).
         pictures: number of pictures.
@@ -55,9 +55,8 @@ def evaluate_boxes(
     Args:
         predicted: for each picture a float array (N, 4), x1, y1, x2, y2 in pixels.
         scores: for each picture a float array (N,), the confidence of each box, comparable across pictures.
-        truth: for each picture a float array (M, 4). A picture without true boxes counts: what is found there
-            is wrong.
-        ks: numbers of boxes a picture at which recall is taken, 1 to :data:`MAX_BOXES`.
+        truth: for each picture a float array (M, 4). A picture without true boxes counts: boxes found there are wrong.
+        ks: numbers of boxes per picture at which recall is measured, 1 to :data:`MAX_BOXES`.
 
     Raises:
         ValueError: the lists or arrays differ in length, a number is not finite, a true box is empty, a k is
@@ -66,7 +65,7 @@ def evaluate_boxes(
     if not len(predicted) == len(scores) == len(truth):
         raise ValueError(f"boxes of {len(predicted)}, scores of {len(scores)}, true boxes of {len(truth)} pictures")
     if min(ks) < 1 or max(ks) > MAX_BOXES:
-        raise ValueError(f"boxes a picture must be 1 to {MAX_BOXES}, not {tuple(ks)}")
+        raise ValueError(f"boxes per picture must be 1 to {MAX_BOXES}, not {tuple(ks)}")
     found: list[dict[str, Any]] = []
     wanted: list[dict[str, Any]] = []
     for picture, (boxes, confidence, true) in enumerate(zip(predicted, scores, truth, strict=True), start=1):
@@ -103,9 +102,9 @@ def evaluate_boxes(
 def _annotations(
     picture: int, boxes: NDArray[np.float32], scores: NDArray[np.float64], offset: int
 ) -> list[dict[str, Any]]:
-    """Return one COCO annotation a box; ``offset`` annotations went before, and the first id is 1.
+    """Return one COCO annotation per box; ids start at ``offset`` + 1.
 
-    The library marks a true box as not found by the id 0, so 0 is no id.
+    The library uses the id 0 for "not found", so ids start at 1.
     """
     if scores.shape != (len(boxes),):
         raise ValueError(f"picture {picture - 1}: {len(boxes)} boxes and scores of shape {scores.shape}")

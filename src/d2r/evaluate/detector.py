@@ -1,4 +1,4 @@
-"""How well a selector of regions finds the boxes of a set of pictures, and where it fails."""
+"""Measure how well a region selector finds the boxes of a set of pictures, and where it fails."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LOW_THRESHOLD = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A picture, what should be found in it, and what was.
+    """A picture with its true boxes and the regions found in it.
 
     Attributes:
-        path: of the file.
-        true: float32 (M, 4), in pixels.
-        found: in pixels, best first.
+        path: path of the file.
+        true: true boxes, float32 (M, 4), in pixels.
+        found: regions found, in pixels, best first.
     """
 
     path: Path
@@ -36,14 +36,14 @@ class Judged:
 
     @property
     def overlap(self) -> float:
-        """IoU of the best found box with the true box that it fits best; 0 where there is none of either."""
+        """IoU of the best found box with the nearest true box; 0 if either is missing."""
         if not len(self.found) or not len(self.true):
             return 0.0
         return float(iou(self.found.boxes[:1], self.true).max())
 
     @property
     def failure(self) -> float:
-        """How wrong the best found box is, in [0, 1]: its distance from a true box, or its score where none is true."""
+        """Error of the best found box, in [0, 1]: 1 - IoU with a true box, or its score if there is no true box."""
         if len(self.true):
             return 1.0 - self.overlap
         return float(self.found.scores[0]) if len(self.found) else 0.0
@@ -51,14 +51,14 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class SourceScores:
-    """What was measured on one source.
+    """The measurements on one source.
 
     Attributes:
-        source: as it was written.
-        scores: of all pictures that could be read.
-        milliseconds: median time of a picture that is in memory.
+        source: the source, as given.
+        scores: scores over all pictures that could be read.
+        milliseconds: median time per picture, with the picture in memory.
         judged: the pictures.
-        skipped: path and reason of pictures that could not be read.
+        skipped: path and reason of each picture that could not be read.
     """
 
     source: str
@@ -69,9 +69,9 @@ class SourceScores:
 
 
 def scoring_spec(spec: str) -> str:
-    """Return a specification whose detector gives what average precision asks for: all boxes, however unsure.
+    """Return a specification whose detector returns boxes of any score, as average precision needs.
 
-    A detector's threshold becomes 0.01 and its ``top`` 100 where the specification does not give them.
+    A detector's threshold becomes 0.01 and its ``top`` 100 unless the specification gives them.
     """
     name, _, text = spec.strip().partition(":")
     if name != "detector":
@@ -91,14 +91,14 @@ def judge_source(
     max_pixels: int,
     progress: Callable[[str, int, int], None],
 ) -> SourceScores:
-    """Look for boxes in pictures, one at a time, and score what is found.
+    """Detect boxes in pictures, one at a time, and score them.
 
     Args:
-        selector: any; of a detector also the boxes count that are the whole picture.
-        source: what the pictures are called.
-        pictures: with their true boxes. One that cannot be read is left out, and listed.
+        selector: any region selector; for a detector, boxes that are the whole picture count too.
+        source: name of the pictures.
+        pictures: with their true boxes. Pictures that cannot be read are left out and listed.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is: "detect".
+        progress: called with the stage, "detect", the number done and the total.
 
     Raises:
         DetectionDataError: no picture that can be read has a box.
@@ -114,7 +114,7 @@ def judge_source(
             skipped.append((display_path(picture.path), error.reason))
         else:
             if not judged:
-                _find(selector, image)  # the first run makes room in memory, which should not count
+                _find(selector, image)  # the first run allocates memory, which should not count
             started = time.perf_counter()
             found = _find(selector, image)
             seconds.append(time.perf_counter() - started)
@@ -125,7 +125,7 @@ def judge_source(
     if not any(len(one.true) for one in judged):
         first = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise DetectionDataError(
-            f"{display_path(source)}: no picture that can be read has a box, so that there is nothing to measure"
+            f"{display_path(source)}: no picture that can be read has a box, so there is nothing to measure"
             f" ({len(judged):,} pictures without a box, {len(skipped):,} that cannot be read{first})"
         )
     scores = evaluate_boxes(
@@ -139,13 +139,13 @@ def _find(selector: RegionSelector, image: Picture) -> Regions:
 
 
 def worst_failures(judged: Sequence[Judged], limit: int) -> list[Judged]:
-    """Return the pictures whose best found box is most wrong, the worst first; only those with an IoU below 0.5."""
+    """Return the pictures with the largest error, worst first; only those with an IoU below 0.5."""
     failed = [one for one in judged if one.failure > 0.5]
     return sorted(failed, key=lambda one: -one.failure)[:limit]
 
 
 def detector_as_json(one: SourceScores) -> dict[str, Any]:
-    """Return what was measured, for a file."""
+    """Return the measurements as JSON types."""
     scores = one.scores
     return {
         "source": one.source,

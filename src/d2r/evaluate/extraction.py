@@ -1,4 +1,4 @@
-"""Descriptions of a benchmark's pictures, made once and kept: ten methods cost one extraction."""
+"""Describe the pictures of a benchmark once and cache that, so that ten methods need one extraction."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from d2r.verify.keypoints import Keypoints
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
-_VERSION = 3  # of what a description holds, since regions are views of the picture
+_VERSION = 3  # of the cached descriptions; 3 has regions as views of the picture
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Where the descriptions of a benchmark are.
+    """The cached descriptions of a benchmark.
 
     Attributes:
         recipe: how pictures were described.
-        files: description of each database picture; None for one that could not be used.
-        skipped: path and reason of each of those.
+        files: file with the description of each database picture; None if it could not be used.
+        skipped: path and reason of each picture that could not be used.
         queries: description of each query.
     """
 
@@ -60,11 +60,11 @@ def extract(
 
     Args:
         benchmark: the data set.
-        recipe: how to describe; each recipe has its own folder in the cache.
-        cache: descriptions are kept here by content, and shared between benchmarks.
-        workers: processes.
+        recipe: how to describe pictures; each recipe has its own folder in the cache.
+        cache: folder of descriptions, named by content and shared between benchmarks.
+        workers: number of processes.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is: "describe" and "queries".
+        progress: called with the stage, "describe" or "queries", the number done and the total.
 
     Raises:
         BenchmarkError: a query cannot be used.
@@ -102,15 +102,15 @@ def map_pictures(
     workers: int,
     progress: Progress,
 ) -> list[_Made]:
-    """Read pictures in processes.
+    """Apply a function to pictures in worker processes.
 
     Args:
-        function: what is made of one; it can be pickled.
+        function: applied to each item; picklable.
         items: the pictures, and what else the function needs.
-        path_of: says which file an item is of.
-        stage: what ``progress`` is told.
-        workers: processes.
-        progress: told how far it is.
+        path_of: returns the file of an item.
+        stage: the stage for ``progress``.
+        workers: number of processes.
+        progress: called with the stage, the number done and the total.
 
     Raises:
         BenchmarkError: the process that read a picture died.
@@ -128,9 +128,9 @@ def map_pictures(
 def sample_descriptors(
     files: Sequence[Path | None], kinds: int, limit: int, *, seed: int = 0
 ) -> tuple[list[NDArray[np.float32]], int]:
-    """Return of each kind of features up to ``limit`` descriptors, float32 (N, D), and of how many pictures they are.
+    """Return at most ``limit`` descriptors per kind of features, float32 (N, D), and the number of their pictures.
 
-    An equal random share is taken of each of so many descriptions.
+    Each description contributes the same number of random descriptors.
     """
     known = [file for file in files if file is not None]
     rng = np.random.default_rng(seed)
@@ -146,13 +146,13 @@ def sample_descriptors(
 
 @dataclass(frozen=True)
 class Stored:
-    """What the methods store of one picture.
+    """What the methods store about one picture.
 
     Attributes:
-        descriptors: of each method by name.
-        regions: how many regions were used.
-        keypoints: what verification compares.
-        local: the codes of the same points, which join an expanded query.
+        descriptors: aggregated descriptors by method.
+        regions: number of regions that were used.
+        keypoints: used by verification.
+        local: local codes of the keypoints, used by query expansion.
         side: longer side of the picture, in pixels.
     """
 
@@ -176,14 +176,14 @@ def aggregate_pictures(
     """Aggregate every described picture with several methods.
 
     Args:
-        files: descriptions; None stands for a picture without features.
+        files: files of descriptions; None for a picture without features.
         codebook: file of the visual words.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        regions: specification of the regions to use of those that were described: the same selector with fewer; None
+        regions: specification of the regions to use among those described: the same selector with fewer regions; None
             uses all.
-        verify_features: so many features of the whole picture are kept for verification.
-        workers: processes.
-        progress: told how far it is: "aggregate".
+        verify_features: maximum number of features of the whole picture kept for verification.
+        workers: number of processes.
+        progress: called with the stage, "aggregate", the number done and the total.
     """
     function = partial(_aggregate, codebook, tuple(methods), regions, verify_features)
     stored = []
@@ -202,11 +202,11 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
 
     Args:
         description: made with the same kind of selector and at least as many regions.
-        regions: specification: "whole", "rmac:levels=l", "selective-search:top=n", or the detector with a threshold
-            that is not lower and a ``top`` that is not higher.
+        regions: specification: "whole", "rmac:levels=l", "selective-search:top=n", or the detector with a threshold at
+            least as high and a ``top`` at most as high.
 
     Raises:
-        BenchmarkError: the specification is of another kind of selector.
+        BenchmarkError: the specification has another kind of selector.
     """
     selector = make_selector(regions)
     boxes = description.boxes
@@ -219,11 +219,11 @@ def region_rows(description: Description, regions: str) -> NDArray[np.intp]:
     if isinstance(selector, Detector):
         confident = np.flatnonzero(description.box_scores[1:] >= selector.threshold)[: selector.top]
         return np.concatenate([np.zeros(1, np.intp), 1 + confident])
-    raise BenchmarkError(f"{regions}: which of its regions to use is not known")
+    raise BenchmarkError(f"{regions}: its regions cannot be taken from those described")
 
 
 def _folder_name(recipe: Recipe) -> str:
-    """Return a readable name that differs where pictures are described in another way, or kept in another form."""
+    """Return a readable name that is unique to the recipe and the format of descriptions."""
     text = repr((_VERSION, recipe.regions, recipe.features, recipe.max_side))
     readable = re.sub(r"[^a-z0-9.]+", "-", f"{recipe.regions} {recipe.features}".lower())
     return f"{readable[:60]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
@@ -266,7 +266,7 @@ def _aggregate(
 
 
 def _with_regions(description: Description, rows: NDArray[np.intp]) -> Description:
-    """Return a description as if only some of its regions had been chosen."""
+    """Return a description with only some of its regions."""
     used = np.isin(description.regions, rows)
     number = np.full(len(description.boxes), -1, np.int32)
     number[rows] = np.arange(len(rows))

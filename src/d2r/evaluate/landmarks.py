@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from d2r.evaluate.revisited import Rankings
 
 NO_LANDMARK = -1
-"""Predicted label of a picture for which no landmark is claimed."""
+"""Predicted label of a picture without a predicted landmark."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +32,17 @@ class LandmarkScores:
 def retrieval_map(rankings: Rankings, positives: Sequence[ArrayLike], depth: int = 100) -> LandmarkScores:
     """Score retrieval by mean average precision over the first ``depth`` answers.
 
-    With m positives, rel(k) = 1 where the k-th answer is a positive that was not answered before, and P(k)
-    the precision among the first k:
+    With m positives, rel(k) = 1 if the k-th answer is a positive that was not answered before, and P(k) the precision
+    among the first k:
 
         AP@depth = sum over k <= depth of P(k) rel(k) / min(m, depth)
 
-    A repeated answer takes its place and earns nothing; an empty ranking has AP 0.
+    A repeated answer takes a place without credit; an empty ranking has AP 0.
 
     Args:
         rankings: integer (K, Q), or Q integer arrays of shape (K_q,), database indices, best first.
         positives: Q integer arrays (m_q,), the database indices of the query's landmark.
-        depth: number of answers that count.
+        depth: number of answers to evaluate.
 
     Raises:
         ValueError: there is not one ranking for each query, or no query has positives.
@@ -67,11 +67,11 @@ def retrieval_map(rankings: Rankings, positives: Sequence[ArrayLike], depth: int
 def micro_average_precision(scores: ArrayLike, correct: ArrayLike, positives: int) -> float:
     """Return micro average precision: the predictions of all queries pooled into one list, best score first.
 
-    With rel(i) = 1 where the i-th prediction is right and P(i) the share of right ones among the first i:
+    With rel(i) = 1 if the i-th prediction is right and P(i) the share of right ones among the first i:
 
         microAP = sum over i of P(i) rel(i) / positives
 
-    Equal scores keep the order they are given in.
+    Equal scores keep their given order.
 
     Args:
         scores: float (N,), confidences, comparable across queries.
@@ -94,15 +94,15 @@ def micro_average_precision(scores: ArrayLike, correct: ArrayLike, positives: in
 def global_average_precision(predicted: ArrayLike, scores: ArrayLike, labels: Sequence[ArrayLike]) -> float:
     """Return GAP, the score of landmark recognition.
 
-    It is micro average precision with at most one prediction a picture. The sum is divided by the number of
-    pictures that show a landmark, whether or not one was predicted. A prediction for a picture that shows
-    none is wrong, and costs most when its score is high.
+    It is micro average precision with at most one prediction per picture. The sum is divided by the number of pictures
+    that show a landmark, whether or not one was predicted. A prediction for a picture that shows none is wrong, and
+    costs most when its score is high.
 
     Args:
-        predicted: int (N,), the label claimed for each picture, :data:`NO_LANDMARK` where none is.
-        scores: float (N,), its confidence; ignored where nothing is claimed. Pictures of equal confidence
-            rank in the order given (the challenges order them by picture id).
-        labels: N integer arrays, the true labels of each picture; empty where it shows no landmark.
+        predicted: int (N,), the predicted label of each picture, :data:`NO_LANDMARK` for none.
+        scores: float (N,), its confidence; ignored without a prediction. Pictures of equal confidence rank in the given
+            order (the challenges order them by picture id).
+        labels: N integer arrays, the true labels of each picture; empty if it shows no landmark.
 
     Raises:
         ValueError: the lengths differ, a confidence is NaN, or no picture shows a landmark.

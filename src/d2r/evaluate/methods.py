@@ -1,4 +1,4 @@
-"""The methods that are compared: a kernel, and what becomes of the regions."""
+"""The methods that are compared: a kernel, and how regions are used."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from d2r.support.checks import check_array, check_numbers, check_starts
 
 @dataclass(frozen=True)
 class Method:
-    """A way to compare a query with a database picture of several regions.
+    """A way to compare a query with a database picture that has several regions.
 
     Attributes:
         kernel: name of the match kernel.
-        pool: regional search: every region is stored and compared on its own, and the similarities are pooled; None
-            stores one descriptor a picture.
+        pool: regional search: every region is stored and compared separately, and the similarities are pooled; None
+            stores one descriptor per picture.
     """
 
     kernel: str
@@ -38,12 +38,12 @@ class Method:
 
     @property
     def expandable(self) -> bool:
-        """Whether queries can be expanded: each picture has one descriptor, of signs."""
+        """Whether queries can be expanded: each picture has one binary descriptor."""
         return self.pool is None and KERNELS[self.kernel].embedding == "sign"
 
     @property
     def regional(self) -> bool:
-        """Whether regions beside the whole picture count."""
+        """Whether regions besides the whole picture are used."""
         return self.pool is not None or KERNELS[self.kernel].regional
 
 
@@ -55,17 +55,17 @@ METHODS: dict[str, Method] = {name: Method(name) for name in KERNELS} | {
 
 @dataclass(frozen=True)
 class Inverted:
-    """The aggregated descriptors of a database, by visual word; E entries, P of their words in all.
+    """The aggregated descriptors of a database, by visual word, with E entries and P postings.
 
-    Making one that is not as it is said to be here raises ``ValueError``.
+    Raises ``ValueError`` if the arrays do not fit this description.
 
     Attributes:
         starts: int64 (C + 1,), the rows of word c are ``starts[c]`` to ``starts[c + 1]``.
-        entries: uint32 (P,), the entry (a picture, or a region of one) of each row.
+        entries: uint32 (P,), the entry (a picture or a region) of each row.
         vectors: float32 (P, D) or packed signs uint64 (P, B).
         g: float32 (E,), the normalisation of each entry.
         pictures: int64 (E,), the picture of each entry, ascending.
-        dim: of the vectors.
+        dim: dimension of the vectors.
     """
 
     starts: NDArray[np.int64]
@@ -83,21 +83,21 @@ class Inverted:
 
     @property
     def descriptor_bytes(self) -> int:
-        """Bytes of the descriptors: four for each word's number and those of its vector."""
+        """Bytes of the descriptors: four per word number, and those of the vectors."""
         return 4 * len(self.entries) + self.vectors.nbytes
 
 
 def describe_picture(assigned: Assigned, method: Method) -> list[Aggregated]:
-    """Return what a method stores of a picture: one descriptor, or for regional search one a region."""
+    """Return what a method stores about a picture: one descriptor, or one per region for regional search."""
     kernel = KERNELS[method.kernel]
     return [aggregate(assigned, kernel)] if method.pool is None else aggregate_regions(assigned, kernel)
 
 
 def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, num_words: int) -> Inverted:
-    """Sort the descriptors of pictures (each one or several) by visual word, of ``num_words`` in all.
+    """Sort the descriptors of pictures (one or several each) by visual word.
 
     Raises:
-        ValueError: a word is none of these.
+        ValueError: a word is not below ``num_words``.
     """
     flat = [one for picture in pictures for one in picture]
     counts = [len(one) for one in flat]
@@ -119,7 +119,7 @@ def invert(pictures: Sequence[Sequence[Aggregated]], kernel: Kernel, num_words: 
 def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | None) -> NDArray[np.float32]:
     """Return the similarity of a query to every picture of the database, float32 (N,).
 
-    It is K(X, Y), or with regional search simMAX or simAVG, computed over the words of the query alone.
+    It is K(X, Y), or with regional search simMAX or simAVG, computed over the words of the query only.
     """
     sums = np.zeros(len(database.g), np.float32)
     if query.vectors.dtype == np.uint64:
@@ -128,7 +128,7 @@ def scores(query: Aggregated, database: Inverted, kernel: Kernel, pool: str | No
     else:
         for word, vector in zip(query.words, query.vectors, strict=True):
             rows = slice(database.starts[word], database.starts[word + 1])
-            # A word occurs once in an entry, so no entry is added to twice here.
+            # A word occurs once per entry, so no entry is added twice here.
             sums[database.entries[rows]] += selectivity(database.vectors[rows] @ vector, kernel)
         own = float(selectivity(np.einsum("we,we->w", query.vectors, query.vectors), kernel).sum())
     values = sums * database.g * np.float32(own**-0.5 if own > 0 else 0.0)
@@ -148,7 +148,7 @@ def sums_by_distance(query: Aggregated, database: Inverted, table: NDArray[np.fl
         table: float32 (64 B + 1,), such as :func:`d2r.asmk.kernels.selectivity_by_distance`.
 
     Raises:
-        ValueError: one of them is something else.
+        ValueError: one of them is not packed signs, or they do not fit together.
     """
     query.check_signs()
     blocks = query.vectors.shape[1]

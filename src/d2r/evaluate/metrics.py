@@ -40,7 +40,7 @@ class Difference:
         mean: mean of a - b over the queries.
         low: lower end of the interval.
         high: upper end of the interval.
-        counted: number of queries it is taken over.
+        counted: number of queries.
     """
 
     mean: float
@@ -50,12 +50,12 @@ class Difference:
 
 
 def positive_ranks(ranking: RankedIndices, relevant: Relevance) -> Indices:
-    """Return the 0-based ranks of the positives that a ranking holds, counted without the junk before them.
+    """Return the 0-based ranks of the positives in a ranking, not counting the junk before them.
 
     Args:
-        ranking: integer (K,), database indices, best first. What is no database index, such as -1 where a
-            search returned less than it was asked for, is a wrong answer.
-        relevant: what is positive and what is junk.
+        ranking: integer (K,), database indices, best first. Anything that is not a database index, such as -1 if a
+            search returned too few results, is a wrong answer.
+        relevant: the positives and the junk.
 
     Returns:
         int64 (F,), ascending, with F at most P.
@@ -84,7 +84,9 @@ def average_precision(ranks: Indices, positives: int) -> float:
         ValueError: there are no positives, or fewer than ranks.
     """
     if positives < 1 or len(ranks) > positives:
-        raise ValueError(f"{len(ranks)} ranks of {positives} positives: there must be a positive, and one to each rank")
+        raise ValueError(
+            f"{len(ranks)} ranks of {positives} positives: there must be a positive, and at least one per rank"
+        )
     hits = np.arange(len(ranks), dtype=np.float64)
     before = np.divide(hits, ranks, out=np.ones(len(ranks)), where=ranks > 0)
     after = (hits + 1.0) / (ranks + 1.0)
@@ -94,10 +96,9 @@ def average_precision(ranks: Indices, positives: int) -> float:
 def precision_at(ranks: Indices, positives: int, ks: Sequence[int]) -> NDArray[np.float64]:
     """Return the precision among the first k, where k is at most the rank of the last positive.
 
-    Without that cap a query with 3 positives could not pass 0.3 at k = 10. The cap is known only when every
-    positive was found. When some are missing from a partial ranking, the last one stands behind all that was
-    returned and k is left as it is, which is also what the complete ranking gives for every k up to the
-    partial ranking's length.
+    Without that cap a query with 3 positives could not pass 0.3 at k = 10. The cap is known only when every positive
+    was found. If some are missing from a partial ranking, the last one ranks behind all returned pictures and k is not
+    capped, which is also what the complete ranking gives for every k up to the partial ranking's length.
 
     Args:
         ranks: int64 (F,), ascending 0-based ranks of the positives found.
@@ -126,8 +127,8 @@ def mean_average_precision(
     Queries without positives are left out of the means and not counted.
 
     Args:
-        rankings: integer (images, Q), or Q integer arrays of shape (K_q,); see the module's text on partial
-            rankings.
+        rankings: integer (images, Q), or Q integer arrays of shape (K_q,); see :mod:`d2r.evaluate.revisited` about
+            partial rankings.
         ground_truth: Q relevances.
         ks: cut-offs of the precisions.
 
@@ -167,12 +168,11 @@ def paired_bootstrap(
 ) -> Difference:
     """Return the mean of a - b over queries with its percentile bootstrap interval.
 
-    Queries are drawn with replacement, each with both its scores, so what makes a query hard for both methods
-    cancels. The draw takes queries as independent; several queries of one landmark are less than that, and
-    the true interval is then wider.
+    Queries are drawn with replacement, each with both scores, so that difficulty common to both methods cancels. This
+    assumes independent queries; with several queries of one landmark the true interval is wider.
 
     Args:
-        a: float (Q,), scores of one method, such as average precisions; NaN where a query is not counted.
+        a: float (Q,), scores of one method, such as average precisions; NaN if a query is not counted.
         b: float (Q,), scores of the other method for the same queries, NaN in the same places.
         samples: number of resamples.
         seed: of the random draws; the same seed gives the same interval.

@@ -1,4 +1,4 @@
-"""The database of an evaluation, in memory, as a search sees it (:class:`d2r.search.Ranker`)."""
+"""The in-memory database of an evaluation, as a :class:`d2r.search.Ranker`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from d2r.search import Candidate, Query, Ranking, Verified, expand_by, verify_ke
 
 @dataclass(frozen=True)
 class MemoryRanker:
-    """Ranks by a method, and verifies, what is stored of a database, for one query.
+    """Ranks the pictures of a database by a method, and verifies them, for one query.
 
     Attributes:
-        name: of the method, in :data:`d2r.evaluate.methods.METHODS`.
-        method: the same.
-        databases: its descriptors of each kind of features.
+        name: name of the method in :data:`d2r.evaluate.methods.METHODS`.
+        method: the method.
+        databases: its descriptors for each kind of features.
         starts: first word of each kind.
         precise: see :class:`d2r.search.Ranker`.
         pictures: rows of the database by number, see :func:`picture_rows`.
-        stored: of each.
-        bits: of the codes that verification compares.
-        max_side: longer side that pictures were described at, in pixels.
-        verified: what is known of pictures, by number; what is verified here is added.
-        seconds: what each ranking took, without describing.
+        stored: what is stored about each picture.
+        bits: number of bits per code in verification.
+        max_side: longer side at which pictures were described, in pixels.
+        verified: known verifications by picture number; new ones are added.
+        seconds: time of each ranking, without description.
     """
 
     name: str
@@ -82,12 +82,12 @@ class MemoryRanker:
         )
 
     def similarities(self, pictures: Sequence[PictureRow]) -> NDArray[np.float32]:
-        """See :class:`d2r.search.Ranker`; of a method that stores one binary descriptor per picture."""
+        """See :class:`d2r.search.Ranker`; only for a method with one binary descriptor per picture."""
         return similarities([self.stored[one.id].descriptors[self.name][0] for one in pictures])
 
 
 def picture_rows(paths: Sequence[str], stored: Sequence[Stored]) -> list[PictureRow]:
-    """Return the pictures of a database as a search tells of them, numbered in their order."""
+    """Return the pictures of a database as catalogue rows, numbered in order."""
     rows = []
     for number, (path, one) in enumerate(zip(paths, stored, strict=True)):
         rows.append(PictureRow(number, path, 0, 0, None, one.side, one.side, None, None, None, None))

@@ -1,7 +1,8 @@
 """The paper's experiments by name: what each compares, and how it is run.
 
-What an experiment names (regions, words, how many are verified) is the paper's and not :mod:`d2r.defaults`; what it
-does not name, such as the local features, which the paper's cannot be, is what an index has unless it is given.
+An experiment sets regions, words and the number of verified pictures as in the paper, instead of :mod:`d2r.defaults`.
+Everything else, such as the local features, which cannot be the paper's, has the defaults of an index unless it is
+given.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Sweep:
 
     Attributes:
         described: specification that pictures are described with, once.
-        used: specifications to compare, each choosing from those regions.
+        used: specifications to compare, each selecting from those regions.
     """
 
     described: str
@@ -40,12 +41,12 @@ class Experiment:
     """One experiment of the paper.
 
     Attributes:
-        title: what it shows.
-        methods: what is compared; the first is the baseline.
-        sweeps: the regions that are tried.
+        title: title of the experiment.
+        methods: the methods to compare; the first is the baseline.
+        sweeps: the regions to compare.
         num_words: sizes of the codebook.
-        verify: so many of each ranking are verified as well; 0 leaves it out.
-        curve: plot accuracy over the number of regions.
+        verify: number of pictures of each ranking to verify in addition; 0 for none.
+        curve: whether to plot accuracy over the number of regions.
     """
 
     title: str
@@ -70,13 +71,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         verify=100,
     ),
     "fig4a": Experiment(
-        "Regional search: each region stored on its own, similarity MAX over regions",
+        "Regional search: each region stored separately, similarity MAX over regions",
         ("asmk*", "d2r-asmk*(max)"),
         (RMAC_SWEEP, SELECTIVE_SEARCH_SWEEP),
         curve=True,
     ),
     "fig4b": Experiment(
-        "Regional aggregation: one R-ASMK* descriptor a picture",
+        "Regional aggregation: one R-ASMK* descriptor per picture",
         ("asmk*", "r-asmk*"),
         (RMAC_SWEEP, SELECTIVE_SEARCH_SWEEP),
         curve=True,
@@ -87,7 +88,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         (_ONE,),
     ),
 }
-"""The experiments by name. A trained detector joins the sweeps of regions when there is one."""
+"""The experiments by name. A trained detector is added to the sweeps of regions if there is one."""
 
 PUBLISHED = {
     "roxford5k": {
@@ -99,7 +100,7 @@ PUBLISHED = {
         "DELF-R-ASMK* + verification": {"medium": 80.2, "hard": 58.6},
     },
 }
-"""mAP that the paper reports with 65,536 words, DELF features and its trained detector, to be set beside ours."""
+"""mAP that the paper reports with 65,536 words, DELF features and its trained detector, for comparison."""
 
 
 def reproduce(
@@ -114,18 +115,18 @@ def reproduce(
     max_pixels: int,
     progress: Progress,
 ) -> list[Row]:
-    """Run an experiment and return its rows; one that comes out twice, as of a baseline without regions, is given once.
+    """Run an experiment and return its rows without repeats, such as those of a baseline without regions.
 
     Args:
         benchmark: the data set.
         experiment: one of :data:`EXPERIMENTS`.
-        recipe: how pictures are described; its regions are replaced by the sweeps'.
+        recipe: how pictures are described; its regions are replaced by those of the sweeps.
         cache: see :func:`d2r.evaluate.run.evaluate`.
-        num_words: sizes of the codebook; None takes the experiment's.
+        num_words: sizes of the codebook; None takes those of the experiment.
         codebook: visual words to use; None learns them from the database.
-        workers: processes.
+        workers: number of processes.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is.
+        progress: called with the stage, the number done and the total.
 
     Raises:
         BenchmarkError: a query cannot be used.

@@ -1,16 +1,15 @@
 """The Revisited Oxford and Paris protocol (Radenovic et al., CVPR 2018), and search among labelled pictures.
 
-It computes what the protocol's authors' published evaluation computes. For one query, the junk pictures are
-taken out of the ranking, so that every picture behind one moves up. With r_j the 0-based rank of the j-th
-positive (j = 0, 1, ...) and P positives in the ground truth, average precision is the area under precision
-over recall by trapezoids of width 1 / P:
+It gives the same results as the evaluation code of the protocol's authors. For each query, junk pictures are removed
+from the ranking, so that the pictures behind them move up. With r_j the 0-based rank of the j-th positive (j = 0, 1,
+...) and P positives in the ground truth, average precision is the area under precision over recall by trapezoids of
+width 1 / P:
 
     AP = (1 / P) sum_j (p0_j + p1_j) / 2,    p0_j = j / r_j  (1 where r_j = 0),    p1_j = (j + 1) / (r_j + 1)
 
-Rankings hold database indices, best first: an integer array (images, queries) with one ranking a column, or a
-list of 1-D integer arrays, which may differ in length. A ranking may be partial (only the best K): a positive
-it leaves out counts as not found. It adds nothing to the sum while P still counts it, and for precision at k
-it stands behind everything that was returned.
+Rankings hold database indices, best first: an integer array (images, queries) with one ranking per column, or a list of
+1-D integer arrays, which may differ in length. A ranking may be partial (only the best K): a missing positive counts as
+not found. It adds nothing to the sum but counts in P, and for precision at k it ranks behind all returned pictures.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ PROTOCOLS: Final[tuple[Protocol, ...]] = ("easy", "medium", "hard")
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """What one query's ranking is judged by.
+    """The ground truth of one query.
 
     Attributes:
         positives: int64 (P,), database indices of the pictures to find.
-        junk: int64 (J,), database indices of pictures that neither help nor hurt: they are left out of the
-            ranking.
+        junk: int64 (J,), database indices of pictures that neither help nor hurt: they are removed from the ranking.
     """
 
     positives: Indices
@@ -82,7 +80,7 @@ def same_label(query_labels: ArrayLike, labels: ArrayLike) -> list[Relevance]:
     Nothing is junk.
 
     Args:
-        query_labels: (Q,), a label for each query; any type that compares, such as int or str.
+        query_labels: (Q,), a label for each query; any comparable type, such as int or str.
         labels: (N,), a label for each database picture. Distractors take a label that no query has.
 
     Returns:
@@ -94,7 +92,7 @@ def same_label(query_labels: ArrayLike, labels: ArrayLike) -> list[Relevance]:
 
 
 def leave_one_out(labels: ArrayLike, queries: ArrayLike | None = None) -> list[Relevance]:
-    """Judge database pictures that are queried in turn: the positives are the others of the same label.
+    """Judge database pictures that are queried in turn: the positives are the others with the same label.
 
     The query itself is junk.
 
@@ -103,7 +101,7 @@ def leave_one_out(labels: ArrayLike, queries: ArrayLike | None = None) -> list[R
         queries: (Q,), database indices of the queries; all N pictures when None.
 
     Returns:
-        Q relevances. A query that is alone with its label has no positives.
+        Q relevances. A query with a unique label has no positives.
     """
     of_image = np.asarray(labels)
     chosen = np.arange(len(of_image)) if queries is None else np.asarray(queries, dtype=np.int64)

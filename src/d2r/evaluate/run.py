@@ -32,20 +32,21 @@ from d2r.support.files import is_our_json, marked, writing
 KS = (1, 5, 10)
 
 Stage: TypeAlias = Literal["ranked", "verified", "expanded"]
-"""How far a search goes: by similarity alone; with the best verified; and with the query expanded."""
+"""How far a search goes: ranked by similarity; with the best verified; with the query expanded."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is compared on which features.
+    """What to compare.
 
     Attributes:
         recipe: how pictures are described.
         methods: names in :data:`d2r.evaluate.methods.METHODS`.
-        num_words: size of the codebook, if there are features for so many (:func:`d2r.asmk.learning.fitting_words`).
-        verify: so many of each ranking are verified and put first; 0 leaves it out.
-        expand: see :class:`d2r.options.SearchOptions`; 0 leaves it out, and so does ``verify`` of 0.
-        seed: of the codebook.
+        num_words: size of the codebook; smaller if there are too few features
+            (:func:`d2r.asmk.learning.fitting_words`).
+        verify: number of pictures of each ranking to verify and re-rank; 0 for none.
+        expand: see :class:`d2r.options.SearchOptions`; 0 does not expand, nor does ``verify`` of 0.
+        seed: seed of the codebook.
     """
 
     recipe: Recipe
@@ -61,15 +62,15 @@ class Row:
     """One line of a table.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         regions: specification of the regions that were used.
         num_words: size of the codebook.
         stage: how far the search went.
-        scores: for each protocol.
+        scores: scores by protocol.
         regions_per_picture: mean number of regions, the whole picture included.
         descriptors_per_picture: mean number of descriptors stored.
-        bytes_per_picture: of descriptors.
-        milliseconds: median time to score the whole database for a query, without describing and verifying.
+        bytes_per_picture: mean size of the descriptors.
+        milliseconds: median time to score the whole database for a query, without description and verification.
     """
 
     method: str
@@ -93,19 +94,19 @@ def evaluate(
     max_pixels: int,
     progress: Progress,
 ) -> tuple[list[Row], Extraction]:
-    """Return a row for each method, with verification one more, with expansion a third; and where descriptions are.
+    """Return up to three rows per method (ranked, verified, expanded), and the extraction.
 
-    What a row says of R-ASMK* is what an index answers with the same options. Queries are expanded where a method
-    stores one binary descriptor per picture.
+    The rows of R-ASMK* have the results of an index with the same options. Queries are expanded only for methods with
+    one binary descriptor per picture.
 
     Args:
         benchmark: the data set.
         setup: what to compare.
         cache: folder for descriptions and codebooks, reused by later runs.
         codebook: visual words; None learns them from the database itself.
-        workers: processes.
+        workers: number of processes.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is.
+        progress: called with the stage, the number done and the total.
 
     Raises:
         BenchmarkError: a query cannot be used.
@@ -129,7 +130,7 @@ def codebook_file(
 ) -> Path:
     """Return the file of the given codebook, or of one learned from the database and kept in the cache.
 
-    One that is learned has fewer words than ``setup`` asks for where the database has not 16 descriptors for each.
+    A learned codebook has fewer words than ``setup`` gives if the database has fewer than 16 descriptors per word.
     """
     folder = cache / "codebooks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def codebook_file(
         file = folder / f"given-{_digest(*(array.tobytes() for array in arrays))}.safetensors"
         codebook.save(file)
         return file
-    # Descriptions are named by the content of their pictures and lie in the folder of their recipe.
+    # Descriptions are named by the content of their pictures, in the folder of their recipe.
     described = sorted(f"{file.parent.name}/{file.name}".encode() for file in extraction.files if file is not None)
     file = folder / f"{benchmark.name}-{_digest(*described)}-{setup.num_words}-{setup.seed}.safetensors"
     if not file.exists():
@@ -174,11 +175,10 @@ def compare(
         extraction: of its pictures.
         setup: what to compare.
         codebook: file of the visual words.
-        verified: for each query what is known of pictures, by number, with this codebook; what is verified here is
-            added.
-        regions: use only these of the regions that were described; None uses all.
-        workers: processes.
-        progress: told how far it is.
+        verified: for each query, known verifications with this codebook by picture number; new ones are added.
+        regions: specification of the described regions to use; None uses all.
+        workers: number of processes.
+        progress: called with the stage, the number done and the total.
     """
     used = regions or setup.recipe.regions
     stored = aggregate_pictures(
@@ -241,7 +241,7 @@ def compare(
 
 
 def _stages(setup: Setup, pictures: int) -> dict[Stage, SearchOptions]:
-    """Return what a search does for each row of a method."""
+    """Return the search options for each row of a method."""
     stages: dict[Stage, SearchOptions] = {"ranked": SearchOptions(pictures, 0, 0)}
     if setup.verify:
         stages["verified"] = SearchOptions(pictures, setup.verify, 0)
@@ -251,7 +251,7 @@ def _stages(setup: Setup, pictures: int) -> dict[Stage, SearchOptions]:
 
 
 def _databases(stored: Sequence[Stored], name: str, book: Codebook) -> list[Inverted]:
-    """Return what a method stores of all pictures, of each kind of features."""
+    """Return what a method stores about all pictures, for each kind of features."""
     split = [[by_kind(one, book.starts) for one in picture.descriptors[name]] for picture in stored]
     kernel = KERNELS[METHODS[name].kernel]
     return [
@@ -261,9 +261,9 @@ def _databases(stored: Sequence[Stored], name: str, book: Codebook) -> list[Inve
 
 
 def ignored_pictures(benchmark: Benchmark, query: int) -> frozenset[int]:
-    """Return the junk of a query, such as the query itself, which is left out of the search.
+    """Return the junk of a query, such as the query itself, to leave out of the search.
 
-    Junk is the same under every protocol here only when there is one; with several, what all of them ignore.
+    With several protocols this is the junk common to all of them.
     """
     return frozenset.intersection(*(frozenset(truth[query].junk.tolist()) for truth in benchmark.relevance.values()))
 
@@ -271,7 +271,7 @@ def ignored_pictures(benchmark: Benchmark, query: int) -> frozenset[int]:
 def run_as_json(
     benchmark: Benchmark, setup: Setup, rows: Sequence[Row], skipped: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return a run for a file: the whole configuration, and every query's average precision."""
+    """Return a run as JSON types: the whole configuration, and the average precision of every query."""
     return {
         "benchmark": {
             "name": benchmark.name,
@@ -303,16 +303,16 @@ def run_as_json(
 
 
 def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a setup or a row by their names in a file."""
+    """Return the fields of a setup or a row, with their names in a file."""
     return {"words" if name == "num_words" else name: value for name, value in fields.items()}
 
 
 def write_json(path: Path, run: dict[str, Any], *, force: bool = False) -> None:
-    """Write a run to a file, whole or not at all.
+    """Write a run to a file atomically.
 
     Raises:
-        d2r.support.files.OutputError: there is a file that is no JSON of this program,
-            see :func:`d2r.support.files.writing`.
+        d2r.support.files.OutputError: there is a file that is not JSON of this program, see
+            :func:`d2r.support.files.writing`.
     """
     with writing(path, is_our_json, force=force) as part:
         part.write_text(json.dumps(marked(run), indent=1), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What to describe: local features, one small module per extractor, chosen by name.
+"""Local features: one small module per extractor, chosen by name.
 
 An extractor is written as a specification, ``NAME[:option=value,...]``, for instance ``rootsift``,
 ``rootsift:top=500``, ``hardnet`` or ``delf:model=FILE.onnx``; :func:`make_extractor` turns it into an object and
-``EXTRACTORS.spec`` gives it back. Several kinds are joined by ``+``: ``hardnet+delf:top=700``.
+``EXTRACTORS.spec`` does the reverse. Several kinds are joined by ``+``: ``hardnet+delf:top=700``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ EXTRACTORS: Registry[FeatureExtractor] = Registry("features", {"rootsift": RootS
 
 
 def kinds_of(spec: str) -> list[str]:
-    """Return the specification of each kind of features that one names: the parts of ``hardnet+delf:scales=0.5+1``."""
+    """Return the specification of each kind of features, for example the two parts of ``hardnet+delf:scales=0.5+1``."""
     names = "|".join(map(re.escape, {*EXTRACTORS.parts, *EXTRACTORS.added}))
     return re.split(rf"\+(?=(?:{names})(?:[:+]|$))", spec.strip())
 
 
 def kind_names(spec: str) -> list[str]:
-    """Return the name of each kind of features, numbered where two have the same."""
+    """Return the name of each kind of features, numbered if two have the same."""
     names = [kind.partition(":")[0] for kind in kinds_of(spec)]
     return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names, start=1)]
 
@@ -44,17 +44,18 @@ def make_extractor(spec: str) -> FeatureExtractor:
 
 
 def pinned_features(spec: str) -> str:
-    """Return a specification that means the same everywhere and later on: a network's names its file's SHA-256.
+    """Return a specification with a fixed meaning: for a network it includes the SHA-256 of its file.
 
     Raises:
-        d2r.support.registry.SpecError: as of :func:`make_extractor`; or the path of the model cannot be written in one.
+        d2r.support.registry.SpecError: see :func:`make_extractor`; or the path of the model cannot be part of a
+            specification.
         FeatureError: the model cannot be used.
     """
     return "+".join(EXTRACTORS.pinned(kind) for kind in kinds_of(spec))
 
 
 def precise_kinds(spec: str) -> tuple[bool, ...]:
-    """Return of each kind of features whether it locates its features precisely."""
+    """Return whether each kind of features locates its features precisely."""
     return tuple(getattr(EXTRACTORS.make(kind), "precise", False) for kind in kinds_of(spec))
 
 
@@ -62,10 +63,10 @@ _SELECT = frozenset({"model", "top", "contrast", "threshold", "nms", "scales"})
 
 
 def same_descriptors(one: str, other: str) -> bool:
-    """Say whether what two pinned specifications describe can be compared.
+    """Say whether the descriptors of two pinned specifications can be compared.
 
-    It can where the extractor and its network, by SHA-256, are the same: other options say which places are described,
-    and ``model`` where the network lies.
+    They can if the extractor and the SHA-256 of its network are the same: other options select which places are
+    described, and ``model`` is only the path of the network.
     """
     return [_described(kind) for kind in kinds_of(one)] == [_described(kind) for kind in kinds_of(other)]
 

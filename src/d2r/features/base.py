@@ -1,4 +1,4 @@
-"""The interface of local features: what an extractor gives for each picture."""
+"""The interface of local features and their extractors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Features:
     Attributes:
         positions: float32 (N, 2), x and y of each centre, in pixels of the picture described; pixel centres are
             at half-integers, so that positions scale with the picture.
-        scales: float32 (N,), diameter of the patch described, in the same pixels.
+        scales: float32 (N,), diameter of the described patch, in the same pixels.
         descriptors: float32 (N, D), each of unit Euclidean length.
-        attention: float32 (N,), how much the extractor believes in each feature; larger is better.
-        angles: float32 (N,), the direction that the patch was turned to before it was described, in radians from the
-            x axis towards the y axis; None where patches are described upright.
-        kinds: uint8 (N,), which kind of features each is; None where they are all of one kind.
+        attention: float32 (N,), confidence of the extractor in each feature; larger is better.
+        angles: float32 (N,), the orientation to which the patch was rotated before it was described, in radians from
+            the x axis towards the y axis; None if patches are described upright.
+        kinds: uint8 (N,), the kind of each feature; None if all are of one kind.
     """
 
     positions: NDArray[np.float32]
@@ -40,7 +40,7 @@ class Features:
 
     @staticmethod
     def empty(dim: int) -> Features:
-        """Return no features, of descriptors with ``dim`` dimensions."""
+        """Return no features, for descriptors with ``dim`` dimensions."""
         zeros = np.zeros(0, np.float32)
         return Features(np.zeros((0, 2), np.float32), zeros, np.zeros((0, dim), np.float32), zeros)
 
@@ -59,9 +59,9 @@ class Features:
         return [self.take(self.kinds == kind) for kind in range(count)]
 
     def placed(self, scale: float | tuple[float, float], x: float, y: float) -> Features:
-        """Return the features of a crop in the frame of its picture: enlarged by ``scale``, then moved by (x, y).
+        """Return the features of a crop in the coordinates of its picture: enlarged by ``scale``, then moved by (x, y).
 
-        Two scales are those of x and y, which differ a little where a picture was scaled to whole pixels.
+        Two scales are those of x and y, which differ slightly if a picture was scaled to whole pixels.
         """
         enlarged = np.broadcast_to(np.asarray(scale, np.float32), 2)
         positions = self.positions * enlarged + np.array([x, y], np.float32)
@@ -69,8 +69,8 @@ class Features:
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
-    """Return the features of several parts (at least one) of one extractor one after another."""
-    some = [part for part in parts if len(part)]  # of no features, what they would have is not known
+    """Concatenate the features of several parts (at least one) from one extractor."""
+    some = [part for part in parts if len(part)]  # empty parts do not say whether there are angles and kinds
     if not some:
         return parts[0]
     angles = [part.angles for part in some if part.angles is not None]
@@ -86,12 +86,12 @@ def concatenate(parts: Sequence[Features]) -> Features:
 
 
 def strongest_in_views(features: Features, views: Boxes, top: int) -> list[NDArray[np.intp]]:
-    """Return for each view of a picture the rows of the ``top`` strongest features whose centres lie in it.
+    """Return for each view of a picture the rows of its ``top`` strongest features, by their centres.
 
     Args:
         features: of the picture, strongest first.
-        views: float32 (V, 4), in its pixels.
-        top: of each view.
+        views: float32 (V, 4), boxes in pixels of the picture.
+        top: maximum number of features per view.
     """
     x, y = features.positions.T
     rows = []
@@ -103,8 +103,8 @@ def strongest_in_views(features: Features, views: Boxes, top: int) -> list[NDArr
 class FeatureExtractor(Protocol):
     """Describes pictures by local features. Implementations are frozen dataclasses, picklable and thread-safe.
 
-    One that locates its features to a few pixels, and turns patches upright, may say so by an attribute ``precise``
-    that is True: verification then trusts them more.
+    If an extractor locates its features to a few pixels and rotates patches upright, it may have an attribute
+    ``precise`` that is True: verification then trusts them more.
     """
 
     @property
@@ -116,38 +116,38 @@ class FeatureExtractor(Protocol):
         """Return the features of each picture, in order.
 
         Args:
-            images: uint8 (H, W, 3) each, of any sizes: the picture and the crops of its regions come together, so
-                that a network may batch them.
+            images: uint8 (H, W, 3) each, of any sizes: the picture and the crops of its regions come together, so that
+                a network can batch them.
 
         Returns:
-            one :class:`Features` a picture, strongest first; a picture without texture has none.
+            one :class:`Features` per picture, strongest first; empty for a picture without texture.
         """
         ...
 
 
 @runtime_checkable
 class ViewExtractor(FeatureExtractor, Protocol):
-    """An extractor that looks at a picture once, and says what is in several views of it."""
+    """An extractor that processes a picture once, and returns the features of several views of it."""
 
     def extract_views(self, images: Sequence[Picture], views: Sequence[Boxes]) -> list[list[Features]]:
         """Return the features of views of pictures.
 
         Args:
             images: uint8 (H, W, 3) each.
-            views: for each of them float32 (V, 4), in its pixels.
+            views: for each picture float32 (V, 4), boxes in its pixels.
 
         Returns:
-            for each picture one :class:`Features` a view, strongest first, with positions in pixels of the picture.
+            for each picture one :class:`Features` per view, strongest first, with positions in pixels of the picture.
         """
         ...
 
 
 def has_views(extractor: FeatureExtractor) -> TypeGuard[ViewExtractor]:
-    """Say whether an extractor, and each kind of a combined one, can say what is in views of a picture."""
+    """Say whether an extractor, and each kind of a combined one, is a :class:`ViewExtractor`."""
     kinds: Sequence[FeatureExtractor] = getattr(extractor, "kinds", (extractor,))
     return all(isinstance(kind, ViewExtractor) for kind in kinds)
 
 
 def whole_views(images: Sequence[Picture]) -> list[Boxes]:
-    """Return for each picture the one view that is all of it."""
+    """Return for each picture one view, the whole picture."""
     return [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32) for image in images]

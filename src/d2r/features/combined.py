@@ -1,4 +1,4 @@
-"""Several kinds of local features at once: each sees what the others miss."""
+"""Several kinds of local features at once: each finds what the others miss."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from d2r.support.registry import SpecError
 
 @dataclass(frozen=True)
 class Combined:
-    """The features of several extractors, one kind after another; of each kind the strongest first.
+    """The features of several extractors, kind by kind, each strongest first.
 
     Attributes:
-        kinds: at least two extractors, whose descriptors have as many dimensions.
+        kinds: at least two extractors, whose descriptors have the same number of dimensions.
     """
 
     kinds: tuple[FeatureExtractor, ...]
@@ -28,7 +28,7 @@ class Combined:
         """Dimensions of a descriptor.
 
         Raises:
-            SpecError: the kinds differ in it.
+            SpecError: the kinds have different dimensions.
         """
         dims = [kind.dim for kind in self.kinds]
         if len(set(dims)) > 1:
@@ -36,12 +36,12 @@ class Combined:
         return dims[0]
 
     def extract(self, images: Sequence[Picture]) -> list[Features]:
-        """See :meth:`d2r.features.FeatureExtractor.extract`; :attr:`Features.kinds` says which is of which."""
+        """See :meth:`d2r.features.FeatureExtractor.extract`; :attr:`Features.kinds` gives the kind of each feature."""
         found = [kind.extract(images) for kind in self.kinds]
         return [self._joined(of_one) for of_one in zip(*found, strict=True)]
 
     def extract_views(self, images: Sequence[Picture], views: Sequence[Boxes]) -> list[list[Features]]:
-        """See :meth:`d2r.features.ViewExtractor.extract_views`; only where :attr:`has_views`."""
+        """See :meth:`d2r.features.ViewExtractor.extract_views`; only if :func:`has_views`."""
         found = [kind.extract_views(images, views) for kind in self.kinds if isinstance(kind, ViewExtractor)]
         return [
             [self._joined(of_view) for of_view in zip(*of_image, strict=True)] for of_image in zip(*found, strict=True)

@@ -24,18 +24,18 @@ _LARGEST_SCALE = 4.0
 
 @dataclass(frozen=True)
 class Delf(NetworkExtractor[FeatureNetwork]):
-    """The cells that a network (:mod:`d2r.features.network`) pays most attention to, of all scales together.
+    """The cells with the highest attention of a network (:mod:`d2r.features.network`), over all scales.
 
     Attributes:
         model: path of an ONNX file (it ends in ``.onnx``), or the name of a model (`d2r models list`).
-        top: at most this many features a picture, those of most attention.
-        threshold: least attention of a feature; below 0 it is what the file says.
-        nms: a feature is dropped when its centre is this near to that of a stronger one that stays, of whatever scale.
-            In pixels of the scaled picture in which it was found itself, so that the same number means the same number
-            of cells at every scale; 0 drops none.
-        scales: of the pyramid, with ``+`` between, for instance ``0.5+0.71+1``; empty is what the file says.
-        sha256: what the file must have, in hexadecimal; empty takes any. An index remembers it, so that its pictures
-            are not described with different models under one name.
+        top: maximum number of features per picture, those with the highest attention.
+        threshold: least attention of a feature; below 0 takes the threshold of the file.
+        nms: a feature is dropped if its centre is within this distance of that of a stronger kept one, at any scale. In
+            pixels of the scaled picture in which it was found, so that it means the same number of cells at every
+            scale; 0 drops none.
+        scales: scales of the pyramid, separated by ``+``, for example ``0.5+0.71+1``; empty takes those of the file.
+        sha256: required SHA-256 of the file, in hexadecimal; empty accepts any file. An index stores it, so that its
+            pictures are not described with different models of the same name.
     """
 
     model: str = LOCAL_FEATURES
@@ -79,7 +79,7 @@ class Delf(NetworkExtractor[FeatureNetwork]):
                 all_of_it = len(views[level.picture]) == 1
                 cells[level] = self._worth_keeping(network, level, descriptors, attention, all_of_it)
         parts: list[list[_Cells]] = [[] for _ in images]
-        for level in every:  # not in the order of the runs, which depends on the other pictures
+        for level in every:  # not in the order of runs, which depends on the other pictures
             parts[level.picture].append(cells[level])
         return [self._strongest(of_one, own) for of_one, own in zip(parts, views, strict=True)]
 
@@ -98,15 +98,15 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         """Return the cells of a level, row by row, that pass the threshold.
 
         Args:
-            network: that found them.
-            level: where.
+            network: the network that found them.
+            level: their level.
             descriptors: float32 (h, w, D).
             attention: float32 (h, w).
-            all_of_it: whether the picture has one view, all of it.
+            all_of_it: whether the only view is the whole picture.
         """
         threshold = network.threshold if self.threshold < 0.0 else self.threshold
         chosen = (attention >= threshold) & descriptors.any(axis=-1)
-        if all_of_it and not self.nms:  # nothing else can drop one: none beyond the first `top` is needed
+        if all_of_it and not self.nms:  # nothing else drops features, so only the first `top` are needed
             chosen &= _among_strongest(np.where(chosen, attention, -np.inf), self.top)
         rows, columns = np.nonzero(chosen)
         centres = network.offset + network.stride * np.stack([columns, rows], axis=1)
@@ -120,7 +120,7 @@ class Delf(NetworkExtractor[FeatureNetwork]):
         return _Cells(features, np.full(len(rows), self.nms / scale, np.float32))
 
     def _strongest(self, parts: Sequence[_Cells], views: Boxes) -> list[Features]:
-        """Return the features of each view of a picture, of all levels, strongest first; of equal ones the first's."""
+        """Return the features of each view of a picture over all levels, strongest first; ties keep their order."""
         features = concatenate([part.features for part in parts])
         order = np.argsort(-features.attention, kind="stable")
         ordered = features.take(order)
@@ -136,19 +136,19 @@ class Delf(NetworkExtractor[FeatureNetwork]):
 
 @dataclass(frozen=True)
 class _Cells:
-    """Features of one level, and how near a stronger one drops each, float32 (N,), in pixels of the picture."""
+    """Features of one level, and the distance within which a stronger one drops each, float32 (N,), in pixels."""
 
     features: Features
     reach: NDArray[np.float32]
 
 
 def suppress_near(positions: NDArray[np.float32], reach: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
-    """Return the rows of points that no earlier one that stays is near to, in order.
+    """Return the rows of points without an earlier kept point nearby, in order (non-maximum suppression).
 
     Args:
         positions: float32 (N, 2), strongest first.
-        reach: float32 (N,), how far from an earlier point each must be to stay, in the same unit.
-        limit: stop after so many.
+        reach: float32 (N,), least distance of each point from earlier kept ones, in the same unit.
+        limit: stop after this many points.
     """
     kept: list[int] = []
     dropped = np.zeros(len(positions), bool)
@@ -163,19 +163,19 @@ def suppress_near(positions: NDArray[np.float32], reach: NDArray[np.float32], li
 
 
 def _among_strongest(attention: NDArray[np.float32], limit: int) -> NDArray[np.bool_]:
-    """Say of each whether it is one of the ``limit`` largest; of equal ones the first, in the same shape."""
+    """Mark the ``limit`` largest values, in the same shape; of equal ones the first."""
     chosen = np.zeros(attention.size, bool)
     chosen[np.argsort(-attention, axis=None, kind="stable")[:limit]] = True
     return chosen.reshape(attention.shape)
 
 
 def _parse_scales(text: str) -> tuple[float, ...]:
-    """Read ``"0.5+1"``; raises ``ValueError``."""
+    """Parse scales such as ``"0.5+1"``; raises ``ValueError``."""
     try:
         scales = tuple(float(part) for part in text.split("+")) if text else ()
     except ValueError:
         scales = (math.nan,)
     if not all(0.0 < scale <= _LARGEST_SCALE for scale in scales):
-        wanted = f"numbers above 0 and at most {_LARGEST_SCALE:g}, with + between"
+        wanted = f"numbers above 0 and at most {_LARGEST_SCALE:g}, separated by +"
         raise ValueError(f"scales must be {wanted}, for instance 0.5+1, not {text!r}")
     return scales

@@ -1,4 +1,4 @@
-"""SIFT's key points (Lowe, IJCV 2004): where to describe a picture, how large, and turned how far."""
+"""SIFT's keypoints (Lowe, IJCV 2004): the positions, sizes and orientations of local features."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from d2r.images import Picture
 
-# Pixel centres are at half-integers here and at integers in OpenCV, whose SIFT moreover finds everything a quarter of
-# a pixel too far right and down, at every scale, because of how it doubles the picture first.
+# Pixel centres are at half-integers here and at integers in OpenCV, whose SIFT also finds everything a quarter of a
+# pixel too far right and down, at every scale, because of how it first doubles the picture.
 _OFFSET = np.float32(0.5 - 0.25)
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of N local features of one picture: place, size and angle of each key point; strongest response first.
+    """The frames (position, size and angle) of N local features of one picture, strongest response first.
 
     Attributes:
         positions: float32 (N, 2), x and y in pixels, whose centres are at half-integers.
@@ -41,28 +41,28 @@ class Frames:
 
 
 def make_sift(top: int, contrast: float) -> cv2.SIFT:
-    """Return what finds the ``top`` strongest key points; lower ``contrast`` keeps weaker ones."""
+    """Return a detector of the ``top`` strongest keypoints; a lower ``contrast`` keeps weaker ones."""
     return cv2.SIFT.create(nfeatures=top, contrastThreshold=contrast)
 
 
 def detected(top: int, views: int) -> int:
-    """Return how many key points to find in a picture of which so many views are described, ``top`` in each.
+    """Return how many keypoints to detect in a picture to get ``top`` in each of ``views`` views.
 
-    Of several views those that are weak in the picture may be the strongest in one.
+    Keypoints that are weak in the picture may be the strongest in a view.
     """
     return top * min(views, 4)
 
 
 def grey(image: Picture) -> NDArray[np.uint8]:
-    """Return a picture, uint8 (H, W, 3), as SIFT sees it: uint8 (H, W)."""
+    """Return the grey picture for SIFT, uint8 (H, W), of a picture, uint8 (H, W, 3)."""
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def strongest(found: Sequence[cv2.KeyPoint], top: int) -> tuple[Frames, list[int]]:
-    """Return the frames of the strongest of OpenCV's key points, and which they are.
+    """Return the frames of the strongest of OpenCV's keypoints, and their rows.
 
-    OpenCV keeps all that tie for the last place, in no order. Sorted by response, and where that ties by place, the
-    same picture always gives the same key points in the same order.
+    OpenCV keeps all that tie for the last place, unordered. Sorted by response, then by position, the same picture
+    always gives the same keypoints in the same order.
     """
     keys = [(-point.response, point.pt, point.size, point.angle) for point in found]
     order = sorted(range(len(found)), key=keys.__getitem__)[:top]

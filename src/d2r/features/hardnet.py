@@ -1,12 +1,11 @@
-"""A network describes the patches at SIFT's key points (HardNet: Mishchuk et al., NeurIPS 2017).
+"""A network describes the patches at SIFT's keypoints (HardNet: Mishchuk et al., NeurIPS 2017).
 
 The file, as ``d2r train`` exports it:
 
 - ``metadata_props``: ``d2r`` is ``patch-descriptors-1``; ``arch`` names the architecture; ``width``, a decimal number,
-  is the side of what a patch shows, in diameters of its key point.
-- input ``pictures``: uint8 (N, S, S), grey patches (:func:`d2r.features.patches.cut_patches`). N is free. Normalisation
-  is in the graph.
-- output ``descriptors``: float32 (N, D), of unit length.
+  is the side of the area that a patch shows, in diameters of its keypoint. - input ``pictures``: uint8 (N, S, S), grey
+  patches (:func:`d2r.features.patches.cut_patches`). N is free. Normalisation is in the graph. - output
+  ``descriptors``: float32 (N, D), of unit length.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from d2r.models.onnx import PICTURES_INPUT, Format, OnnxFile, check_sha256, load
 PATCH_DESCRIPTORS_FORMAT: Final = "patch-descriptors-1"
 PATCH_DESCRIPTORS_OUTPUTS: Final = ("descriptors",)
 
-_AT_ONCE: Final = 256  # patches; more are not quicker on a processor
+_AT_ONCE: Final = 256  # patches; more are not faster on a CPU
 
 
 @dataclass(frozen=True)
 class HardNet(NetworkExtractor["PatchNetwork"]):
-    """SIFT's key points, described by a network.
+    """SIFT's keypoints, described by a network.
 
     Attributes:
         model: path of an ONNX file (it ends in ``.onnx``), or the name of a model (`d2r models list`).
-        top: at most this many features a picture, those of strongest response.
-        contrast: OpenCV's contrast threshold; lower keeps weaker key points.
-        sha256: what the file must have, in hexadecimal; empty takes any. An index remembers it, so that its pictures
-            are not described with different models under one name.
+        top: maximum number of features per picture, those with the strongest response.
+        contrast: OpenCV's contrast threshold; a lower one keeps weaker keypoints.
+        sha256: required SHA-256 of the file, in hexadecimal; empty accepts any file. An index stores it, so that its
+            pictures are not described with different models of the same name.
     """
 
     model: str = PATCH_DESCRIPTORS
@@ -58,12 +57,12 @@ class HardNet(NetworkExtractor["PatchNetwork"]):
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ValueError("top must be 1 or more")
-        if not self.contrast >= 0:  # nor not-a-number
+        if not self.contrast >= 0:  # rejects NaN too
             raise ValueError("contrast must be 0 or more")
         check_sha256(self.sha256)
 
     def extract(self, images: Sequence[Picture]) -> list[Features]:
-        """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the response of SIFT.
+        """See :meth:`d2r.features.FeatureExtractor.extract`; attention is the SIFT response.
 
         Raises:
             FeatureError: see :meth:`network`; or the network fails.
@@ -98,12 +97,12 @@ class PatchNetwork:
     """A network that is ready to run; safe to use from several threads, not picklable.
 
     Attributes:
-        path: of its file.
-        sha256: of the file, in hexadecimal.
-        arch: the architecture, as the file says.
-        side: S of a patch, in pixels.
-        width: side of what a patch shows, in diameters of its key point.
-        dim: D, of a descriptor.
+        path: path of its file.
+        sha256: SHA-256 of the file, in hexadecimal.
+        arch: name of the architecture.
+        side: side S of a patch, in pixels.
+        width: side of the area that a patch shows, in diameters of its keypoint.
+        dim: dimension D of a descriptor.
     """
 
     path: Path
@@ -118,7 +117,7 @@ class PatchNetwork:
         """Return the descriptors of patches, uint8 (N, S, S): float32 (N, D), of unit length.
 
         Raises:
-            FeatureError: the network fails, or gives what the format does not allow.
+            FeatureError: the network fails, or its output does not fit the format.
         """
         if not len(patches):
             return np.zeros((0, self.dim), np.float32)
@@ -133,10 +132,10 @@ class PatchNetwork:
 
 
 def load_patch_network(path: Path) -> PatchNetwork:
-    """Return the network of a file, loaded once in a process, and again when the file changes.
+    """Return the network of a file, loaded once per process, and again if the file changes.
 
     Raises:
-        FeatureError: the file is missing, cannot be run, or is not one of patch descriptors.
+        FeatureError: the file is missing, cannot be run, or is not a patch-descriptor network.
     """
     return load(path, _FORMAT, _read)
 

@@ -5,16 +5,14 @@ The file, as ``d2r train`` exports it:
 - ``metadata_props``, all of them text: ``d2r`` is ``local-features-1``; ``arch`` names the architecture; ``stride`` is
   S in pixels, a decimal integer; ``offset`` is where the centre of cell 0 lies in pixels, in x as in y, where pixel
   centres are at half-integers, so that the centre of cell i is at ``offset + i S``; ``field`` is the side of the
-  receptive field in pixels; ``scales``, numbers with commas between, are the pyramid that the file was made for;
-  ``threshold`` is the least attention of a feature worth keeping; ``licence`` is that of the weights, and may be
-  missing.
-- input ``pictures``: uint8 (N, H, W, 3), RGB, where N, H and W are free, and H and W multiples of S. Normalisation is
-  in the graph.
-- output ``descriptors``: float32 (N, H/S, W/S, D), of unit length; what reduces them to D, which the shape names, is in
-  the graph. Output ``attention``: float32 (N, H/S, W/S), at least 0.
-- output ``features``, which may be missing: float32 (N, C, H/S, W/S), at least 0, the map that the backbone ends with;
-  the shape names C. Global descriptors are pooled from it (``benchmarks/ablation/pooled.py``). Its channels come first
-  because ONNX Runtime has them so: another order would cost a copy in every run, also of those who do not ask for it.
+  receptive field in pixels; ``scales``, numbers separated by commas, is the pyramid of the network; ``threshold`` is
+  the least attention of a useful feature; ``licence`` is the licence of the weights, and may be missing. - input
+  ``pictures``: uint8 (N, H, W, 3), RGB, where N, H and W are free, and H and W multiples of S. Normalisation is in the
+  graph. - output ``descriptors``: float32 (N, H/S, W/S, D), of unit length; the shape must name D, and the reduction to
+  D is in the graph. Output ``attention``: float32 (N, H/S, W/S), at least 0. - output ``features``, which may be
+  missing: float32 (N, C, H/S, W/S), at least 0, the feature map of the backbone; the shape must name C. Global
+  descriptors are pooled from it (``benchmarks/ablation/pooled.py``). Its channels come first as in ONNX Runtime:
+  another order would cost a copy in every run, even if the output is not requested.
 """
 
 from __future__ import annotations
@@ -32,13 +30,13 @@ from d2r.models.onnx import PICTURES_INPUT, Format, ModelError, OnnxFile, load
 LOCAL_FEATURES_FORMAT: Final = "local-features-1"
 LOCAL_FEATURES_OUTPUTS: Final = ("descriptors", "attention")
 MAP: Final = "features"
-"""The output that may be missing."""
+"""The optional output."""
 
 _LENGTH_TOLERANCE: Final = 0.01  # weights may be stored in 16 bits
 
 
 class FeatureError(ModelError):
-    """A file of local features that cannot be used; ``str(error)`` names it and says why."""
+    """A file of local features cannot be used; ``str(error)`` names it and says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +44,20 @@ class FeatureNetwork:
     """A network that is ready to run; safe to use from several threads, not picklable.
 
     Attributes:
-        path: of its file.
-        sha256: of the file, in hexadecimal.
+        path: path of its file.
+        sha256: SHA-256 of the file, in hexadecimal.
         bytes: size of the file.
-        arch: the architecture, as the file says.
+        arch: name of the architecture.
         stride: S, in pixels.
-        offset: where the centre of cell 0 is, in pixels.
+        offset: position of the centre of cell 0, in pixels.
         field: side of the receptive field, in pixels.
-        scales: of the pyramid that it was made for.
-        threshold: least attention of a feature worth keeping.
-        dim: D, of a descriptor.
-        channels: C, of the backbone's map; None where the file does not give it.
-        licence: of the weights; empty where the file names none.
-        provider: what it runs on, in ONNX Runtime's words.
-        on_gpu: whether that is a graphics card.
+        scales: scales of its pyramid.
+        threshold: least attention of a useful feature.
+        dim: dimension D of a descriptor.
+        channels: channels C of the backbone's feature map; None if the file lacks that output.
+        licence: licence of the weights; empty if the file names none.
+        provider: the execution provider of ONNX Runtime.
+        on_gpu: whether that is a GPU.
     """
 
     path: Path
@@ -85,11 +83,11 @@ class FeatureNetwork:
             pictures: uint8 (N, H, W, 3), H and W multiples of S.
 
         Returns:
-            descriptors, float32 (N, H/S, W/S, D), of unit length, or all zero where a cell sees nothing; and attention,
-            float32 (N, H/S, W/S).
+            descriptors, float32 (N, H/S, W/S, D), of unit length, or all zero for a cell without content; and
+            attention, float32 (N, H/S, W/S).
 
         Raises:
-            FeatureError: the network fails, or gives what the format does not allow.
+            FeatureError: the network fails, or its output does not fit the format.
         """
         descriptors, attention = self._file.run(LOCAL_FEATURES_OUTPUTS, pictures)
         count, height, width = pictures.shape[:3]
@@ -110,13 +108,13 @@ class FeatureNetwork:
         return descriptors, attention
 
     def maps(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the map that the backbone ends with, float32 (N, C, H/S, W/S), at least 0, of some pictures.
+        """Return the feature map of the backbone, float32 (N, C, H/S, W/S), at least 0, of some pictures.
 
         Args:
             pictures: uint8 (N, H, W, 3), H and W multiples of S.
 
         Raises:
-            FeatureError: the file does not give it; or the network fails, or gives what the format does not allow.
+            FeatureError: the file lacks this output; or the network fails, or its output does not fit the format.
         """
         if self.channels is None:
             raise self._file.error(f"it does not give the backbone's {MAP}: export it again (`d2r train export`)")
@@ -133,10 +131,10 @@ class FeatureNetwork:
 
 
 def load_feature_network(path: Path) -> FeatureNetwork:
-    """Return the network of a file, loaded once in a process, and again when the file changes.
+    """Return the network of a file, loaded once per process, and again if the file changes.
 
     Raises:
-        FeatureError: the file is missing, cannot be run, or is not of local features of this format.
+        FeatureError: the file is missing, cannot be run, or has another format.
     """
     return load(path, _FORMAT, _read)
 
@@ -191,13 +189,13 @@ def _read(file: OnnxFile) -> FeatureNetwork:
 
 
 def _number(file: OnnxFile, key: str, text: str | None = None) -> float:
-    """Return a number of the metadata, or one of several."""
+    """Return a number of the metadata, or parse ``text`` as one of several."""
     text = file.metadata.get(key, "") if text is None else text
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        what = "numbers with commas between" if key == "scales" else "a number"
+        what = "numbers separated by commas" if key == "scales" else "a number"
         raise file.error(f"its metadata must give {key} as {what}, not {text!r}")
     return value

@@ -1,4 +1,4 @@
-"""What extractors have in common whose descriptors a network computes: the network, found by name, and its pin."""
+"""The common part of extractors with a network: finding it by name, and pinning it by SHA-256."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from d2r.models.onnx import check_pinned, find_file, pinned_model
 
 
 class _DescribingNetwork(Protocol):
-    """A network that was loaded: its file, the SHA-256 of it in hexadecimal, and D of its descriptors."""
+    """A loaded network: its file, the SHA-256 of that in hexadecimal, and the dimension D of its descriptors."""
 
     @property
     def path(self) -> Path: ...
@@ -27,27 +27,27 @@ _Network = TypeVar("_Network", bound=_DescribingNetwork)
 
 
 class NetworkExtractor(Generic[_Network]):
-    """An extractor with a network; a frozen dataclass that has these attributes among its fields.
+    """An extractor with a network; a frozen dataclass with these attributes among its fields.
 
     Attributes:
         model: path of an ONNX file (it ends in ``.onnx``), or the name of a model.
-        sha256: what the file must have, in hexadecimal; empty takes any.
+        sha256: required SHA-256 of the file, in hexadecimal; empty accepts any file.
     """
 
     model: str
     sha256: str
 
     def load(self, path: Path) -> _Network:
-        """Return the network of a file, loaded once in a process.
+        """Return the network of a file, loaded once per process.
 
         Raises:
-            FeatureError: the file is missing, or is not of the extractor's format.
+            FeatureError: the file is missing, or does not have the extractor's format.
         """
         raise NotImplementedError
 
     @property
     def dim(self) -> int:
-        """D, as the network has it, which is loaded for that.
+        """The dimension D of the network's descriptors; this loads the network.
 
         Raises:
             FeatureError: see :meth:`network`.
@@ -55,20 +55,20 @@ class NetworkExtractor(Generic[_Network]):
         return self.network().dim
 
     def network(self) -> _Network:
-        """Return the network, which is loaded once in a process.
+        """Return the network, loaded once per process.
 
         Raises:
-            FeatureError: the file is missing, is not of the extractor's format, or does not have the given SHA-256.
+            FeatureError: the file is missing, or does not have the extractor's format or the given SHA-256.
         """
         network = self.load(find_file(self.model, FeatureError))
         check_pinned(network.path, network.sha256, self.sha256, FeatureError)
         return network
 
     def pinned(self) -> Self:
-        """Return this extractor with the absolute path of its model and its SHA-256, which no other file has.
+        """Return this extractor with the absolute path and the SHA-256 of its model.
 
         Raises:
-            ValueError: the path has a comma, which a specification cannot hold.
+            ValueError: the path has a comma, which a specification cannot contain.
             FeatureError: see :meth:`network`.
         """
         network = self.network()

@@ -1,4 +1,4 @@
-"""A picture at several scales, as networks of local features see it: sizes, scaling, and runs of equal size."""
+"""Image pyramids for networks of local features: sizes, scaling, and batches of equal size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Level:
     """One scale of one picture.
 
     Attributes:
-        picture: which one.
-        height: of the scaled picture, in pixels.
-        width: of the scaled picture, in pixels.
-        scales: of x and y, width and height over those of the picture; they differ a little.
+        picture: number of the picture.
+        height: height of the scaled picture, in pixels.
+        width: width of the scaled picture, in pixels.
+        scales: scales of x and y; they differ slightly due to rounding.
     """
 
     picture: int
@@ -30,10 +30,10 @@ class Level:
 
 
 def levels(images: Sequence[Picture], scales: Sequence[float], stride: int) -> list[Level]:
-    """Return the levels of some pictures, picture after picture, of each in the order of ``scales``.
+    """Return the levels of some pictures, picture by picture, each in the order of ``scales``.
 
-    The sides of a level are the multiples of ``stride`` that are nearest to those of the scaled picture, one stride at
-    least. A level of a size that the picture has already is left out: it would say the same again.
+    The sides of a level are the multiples of ``stride`` nearest to those of the scaled picture, at least one stride. A
+    second level of the same size is left out, because it would be identical.
 
     Args:
         images: uint8 (H, W, 3) each, of any sizes.
@@ -49,7 +49,7 @@ def levels(images: Sequence[Picture], scales: Sequence[float], stride: int) -> l
 
 
 def runs(of: Sequence[Level], most_pixels: int) -> Iterator[list[Level]]:
-    """Yield the levels in groups of one size each, of ``most_pixels`` together at most, or of one alone."""
+    """Yield the levels in groups of equal size, with at most ``most_pixels`` pixels together, or single levels."""
     by_size: dict[tuple[int, int], list[Level]] = {}
     for level in of:
         by_size.setdefault((level.height, level.width), []).append(level)
@@ -60,7 +60,7 @@ def runs(of: Sequence[Level], most_pixels: int) -> Iterator[list[Level]]:
 
 
 def scaled_level(image: Picture, level: Level) -> Picture:
-    """Return a picture at the size of a level, uint8 (h, w, 3): averaged where it shrinks, else interpolated."""
+    """Return a picture at the size of a level, uint8 (h, w, 3): averaged if it shrinks, else interpolated."""
     size = (level.width, level.height)
     if image.shape[1::-1] == size:
         return image

@@ -19,8 +19,8 @@ class RootSIFT:
     """SIFT on the grey picture, descriptors mapped by ``sqrt(d / ||d||_1)``, which gives them unit length.
 
     Attributes:
-        top: at most this many features a picture, those of strongest response.
-        contrast: OpenCV's contrast threshold; lower keeps weaker key points.
+        top: maximum number of features per picture, those with the strongest response.
+        contrast: OpenCV's contrast threshold; a lower one keeps weaker keypoints.
     """
 
     top: int = 1000
@@ -31,7 +31,7 @@ class RootSIFT:
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ValueError("top must be 1 or more")
-        if not self.contrast >= 0:  # nor not-a-number
+        if not self.contrast >= 0:  # rejects NaN too
             raise ValueError("contrast must be 0 or more")
 
     @property
@@ -52,7 +52,7 @@ class RootSIFT:
         return found
 
     def _extract(self, image: Picture, most: int) -> Features:
-        # The limit is set here too, so that descriptors of key points that would be dropped are never computed.
+        # The limit is also set here, so that no descriptors are computed for keypoints that would be dropped.
         found, raw = make_sift(most, self.contrast).detectAndCompute(grey(image), None)
         if not found:
             return Features.empty(self.dim)

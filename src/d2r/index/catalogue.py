@@ -1,8 +1,7 @@
 """The catalogue of an index, in SQLite: its settings, its pictures, and which segments are live.
 
-A commit here is what makes a change visible: segment files are written and synced first, then one transaction names
-them. Readers (WAL mode) are never blocked and see one consistent state. Rows carry checksums of what they say, which
-SQLite itself does not keep.
+A commit here makes a change visible: segment files are written and synced first, then one transaction names them.
+Readers (WAL mode) are never blocked and see one consistent state. Each row has a checksum, because SQLite keeps none.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Catalogue:
     """One connection to the catalogue of the index in ``folder``; safe to use from several threads.
 
     Raises:
-        StoreError: there is no index, it is of another format, or its catalogue is damaged.
+        StoreError: there is no index, it has another format, or its catalogue is damaged.
     """
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
@@ -69,7 +68,7 @@ class Catalogue:
 
     @property
     def _since(self) -> str:
-        """The column ``missing_since``, or what stands for it in the format before, which a writer may change now."""
+        """The column ``missing_since``, or NULL in the previous format; a writer may upgrade it at any time."""
         self._tells_missing = self._tells_missing or self._value("PRAGMA user_version") != BEFORE
         return "missing_since" if self._tells_missing else "NULL"
 
@@ -88,12 +87,12 @@ class Catalogue:
         except sqlite3.ProgrammingError as error:
             raise StoreError(f"{self.folder}: the index was closed") from error
         except sqlite3.OperationalError:
-            raise  # busy, full or the like: nothing is wrong with the file
+            raise  # busy or full, for example: nothing is wrong with the file
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.folder}: its catalogue is damaged ({error}); restore it or index again") from error
 
     def _sound(self, table: str, columns: str) -> list[Any]:
-        """Return the rows of a small table; :class:`StoreError` when one is not what was written."""
+        """Return the rows of a small table; raises :class:`StoreError` if a checksum is wrong."""
         rows = self._all(f"SELECT {columns}, crc FROM {table} ORDER BY 1")
         if any(checksum(row[:-1]) != row[-1] for row in rows):
             raise StoreError(f"{self.folder}: its catalogue is damaged ({table}); restore it or index again")
@@ -108,7 +107,7 @@ class Catalogue:
         return {key: json.loads(value) for key, value in self._sound("settings", "key, value")}
 
     def layout(self) -> Layout:
-        """Return the live segments and those of their slots that are not searched, of one moment."""
+        """Return the live segments, and which of their slots are not searched, at one moment."""
         with self.transaction(write=False):
             segments = self._sound("segments", SEGMENT_COLUMNS)
             dead = self._all("SELECT segment, slot FROM dead ORDER BY segment, slot")
@@ -125,9 +124,9 @@ class Catalogue:
         return described - missing, every - described, missing
 
     def pictures(self, under: str | None = None) -> Iterator[PictureRow]:
-        """Yield pictures by path, skipped ones too: all, or those at the path ``under`` or in that folder.
+        """Yield pictures in order of path, including skipped ones: all, or those at or under the path ``under``.
 
-        They are read a thousand at a time, so that a large catalogue is never all in memory; what is committed
+        They are read a thousand at a time, so that a large catalogue is never all in memory. Changes committed
         meanwhile may or may not be seen.
         """
         last = b""
@@ -149,17 +148,17 @@ class Catalogue:
             last = rows[-1][1]
 
     def at_path(self, path: str) -> PictureRow | None:
-        """Return the picture of a path."""
+        """Return the picture at a path."""
         rows = self._all(f"SELECT {self._columns} FROM pictures WHERE path = ?", [os.fsencode(path)])
         return picture_from(rows[0]) if rows else None
 
     def at_id(self, number: int) -> PictureRow | None:
-        """Return the picture of a number."""
+        """Return the picture with a number."""
         rows = self._all(f"SELECT {self._columns} FROM pictures WHERE id = ?", [number])
         return picture_from(rows[0]) if rows else None
 
     def after(self, number: int, limit: int) -> list[PictureRow]:
-        """Return the first pictures of a higher number that can be found, at most so many, by number."""
+        """Return the first ``limit`` searchable pictures with a higher number, in order of number."""
         sql = (
             f"SELECT {self._columns} FROM pictures WHERE id > ? AND segment IS NOT NULL AND {self._since} IS NULL"
             " ORDER BY id LIMIT ?"
@@ -167,12 +166,12 @@ class Catalogue:
         return [picture_from(row) for row in self._all(sql, [number, limit])]
 
     def in_segment(self, segment: int) -> dict[int, PictureRow]:
-        """Return the pictures of a segment that can be found, by slot; none when it was merged or removed meanwhile."""
+        """Return the searchable pictures of a segment by slot; none if it was merged or removed meanwhile."""
         rows = self._all(f"SELECT {self._columns} FROM pictures WHERE segment = ? AND {self._since} IS NULL", [segment])
         return {row[9]: picture_from(row) for row in rows}
 
     def at_places(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], PictureRow]:
-        """Return the live pictures of (segment, slot) places; those that were removed or moved meanwhile are not in."""
+        """Return the live pictures at (segment, slot) places, without those removed or moved meanwhile."""
         found = {}
         for chunk in _batched(places, 400):
             values = ", ".join(["(?, ?)"] * len(chunk))
@@ -198,12 +197,12 @@ class Catalogue:
                 raise
 
     def shrink_log(self) -> None:
-        """Move what the write-ahead log holds into the database, and give its space back, if that can be done now."""
+        """Move the write-ahead log into the database and free its space, if that is possible now."""
         with self._lock, suppress(sqlite3.OperationalError):  # readers are busy, or the disk is full
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def next_segment(self) -> int:
-        """Return a segment number that was never used; a transaction later, use it or lose it."""
+        """Return a segment number that was never used; it must be used in the next transaction."""
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'segments' UNION SELECT max(id) FROM segments")
         return max((row[0] or 0 for row in rows), default=0) + 1
 
@@ -222,7 +221,7 @@ class Catalogue:
             self.connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, checksum(values)))
 
     def put_pictures(self, pictures: Sequence[PictureRow]) -> None:
-        """Add pictures, or replace those of the same path; their numbers stay, their old descriptors die."""
+        """Add pictures, or replace those at the same path, whose numbers stay; their old descriptors become dead."""
         places = self._places([picture.path for picture in pictures])
         rows, dead = [], []
         for picture in pictures:
@@ -238,7 +237,7 @@ class Catalogue:
             self._bury(dead)
 
     def mark_missing(self, pictures: Iterable[PictureRow], since: int | None) -> None:
-        """Say since when the files of pictures are missing; None says that they are there again.
+        """Record since when the files of pictures are missing; None if they are back.
 
         The pictures keep their descriptors.
         """
@@ -250,7 +249,7 @@ class Catalogue:
             )
 
     def move_pictures(self, moves: Sequence[tuple[int, int, int, int]]) -> None:
-        """Say that descriptors are elsewhere: new segment, new slot, old segment, old slot; the old ones are dead."""
+        """Record moves (new segment, new slot, old segment, old slot) of descriptors; the old slots become dead."""
         with self._lock:
             self.connection.executemany(
                 "UPDATE pictures SET segment = ?, slot = ? WHERE segment = ? AND slot = ?", moves
@@ -258,7 +257,7 @@ class Catalogue:
             self._bury([(segment, slot) for _, _, segment, slot in moves])
 
     def drop_pictures(self, pictures: Iterable[PictureRow]) -> None:
-        """Remove pictures, wherever they are by now; their descriptors are dead from then on."""
+        """Remove pictures, wherever they are stored now; their descriptors become dead."""
         ids = [(picture.id,) for picture in pictures]
         with self._lock:
             self.connection.executemany(
@@ -268,7 +267,7 @@ class Catalogue:
             self.connection.executemany("DELETE FROM pictures WHERE id = ?", ids)
 
     def drop_dead_segments(self) -> None:
-        """Remove the segments of which every slot is dead."""
+        """Remove the segments whose slots are all dead."""
         with self._lock:
             self.connection.execute(
                 "DELETE FROM segments WHERE slots = (SELECT count(*) FROM dead WHERE dead.segment = segments.id)"
@@ -276,7 +275,7 @@ class Catalogue:
             self.connection.execute("DELETE FROM dead WHERE segment NOT IN (SELECT id FROM segments)")
 
     def check(self) -> list[str]:
-        """Return what is wrong with the catalogue, one line each; reads all of it."""
+        """Read all of the catalogue and return what is wrong with it, one line each."""
         try:
             with self.transaction(write=False):
                 return catalogue_problems(self.connection, self._since)

@@ -1,4 +1,4 @@
-"""What is wrong with a catalogue: rows that are not what was written, slots that are used twice or not at all."""
+"""Check a catalogue: rows that differ from what was written, slots that are used twice or not at all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from d2r.support.files import CATALOGUE
 
 
 def catalogue_problems(connection: sqlite3.Connection, since: str) -> list[str]:
-    """Return what is wrong with a catalogue, one line each; reads all of it, in a transaction of the caller's.
+    """Read all of a catalogue, in a transaction of the caller, and return what is wrong with it, one line each.
 
     Args:
         connection: to the catalogue.
-        since: the column ``missing_since``, or what stands for it.
+        since: the column ``missing_since``, or NULL in a format without it.
 
     Raises:
         sqlite3.DatabaseError: it cannot be read.
@@ -30,7 +30,7 @@ def catalogue_problems(connection: sqlite3.Connection, since: str) -> list[str]:
             for row in rows
             if checksum(row[:-1] if table != "pictures" else checksum_values(row[:-1])) != row[-1]
         ]
-    # Every slot of a segment is one picture's, or dead; nothing else is.
+    # Every slot of a segment belongs to one picture or is dead, and no other slots exist.
     for segment, slots, used, different in connection.execute(
         "SELECT id, slots, count(slot), count(DISTINCT slot) FROM segments LEFT JOIN ("
         " SELECT segment, slot FROM pictures WHERE segment IS NOT NULL UNION ALL SELECT segment, slot FROM dead"

@@ -1,8 +1,8 @@
-"""Which segments to merge, and when: few enough to search quickly, and no picture copied more than a few times.
+"""Which segments to merge, and when: there are few to search, and no picture is copied more than a few times.
 
-A segment's tier is the logarithm of its live pictures to base :data:`FANOUT`. As soon as a tier has FANOUT segments
-they become one of the next, so that a picture is copied once a tier, five times at most, and there are fewer than
-FANOUT small segments a tier, beside the full ones.
+A segment's tier is the logarithm of its live pictures to base :data:`FANOUT`. As soon as a tier has FANOUT segments,
+they are merged into one of the next tier. So a picture is copied once per tier, at most five times, and each tier has
+fewer than FANOUT small segments, besides the full ones.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Slots = NDArray[np.int64]
 
 
 def due(live: Mapping[int, int], slots: Mapping[int, int]) -> list[int]:
-    """Return the numbers of the segments to merge now, ascending; empty when it can wait.
+    """Return the numbers of the segments to merge now, ascending; empty if that can wait.
 
     Args:
-        live: how many slots of each segment, by its number, have a picture.
-        slots: how many slots it has.
+        live: number of slots with a picture, by segment number.
+        slots: number of slots, by segment number.
     """
     tiers: dict[int, list[int]] = {}
     for number, count in sorted(live.items()):
-        if 0 < 2 * count < slots[number]:  # mostly dead: give the disk back
+        if 0 < 2 * count < slots[number]:  # mostly dead: free the disk space
             return [number]
         tier = 0
         while FANOUT ** (tier + 1) <= count:
@@ -47,13 +47,13 @@ def due(live: Mapping[int, int], slots: Mapping[int, int]) -> list[int]:
 
 
 def packed(live: Mapping[int, Slots], slots: Mapping[int, int]) -> list[list[tuple[int, Slots]]]:
-    """Return what to merge, group by group, so that every segment is full but the last, and nothing dead is left.
+    """Return groups to merge, so that every segment but the last is full and no dead slot is left.
 
-    Segments that are full, or the only one that is not, and have nothing dead are left as they are.
+    A segment without dead slots is left alone if it is full, or the only one that is not.
 
     Args:
-        live: slots with a picture, int64 ascending, by the number of each segment.
-        slots: how many slots it has.
+        live: slots with a picture, int64 ascending, by segment number.
+        slots: number of slots, by segment number.
     """
     numbers = [number for number in sorted(live) if len(live[number])]
     rest = [number for number in numbers if len(live[number]) < MAX_SLOTS]

@@ -1,4 +1,4 @@
-"""What goes wrong with an index as a whole."""
+"""Errors of an index as a whole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from d2r.errors import D2RError
 
 
 class StoreError(D2RError):
-    """An index that cannot be opened or changed; the message names it and says what to do."""
+    """An index cannot be opened or changed; the message names it and says what to do."""
 
 
 class RemovedError(StoreError):
-    """A picture that was removed from the index since it was looked up."""
+    """A picture was removed from the index after it was looked up."""

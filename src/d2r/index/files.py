@@ -17,7 +17,7 @@ def load_segment(index: Path, number: int) -> Segment:
     """Map the arrays of a segment of the index in a folder.
 
     Raises:
-        FileNotFoundError: it is gone, because its pictures were removed or moved to another segment.
+        FileNotFoundError: the segment is gone: its pictures were removed, or moved to another segment.
         StoreError: a file is damaged.
     """
     folder = segment_folder(index, number)

@@ -1,4 +1,4 @@
-"""One ranking of several kinds of features, each weighed by what it says of the query."""
+"""One ranking from several kinds of features, each weighted by how well it separates the best pictures."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 from d2r.index.ranking import Best
 
 DEPTH: Final = 1000
-"""Pictures of each kind's ranking that are looked at, where not more are asked for."""
+"""Minimum number of pictures taken from the ranking of each kind."""
 
 _TENTH: Final = 10
 
 
 def depth(top: int, kinds: int) -> int:
-    """Return how many of the best pictures of each kind are needed for the best ``top`` of all."""
+    """Return how many of the best pictures of each kind are needed for the best ``top`` overall."""
     return top if kinds == 1 else max(top, DEPTH)
 
 
 def fuse(parts: Sequence[Best], top: int) -> Best:
-    """Return the best pictures by all kinds together, best first and of equal scores the lower place first.
+    """Return the best pictures by all kinds together, best first; of equal scores the lower place comes first.
 
     The similarity of a picture is the sum over kinds k of ``w_k K_k``. R-ASMK* similarities of different kinds are on
-    one scale already; ``w_k`` is how far the kind's best picture stands out of its tenth, relative to the other kinds,
+    one scale already; ``w_k`` is the kind's second highest similarity over its tenth, relative to the other kinds,
     so that a kind to which all pictures look alike does not spoil what another is sure of. The weights of a query add
     up to 1.
 
     Args:
-        parts: of each kind the best pictures, best first, :func:`depth` of them at most.
-        top: at most so many.
+        parts: the best pictures by each kind, best first, at most :func:`depth` of them.
+        top: maximum number of pictures.
     """
     if len(parts) == 1:
         return parts[0][:top]
@@ -53,5 +53,9 @@ def kind_weights(parts: Sequence[Best]) -> NDArray[np.float64]:
 
 
 def _contrast(scores: NDArray[np.float32]) -> float:
-    """Return the highest similarity over the tenth; of fewer over the last, and of none 0."""
-    return float(scores[0] / scores[min(len(scores), _TENTH) - 1]) if len(scores) else 0.0
+    """Return the second highest similarity over the tenth, or over the last if there are fewer; 0 if there are none.
+
+    Not the highest, which may be that of the query picture itself.
+    """
+    last = len(scores) - 1
+    return float(scores[min(1, last)] / scores[min(_TENTH - 1, last)]) if len(scores) else 0.0

@@ -44,15 +44,15 @@ class IndexSize:
     """How large an index is.
 
     Attributes:
-        pictures: that can be found.
-        skipped: files that could not be used.
-        missing: pictures whose files are missing: kept, and not searched.
-        dead: descriptors on disk of pictures that were removed or replaced.
+        pictures: number of searchable pictures.
+        skipped: number of files that could not be used.
+        missing: number of pictures whose files are missing; they are kept but not searched.
+        dead: number of descriptors on disk of pictures that were removed or replaced.
         segments: number of segments.
-        num_words: of the codebook; 0 before there is one.
-        postings: visual words of all pictures together, dead ones too.
-        search_bytes: of descriptors, on disk.
-        verify_bytes: of keypoints and regions, on disk.
+        num_words: size of the codebook; 0 before there is one.
+        postings: number of postings, including those of dead pictures.
+        search_bytes: bytes of descriptors on disk.
+        verify_bytes: bytes of keypoints and regions on disk.
     """
 
     pictures: int
@@ -69,14 +69,14 @@ class IndexSize:
 class Index:
     """The index in a folder, opened for reading; :meth:`writing` gives the one writer.
 
-    Safe to use from several threads. A search sees one consistent state, that of the last commit when it began.
+    Safe to use from several threads. A search sees one consistent state: the last commit when it began.
 
     Args:
         folder: made by :meth:`create`.
-        threads: that one search uses at most; None is one a processor.
+        threads: maximum per search; None is one per processor.
 
     Raises:
-        StoreError: there is no index, it is of another format, or it is damaged.
+        StoreError: there is no index, it has another format, or it is damaged.
     """
 
     def __init__(self, folder: Path | str, *, threads: int | None = None) -> None:
@@ -91,9 +91,9 @@ class Index:
 
     @staticmethod
     def create(folder: Path, settings: dict[str, Any]) -> Index:
-        """Make an empty index in a new or empty folder and open it; :class:`StoreError` when that cannot be."""
-        make_room(folder)  # before a lock is left there
-        with locked(folder):  # two that make one at once must not both: the later would have the place of the first
+        """Make an empty index in a new or empty folder and open it; raises :class:`StoreError` if that fails."""
+        make_room(folder)  # before the lock file is in it
+        with locked(folder):  # of two processes that make one at once, only the first may
             create_catalogue(folder, settings)
         return Index(folder)
 
@@ -131,7 +131,7 @@ class Index:
         return self.folder / CODEBOOK
 
     def pictures(self, under: str | None = None) -> Iterator[PictureRow]:
-        """Yield pictures by path, skipped ones too: all, or those at the absolute path ``under`` or in that folder."""
+        """Yield pictures by path, including skipped ones: all, or those at or under the absolute path ``under``."""
         return self._catalogue.pictures(under)
 
     def picture(self, path: str) -> PictureRow | None:
@@ -139,11 +139,11 @@ class Index:
         return self._catalogue.at_path(path)
 
     def picture_at(self, number: int) -> PictureRow | None:
-        """Return the picture of a number (:attr:`PictureRow.id`)."""
+        """Return the picture with a number (:attr:`PictureRow.id`)."""
         return self._catalogue.at_id(number)
 
     def pictures_after(self, number: int, limit: int) -> list[PictureRow]:
-        """Return the first pictures that can be found and have a higher number, at most ``limit``, by number."""
+        """Return the first ``limit`` searchable pictures with a higher number, in order of number."""
         return self._catalogue.after(number, limit)
 
     def size(self) -> IndexSize:
@@ -166,18 +166,19 @@ class Index:
         """Return the pictures most similar to a query by R-ASMK*, best first, at most ``top``, none with score 0.
 
         Args:
-            query: packed signs of the codebook's dimension.
+            query: packed signs, with as many bits as the codebook's codes.
             top: at least 1.
         """
         return self.search_all([query], top)[0]
 
     def search_all(self, queries: Sequence[Aggregated], top: int) -> list[list[Hit]]:
-        """Return :meth:`search` of several queries, of one state of the index.
+        """Return the results of :meth:`search` for several queries, all from one state of the index.
 
-        They are scored together, segment by segment, so that each part of the index is read once for all of them.
+        They are scored together, segment by segment, so that each part of the index is read only once.
 
         Raises:
-            ValueError: a query is not packed signs of as many bits as the codebook's, or its words do not ascend.
+            ValueError: a query is not packed signs with as many bits as the codebook's codes, or its words do not
+                ascend.
         """
         if top < 1:
             raise ValueError("top must be 1 or more")
@@ -185,16 +186,14 @@ class Index:
         for query in queries:
             query.check_signs()
             if codebook is not None and query.dim != codebook.bits:
-                raise ValueError(
-                    f"a query's codes of {query.dim} bits are not like those of the index, of {codebook.bits}"
-                )
+                raise ValueError(f"a query has codes of {query.dim} bits, but the index has codes of {codebook.bits}")
         while True:
             snapshot = self._fresh()
             hits = self.hits(self._rank(snapshot, queries, top))
             if hits is not None:
                 return hits
             self.check_changed(snapshot.version)
-            # A commit moved or removed one of them meanwhile: look again.
+            # A commit moved or removed one of them meanwhile: search again.
 
     def kind_weights(self, query: Aggregated) -> NDArray[np.float64]:
         """Return the weight of each kind of features in the score of a query, float64 (K,); see :func:`fuse`."""
@@ -212,10 +211,10 @@ class Index:
         return list(zip(*found, strict=True))
 
     def hits(self, found: Sequence[Best]) -> list[list[Hit]] | None:
-        """Return the pictures that a ranking found, best first; None when a commit has moved or removed one of them.
+        """Return the pictures of rankings, best first; None if a commit has moved or removed one of them.
 
-        Of equal scores the picture that was in the index first comes first. Which of several at the end of the list
-        are in it at all depends on where their descriptors are.
+        Of equal scores the picture that was indexed first comes first. Which of several equal scores make the end of
+        the list depends on where their descriptors are stored.
         """
         scored = [
             list(zip(one["score"].tolist(), map(segment_and_slot, one["place"].tolist()), strict=True)) for one in found
@@ -232,23 +231,23 @@ class Index:
         return self._catalogue.version()
 
     def check_changed(self, version: int) -> None:
-        """Raise :class:`StoreError` unless there was a commit since a version, which explains what is missing."""
+        """Raise :class:`StoreError` unless a commit since a version explains the missing pictures."""
         if self._catalogue.version() == version:
             raise StoreError(f"{self.folder}: its catalogue has lost pictures; `d2r check` says more")
 
     def layout(self) -> Layout:
-        """Return the live segments and their dead slots, of one moment."""
+        """Return the live segments and their dead slots, at one moment."""
         return self._catalogue.layout()
 
     def keypoints(self, picture: PictureRow) -> Keypoints:
-        """Return what the index keeps of a picture for verification."""
+        """Return the keypoints of a picture, for verification."""
         segment, slot = self._placed(picture)
         return segment.keypoints(slot)
 
     def local(self, picture: PictureRow) -> LocalCodes:
-        """Return the binarised residuals of the features that are a picture's keypoints, in their order."""
+        """Return the binarised residuals of a picture's keypoints, in their order."""
         codebook = self.codebook
-        assert codebook is not None  # no picture comes before the words
+        assert codebook is not None  # there are no pictures before there are words
         segment, slot = self._placed(picture)
         return segment.local(slot, codebook.bits)
 
@@ -258,7 +257,7 @@ class Index:
         return segment.regions(slot)
 
     def aggregated_of(self, pictures: Sequence[PictureRow]) -> list[Aggregated]:
-        """Return the aggregated descriptors of different pictures, in order; of one that was removed, no words."""
+        """Return the aggregated descriptors of different pictures, in order; empty for one that was removed."""
         codebook = self.codebook
         bits = codebook.bits if codebook is not None else 1
         nothing = Aggregated(np.zeros(0, np.int32), np.zeros((0, -(-bits // 64)), np.uint64), bits)
@@ -275,7 +274,7 @@ class Index:
         return found
 
     def aggregated(self) -> Iterator[tuple[PictureRow, Aggregated]]:
-        """Yield every picture that can be found with its aggregated descriptor, each once even when segments merge."""
+        """Yield every searchable picture with its aggregated descriptor, once each even if segments merge meanwhile."""
         finished: set[int] = set()
         yielded: set[int] = set()
         while left := [(number, one) for number, one in self._fresh().segments.items() if number not in finished]:
@@ -290,21 +289,21 @@ class Index:
             finished.add(number)
 
     def _placed(self, picture: PictureRow) -> tuple[Segment, int]:
-        """Return where a picture's descriptor is by now."""
+        """Return the current place of a picture's descriptor."""
         for _ in range(100):
             if picture.segment is None or picture.slot is None:
                 raise StoreError(f"{picture.path}: the index holds no descriptor of it ({picture.problem})")
             segment = self._fresh().segments.get(picture.segment)
             if segment is not None:
                 return segment, picture.slot
-            now = self._catalogue.at_path(picture.path)  # a merge moved it
+            now = self._catalogue.at_path(picture.path)  # a merge may have moved it
             if now is None:
                 break
             picture = now
         raise RemovedError(f"{picture.path}: it was removed from the index meanwhile")
 
     def _fresh(self) -> Snapshot:
-        """Return the state of the last commit, mapping what is new."""
+        """Return the state of the last commit, after mapping new segments."""
         with self._lock:
             version = self._catalogue.version()
             if version == self._snapshot.version:
@@ -317,7 +316,7 @@ class Index:
                 except FileNotFoundError as error:
                     missing = error
                     if self._catalogue.layout().segments == layout.segments:
-                        break  # not removed by a commit since: it is really gone
+                        break  # no commit since removed it: it is really gone
                     continue
                 self._snapshot = make_snapshot(version, segments, layout.hidden)
                 return self._snapshot
@@ -327,14 +326,14 @@ class Index:
         return load_segment(self.folder, number)
 
     def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-        """Read everything and return what is damaged, one line each that names the file; empty when all is well.
+        """Read everything and return what is damaged, one line per file, which names it; empty if nothing is.
 
         Args:
-            progress: told how many segments were read, of how many.
+            progress: called with the number of segments that were read, and the total.
         """
         problems = self._catalogue.check()
         if problems:
-            return problems  # what it says of the other files is not to be trusted
+            return problems  # what it says about the other files cannot be trusted
         expected = self._catalogue.settings().get(DIGEST)
         if expected is not None:
             try:
@@ -348,7 +347,7 @@ class Index:
             row = left[0]
             found = check_segment(segment_folder(self.folder, row.id), row.digests)
             if found and any(one.id == row.id for one in self._catalogue.layout().segments):
-                problems += found  # else it was merged meanwhile
+                problems += found  # otherwise it was merged meanwhile
             checked.add(row.id)
         progress(len(checked), len(checked))
         if checked and expected is None:
@@ -357,7 +356,7 @@ class Index:
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        """Hold the index for writing; readers go on undisturbed.
+        """Hold the index for writing; readers are not disturbed.
 
         Raises:
             BusyError: another process or thread is writing.
@@ -368,12 +367,12 @@ class Index:
             try:
                 yield Writer(self, catalogue)
             finally:
-                catalogue.shrink_log()  # while there is room: on a full disk it could not be any more
+                catalogue.shrink_log()  # while there is room: it would fail on a full disk
                 catalogue.close()
 
 
 def _allow_files() -> None:
-    """Let this process open as many files as the system allows it: a segment needs fourteen."""
+    """Let this process open as many files as the system allows: a segment has fourteen."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 10_240 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft != resource.RLIM_INFINITY and soft < most:

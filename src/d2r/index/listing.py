@@ -1,4 +1,4 @@
-"""The files that an index should hold, compared with those it holds; on the disk, so that a million take no memory."""
+"""Compare the files that an index should hold with those it holds, on disk, so that a million files take no memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ class Listing:
     """Files in temporary tables beside the catalogue; made by :meth:`d2r.index.Writer.listing`.
 
     Args:
-        catalogue: the writer's.
-        files: absolute paths with size and time; read once, a few at a time. Of the same path twice the first counts.
+        catalogue: the catalogue of the writer.
+        files: absolute paths with size and time; read once, a few at a time. If a path occurs twice, the first counts.
 
     Attributes:
-        files: how many there are.
-        pending: how many of them the index does not have as they are: new, changed, or skipped the last time, since
-            one that was skipped is worth another try.
+        files: number of listed files.
+        pending: number of listed files to describe: new, changed, or skipped the last time, which are tried again.
     """
 
     def __init__(self, catalogue: Catalogue, files: Iterable[PictureFile]) -> None:
@@ -60,19 +59,19 @@ class Listing:
             last = rows[-1][0]
 
     def sample(self, count: int, seed: int) -> list[PictureFile]:
-        """Return some pending files chosen at random, in the order they were listed; all when there are no more."""
+        """Return ``count`` random pending files, in the order they were listed; all if there are fewer."""
         rows = np.sort(np.random.default_rng(seed).permutation(self.pending)[:count]) + 1
         sql = "SELECT path, size, mtime_ns, digest FROM pending WHERE rowid = ?"
         return [_picture_file(self._run(sql, [int(row)])[0]) for row in rows]
 
     def gone(self, under: str) -> Iterator[PictureRow]:
-        """Yield the pictures that the index has from under a folder but that were not listed."""
+        """Yield the pictures of the index under a folder that were not listed."""
         for picture in self._catalogue.pictures(under):
             if not self._run("SELECT 1 FROM listed WHERE path = ?", [os.fsencode(picture.path)]):
                 yield picture
 
     def returned(self, limit: int) -> list[PictureRow]:
-        """Return pictures that are missing though their files were listed, as they were; at most so many."""
+        """Return at most ``limit`` missing pictures whose files were listed, with the size and time they had."""
         paths = self._run(
             "SELECT path FROM listed JOIN pictures USING (path, size, mtime_ns)"
             " WHERE segment IS NOT NULL AND missing_since IS NOT NULL ORDER BY listed.id LIMIT ?",

@@ -1,4 +1,4 @@
-"""The most similar pictures of some segments: what one machine does of a search, whoever keeps the catalogue."""
+"""Rank the pictures of some segments: the part of a search that one machine does, wherever the catalogue is."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from d2r.index.segment_files import MAX_SLOTS
 from d2r.support.memory import usable_memory
 
 Best: TypeAlias = NDArray[np.void]
-"""The best pictures of a query: "score", float32, and "place", int64: the segment, and the slot in the low 16 bits."""
+"""The best pictures of a query: "score", float32, and "place", int64: segment number, and slot in the low 16 bits."""
 
 _BEST = np.dtype([("score", np.float32), ("place", np.int64)])
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Segments of one commit, and for each picture g of each kind, or 0 when it is not to be found, float32 (K, S).
+    """Segments of one commit, and g of each picture for each kind of features, float32 (K, S), 0 if it is hidden.
 
-    ``cold``: they do not all fit the memory, so that what a search needs must come from the disk.
+    ``cold``: the segments do not all fit in memory, so searches read from the disk.
     """
 
     version: int
@@ -39,16 +39,16 @@ class Snapshot:
 
 
 NO_SNAPSHOT = Snapshot(-1, {}, {}, False)
-"""The state of an index of which nothing was read yet."""
+"""The state of an index before anything was read."""
 
 
 def make_snapshot(version: int, segments: Mapping[int, Segment], hidden: Mapping[int, NDArray[np.int64]]) -> Snapshot:
-    """Return segments ready to be searched.
+    """Return a snapshot of segments, ready to be searched.
 
     Args:
         version: of the commit.
         segments: by number.
-        hidden: slots of pictures that were removed or replaced, or are missing, by the number of their segment.
+        hidden: slots of pictures that were removed or replaced, or are missing, by segment number.
     """
     factors = {
         number: np.array(segment.g.reshape(len(segment), -1).T, order="C") for number, segment in segments.items()
@@ -66,7 +66,7 @@ class SegmentRanker:
     """Threads that score segments.
 
     Args:
-        threads: that one search uses at most; None is one a processor.
+        threads: maximum per search; None is one per processor.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -80,11 +80,11 @@ class SegmentRanker:
     def rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int, kind: int = 0) -> list[Best]:
         """Return the best pictures of each query, at most ``top``, none with score 0, best first.
 
-        The queries are scored together, segment by segment, so that each part of the index is read once for all. They
-        have words of one kind of features alone, which is the ``kind``-th of the index.
+        The queries are scored together, segment by segment, so that each part of the index is read only once. All their
+        words are of one kind of features, the ``kind``-th of the index.
 
         Raises:
-            ValueError: a query is not of packed signs as those of the index, or ``top`` is none.
+            ValueError: a query is not packed signs with as many bits as the index, or ``top`` is below 1.
         """
         if top < 1:
             raise ValueError("top must be 1 or more")
@@ -92,8 +92,8 @@ class SegmentRanker:
         for query in queries:
             query.check_signs()
             if blocks - {query.vectors.shape[1]}:
-                raise ValueError(f"a query's codes of {query.dim} bits are not like those of the index")
-        # The largest first: the last to be done are then small, and no thread waits long.
+                raise ValueError(f"a query has codes of {query.dim} bits, unlike the index")
+        # The largest first: then the last ones are small, and no thread waits long.
         numbers = sorted(snapshot.segments, key=lambda number: -len(snapshot.segments[number].posting_slots))
         threads = min(self._threads, len(numbers))
         parts = [
@@ -106,16 +106,16 @@ class SegmentRanker:
 
 
 def merge_best(parts: Sequence[Best], top: int) -> Best:
-    """Return the best of several parts of an index, best first and of equal scores the lower place first.
+    """Return the best of several parts of an index, best first; of equal scores the lower place comes first.
 
-    The best ``top`` of the whole are among the best ``top`` of each part, so nothing is lost by it.
+    The best ``top`` of the whole are among the best ``top`` of each part, so nothing is lost.
     """
     every = np.concatenate(parts) if parts else np.zeros(0, _BEST)
     return every[np.lexsort((every["place"], -every["score"]))][:top]
 
 
 def best_of(scores: NDArray[np.float32], top: int) -> Best:
-    """Return the best of a similarity to every picture, float32 (N,), the number of each as its place."""
+    """Return the best pictures by similarities to all pictures, float32 (N,); the place is the row."""
     order = np.argsort(-scores, kind="stable")[:top]
     best = np.zeros(len(order), _BEST)
     best["score"], best["place"] = scores[order], order
@@ -133,12 +133,12 @@ def segment_and_slot(place: int) -> tuple[int, int]:
 
 
 def _best(snapshot: Snapshot, numbers: Sequence[int], queries: Sequence[Aggregated], top: int, kind: int) -> list[Best]:
-    """Return for each query the best of some segments, in no order."""
+    """Return the best pictures of some segments for each query, unordered."""
     most = min(top, sum(len(snapshot.segments[number]) for number in numbers))
     found = np.zeros((len(queries), most), np.float32), np.zeros((len(queries), most), np.int64)
     tables = [_selectivity(query.vectors.shape[1], query.dim) for query in queries]
     every = _zeros()
-    if snapshot.cold:  # all at once: a disk serves many requests together better than one after the other
+    if snapshot.cold:  # all at once: a disk serves many requests faster together than one after another
         words = np.unique(np.concatenate([query.words for query in queries]))
         for number in numbers:
             snapshot.segments[number].fetch(words)
@@ -167,7 +167,7 @@ _scratch = threading.local()
 
 
 def _zeros() -> NDArray[np.float32]:
-    """Return this thread's zeros for the scores of a segment; whoever uses them leaves zeros."""
-    if not hasattr(_scratch, "scores"):  # fresh memory for every search would cost a quarter of a small one
+    """Return this thread's zeros for the scores of a segment; users must zero them again."""
+    if not hasattr(_scratch, "scores"):  # fresh memory would take a quarter of the time of a small search
         _scratch.scores = np.zeros(MAX_SLOTS, np.float32)
     return _scratch.scores  # type: ignore[no-any-return]

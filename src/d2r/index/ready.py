@@ -1,4 +1,4 @@
-"""What has to be compiled before an index can be filled and searched."""
+"""Compile what filling and searching an index call."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from d2r.verify.geometry import fit_map, match_codes
 
 
 def get_ready(bits: int) -> None:
-    """Compile all that indexing and searching call, or load what was compiled before; the next call does nothing.
+    """Compile everything that indexing and searching call, or load it from the cache; later calls do nothing.
 
-    Any of it happens by itself at its first use. This is for doing it while nobody waits: beside something else, or
-    before a service says that it is ready.
+    Otherwise each function is compiled at its first use. Call this while nobody waits: in the background, or before a
+    service says that it is ready.
 
     Args:
         bits: of the code of a visual word.
     """
-    # In the order of their use: what another thread waits for is not behind what is used later.
+    # In order of use, so that another thread never waits for something that is needed later.
     filling = (pool_residuals, sort_postings)
     searching = (score_postings(-(-bits // 64)), keep_best, match_codes, fit_map)
     changing = (postings_of, count_live, copy_live)

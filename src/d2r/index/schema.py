@@ -1,4 +1,4 @@
-"""The tables of the catalogue, their format and how it changed, and how the file is made and opened."""
+"""The tables of the catalogue, their format and its upgrade, and how the file is made and opened."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from d2r.index.rows import setting_values
 from d2r.support.files import CATALOGUE, display_path, is_index, replacing
 
 FORMAT = 6
-"""Version of the layout on disk; it changes whenever an index written by one build cannot be read by another."""
+"""Version of the layout on disk; it changes whenever older or newer builds cannot read an index."""
 
 BEFORE = 5
-"""The format before, which is read as it is, with nothing missing, and becomes FORMAT when opened for writing."""
+"""The previous format: it can be read, with no picture missing, and becomes FORMAT when opened for writing."""
 
 PUT_SETTING = "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)"
 
@@ -46,7 +46,7 @@ _UPGRADE = (
 
 
 def create_catalogue(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make an empty index in a folder that is empty or does not exist.
+    """Make an empty index in an empty or new folder.
 
     Raises:
         StoreError: the folder holds something else, or cannot be made.
@@ -65,10 +65,10 @@ def create_catalogue(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def make_room(folder: Path) -> None:
-    """Make the folder of a new index, or see that it is empty but for names that begin with a dot.
+    """Make the folder of a new index, or check that it is empty except for names that begin with a dot.
 
     Raises:
-        StoreError: it holds something, an index perhaps, or cannot be made.
+        StoreError: it holds something, perhaps an index, or cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,8 +88,8 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
         StoreError: it cannot be opened.
     """
     address = "file:" + quote(os.fsencode(file.absolute()))
-    # To read a database with a log SQLite must write beside it, or find the log's files there. Where it can do neither,
-    # as on a read-only medium, nothing changes either.
+    # To read a database with a log, SQLite must write next to it, or find the log's files there. Where neither is
+    # possible, as on a read-only medium, nothing can change and the file is opened as immutable.
     log = file.with_name(f"{file.name}-wal")
     fixed = not os.access(file.parent, os.W_OK) and not log.exists()
     reading = "ro&immutable=1" if fixed else "ro"
@@ -104,7 +104,7 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
 
 
 def check_format(folder: Path, application: int, version: int) -> None:
-    """Raise :class:`StoreError` unless the catalogue in a folder says that it is one, of a format that can be read."""
+    """Raise :class:`StoreError` unless a file is a catalogue of a format that can be read."""
     if application != _APPLICATION_ID:
         raise StoreError(f"{folder}: not an index; {CATALOGUE} belongs to another program")
     if version not in (BEFORE, FORMAT):
@@ -114,6 +114,6 @@ def check_format(folder: Path, application: int, version: int) -> None:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Bring a catalogue of the format before to :data:`FORMAT`; in a transaction of the caller's."""
+    """Upgrade a catalogue from the previous format to :data:`FORMAT`, in a transaction of the caller."""
     for change in _UPGRADE:
         connection.execute(change)

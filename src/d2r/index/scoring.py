@@ -1,13 +1,13 @@
-"""The inner loops of the index, in Numba, out of the interpreter's lock: scoring, the best k, and merging postings.
+"""The inner loops of the index, in Numba without the interpreter's lock: scoring, the best k, and merging postings.
 
-Scoring streams the codes of the query's words from memory and is bound by that. Codes go in blocks of :data:`_BLOCK`:
-first the Hamming distances of a block, which the compiler turns into vector instructions, then the updates of the
-scores. No posting is tested for being worth an update: half of them are, so the branch would be guessed wrong every
-other time, which costs more than the update. Between the updates the lines of memory that are wanted soon are asked
-for, over the end of one word's postings into the next word's, where the hardware's own prefetching starts anew.
+Scoring streams the codes of the query's words from memory, which bounds its speed. Codes are processed in blocks of
+:data:`_BLOCK`: first the Hamming distances of a block, which the compiler vectorises, then the updates of the scores.
+No branch skips postings without effect: they are about half of all, so it would be mispredicted every other time, which
+costs more than the update. Between the updates, memory that is needed soon is prefetched, also from the next word's
+postings, where the hardware's own prefetching starts anew.
 
-They take what they are given on trust. What is in a segment is looked at when it is written and when it is loaded, a
-query when it is asked.
+The loops do not check their arguments. A segment is checked when it is written and when it is loaded, a query before it
+is searched.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 from d2r.support.compiling import Compiled, compiled, inner, read, write
 from d2r.support.intrinsics import popcount, prefetch
 
-_BLOCK = 64  # postings whose distances are taken at once
-_AHEAD = 192  # postings between what is scored and what is fetched; of no great effect from 128 to 384
-_STEP = 16  # postings that are scored between one fetch and the next
+_BLOCK = 64  # postings whose distances are computed at once
+_AHEAD = 192  # postings from scoring to prefetching; anything from 128 to 384 is about as fast
+_STEP = 16  # postings scored from one prefetch to the next
 _LINE = 64  # bytes of a cache line
 
 
 @inner()
 def _shared(words: NDArray[np.int32], segment_words: NDArray[np.int32], starts: NDArray[np.int64]) -> Any:
-    """Return the rows in ``words`` of those that a segment has, and where their postings start and end."""
+    """Return the rows of ``words`` that a segment has, and where their postings start and end."""
     rows = np.empty(len(words), np.int64)
     firsts, ends = np.empty(len(words), np.int64), np.empty(len(words), np.int64)
-    every = len(segment_words) > 0 and segment_words[-1] == len(segment_words) - 1  # it has all words up to its last
+    every = len(segment_words) > 0 and segment_words[-1] == len(segment_words) - 1  # all words up to the last occur
     found = 0
     place = 0
     for row in range(len(words)):
@@ -66,7 +66,7 @@ def _fetch(
     flat: NDArray[np.uint64],
     blocks: int,
 ) -> Any:
-    """Ask for the next postings of the lists, about ``count``, from one of list ``shared`` on; return what follows."""
+    """Prefetch about ``count`` postings from one in list ``shared`` on, and return the next position."""
     while count > 0 and shared < len(firsts):
         stop = min(posting + count, ends[shared])
         count -= stop - posting
@@ -87,7 +87,7 @@ def score_postings(blocks: int) -> Compiled:
 
     It adds ``s(1 - 2 h / D)`` of every posting of the query's words to the score of its picture, and takes
 
-    - words: int32 (W,), the query's words, ascending;
+    - words: int32 (W,), the words of the query, ascending;
     - codes: uint64 (W, B), their packed signs;
     - segment_words: int32 (U,), the words that the segment has, ascending;
     - starts: int64 (U + 1,), the postings of ``segment_words[u]`` are rows ``starts[u]`` to ``starts[u + 1]``;
@@ -114,7 +114,7 @@ def score_postings(blocks: int) -> Compiled:
         rows, firsts, ends = _shared(words, segment_words, starts)
         flat = posting_codes.reshape(-1)
         distances = np.empty(_BLOCK, np.uint16)
-        # What is fetched runs ahead of what is scored, over the ends of lists: short ones would else never be ahead.
+        # Prefetching runs ahead across the ends of lists; otherwise short lists would never be prefetched.
         fetched, fetch = 0, firsts[0] if len(rows) else 0
         for _ in range(_AHEAD // _BLOCK):
             fetched, fetch = _fetch(fetched, fetch, _BLOCK, firsts, ends, posting_slots, flat, blocks)
@@ -124,7 +124,7 @@ def score_postings(blocks: int) -> Compiled:
                 count = min(_BLOCK, ends[shared] - posting)
                 block = flat[posting * blocks : (posting + count) * blocks]
                 slots = posting_slots[posting : posting + count]
-                if count == _BLOCK:  # a fixed number, so that both loops are unrolled
+                if count == _BLOCK:  # a constant, so that both loops are unrolled
                     for one in range(_BLOCK):
                         bits = np.uint64(0)
                         for part in range(blocks):
@@ -153,13 +153,13 @@ def keep_best(
     best_scores: NDArray[np.float32],
     best_places: NDArray[np.int64],
 ) -> None:
-    """Bring the best of ``scores * factors`` into a list of the k best so far, and set the scores to 0.
+    """Merge the best of ``scores * factors`` into a heap of the k best so far, and set the scores to 0.
 
     Args:
-        scores: float32 (S,), zeroed.
+        scores: float32 (S,), set to 0.
         factors: float32 (S,), at least 0.
         first: the place of score 0; score i has place ``first + i``.
-        best_scores: float32 (k,), a heap with the lowest at its root; 0 where there is none yet.
+        best_scores: float32 (k,), a heap with the lowest at its root; 0 for empty places.
         best_places: int64 (k,). Of equal scores the lower places are kept.
     """
     for start in range(0, len(scores), _BLOCK):
@@ -167,7 +167,7 @@ def keep_best(
         lowest = best_scores[0]
         below = np.nextafter(lowest, np.float32(0.0))
         better = 0
-        for row in range(len(block)):  # vector instructions, which taking the highest would not be; few blocks pass
+        for row in range(len(block)):  # vectorised, unlike a maximum; few blocks pass
             better += block[row] * own[row] > below
         if better:
             for row in range(len(block)):
@@ -179,7 +179,7 @@ def keep_best(
 
 @inner()
 def _replace_lowest(scores: NDArray[np.float32], places: NDArray[np.int64], score: np.float32, place: np.int64) -> None:
-    """Put a score in place of the heap's root, and let it sink; of equal scores the later place is the lesser."""
+    """Replace the root of the heap by a score and let it sink; of equal scores the later place counts as lower."""
     node = 0
     while True:
         child = 2 * node + 1
@@ -212,13 +212,13 @@ def sort_postings(
     out_slots: NDArray[np.uint16],
     out_codes: NDArray[np.uint64],
 ) -> None:
-    """Bring the words and codes of pictures into order of word, and of picture within a word.
+    """Sort the words and codes of pictures by word, and by picture within a word.
 
     Args:
         words: int32 (P,), the words of the first picture, then of the next.
         codes: uint64 (P, B).
         picture_starts: int64 (S + 1,), where the words of each picture start.
-        ends: int64 (C + 1,), where the postings of each word start; each moves on to where they end.
+        ends: int64 (C + 1,), where the postings of each word start; changed to where they end.
         out_slots: uint16 (P,), written.
         out_codes: uint64 (P, B), written.
     """
@@ -233,7 +233,7 @@ def sort_postings(
 
 @compiled(read(np.bool_, 1), read(np.uint16, 1))
 def postings_of(chosen: NDArray[np.bool_], posting_slots: NDArray[np.uint16]) -> Any:
-    """Return the postings of the slots that are chosen, int64, ascending.
+    """Return the rows of the postings of the chosen slots, int64, ascending.
 
     Args:
         chosen: bool (S,).
@@ -279,7 +279,7 @@ def copy_live(
     out_slots: NDArray[np.uint16],
     out_codes: NDArray[np.uint64],
 ) -> None:
-    """Append the live postings of each word u of a segment at ``ends[rows[u]]``, which moves on."""
+    """Append the live postings of each word u of a segment at ``ends[rows[u]]``, which is advanced."""
     for word in range(len(rows)):
         end = ends[rows[word]]
         for posting in range(starts[word], starts[word + 1]):

@@ -1,9 +1,9 @@
 """A segment: the descriptors of some pictures as plain ``.npy`` arrays, written once, then only memory-mapped.
 
-A picture has a slot, 0 to S - 1. For search the aggregated descriptors are kept by visual word (postings); for
-verification and display the keypoints and the regions are kept by picture. A segment holds at most
-:data:`MAX_SLOTS` pictures, so that a slot takes two bytes, and the scores of all its pictures stay in a core's cache
-while the postings stream past.
+Each picture has a slot, 0 to S - 1. For search, aggregated descriptors are stored by visual word, as postings; for
+verification and display, keypoints and regions are stored by picture. A segment holds at most :data:`MAX_SLOTS`
+pictures, so that a slot takes two bytes, and the scores of all pictures stay in a core's cache while the postings
+stream past.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Segment:
         word_starts: int64 (U + 1,), the postings of ``words[u]`` are rows ``word_starts[u]`` to ``word_starts[u + 1]``.
         posting_slots: uint16 (P,), ascending within a word.
         posting_codes: uint64 (P, B).
-        g: float32 (S,), 1 / sqrt(number of words), 0 for a picture without any; of K kinds of features float32 (S, K),
-            by the words of each.
+        g: float32 (S,), 1 / sqrt(number of words), 0 for a picture without words; float32 (S, K) with K kinds of
+            features, from the words of each kind.
         point_starts: int64 (S + 1,).
         positions: float32 (F, 2).
         scales: float32 (F,).
         angles: uint8 (F,), 256 steps in a turn.
         point_words: uint8 (F,), ascending within a picture.
         point_codes: uint64 (F, B).
-        local_words: int32 (F,), the visual words of the keypoints' features, and not the coarse ones.
+        local_words: int32 (F,), the visual words of the keypoints, not the coarse words.
         local_codes: uint64 (F, B).
         region_starts: int64 (S + 1,).
         boxes: float32 (R, 4).
@@ -72,7 +72,7 @@ class Segment:
         """Map the arrays of a segment.
 
         Raises:
-            FileNotFoundError: it is gone, because its pictures were removed or moved to another segment.
+            FileNotFoundError: the segment is gone: its pictures were removed, or moved to another segment.
             ValueError: a file is damaged.
         """
         segment = Segment(**{name: map_array(array_file(folder, name)) for name in (*SEARCH_ARRAYS, *VERIFY_ARRAYS)})
@@ -80,9 +80,10 @@ class Segment:
         return segment
 
     def _check(self) -> None:
-        """Raise ``ValueError`` unless the arrays fit together: no loop then reads or writes beside them.
+        """Raise ``ValueError`` unless the arrays fit together, so that no loop reads or writes out of bounds.
 
-        Slots are not looked at, which would read all postings: what is indexed by them has :data:`MAX_SLOTS` places.
+        Slots of postings are not checked, because that would read all postings: arrays indexed by them have
+        :data:`MAX_SLOTS` places.
         """
         if len(self) > MAX_SLOTS:
             raise ValueError(f"it has {len(self):,} pictures")
@@ -121,16 +122,16 @@ class Segment:
         return sum(getattr(self, name).nbytes for name in SEARCH_ARRAYS)
 
     def stay_cold(self) -> None:
-        """Have the system read no more of the postings from the disk than is asked for.
+        """Tell the system not to read ahead in the postings.
 
-        By default it reads on from wherever a page is missing, a hundred kilobytes where a list of postings has twenty.
+        By default it reads a hundred kilobytes for a missing page, where a list of postings has twenty.
         """
         for array in (self.posting_slots, self.posting_codes):
             if len(array):
                 _mapping(array).madvise(mmap.MADV_RANDOM)
 
     def fetch(self, words: NDArray[np.int32]) -> None:
-        """Have the system read the postings of some words, int32 (W,), ahead of their use; does not wait."""
+        """Tell the system to read the postings of some words, int32 (W,), ahead of their use, without waiting."""
         rows = np.flatnonzero(np.isin(self.words, words, assume_unique=True))
         for array in (self.posting_slots, self.posting_codes):
             if not len(array):
@@ -143,7 +144,7 @@ class Segment:
                 mapping.madvise(mmap.MADV_WILLNEED, first, length)
 
     def keypoints(self, slot: int) -> Keypoints:
-        """Return the keypoints of a picture; its arrays are views of the files where they can be."""
+        """Return the keypoints of a picture; where possible the arrays are views of the files."""
         start, stop = self.point_starts[slot], self.point_starts[slot + 1]
         rows = slice(start, stop)
         return Keypoints(
@@ -156,17 +157,17 @@ class Segment:
         )
 
     def local(self, slot: int, bits: int) -> LocalCodes:
-        """Return the binarised residuals of a picture's keypoints, views of the files; ``bits`` is of a code."""
+        """Return the binarised residuals of a picture's keypoints, views of the files; codes have ``bits`` bits."""
         rows = slice(self.point_starts[slot], self.point_starts[slot + 1])
         return LocalCodes(self.local_words[rows], self.local_codes[rows], bits)
 
     def regions(self, slot: int) -> tuple[Boxes, NDArray[np.float32]]:
-        """Return the boxes (R, 4) of a picture, the whole of it first, and their scores (R,)."""
+        """Return the boxes (R, 4) of a picture, the whole picture first, and their scores (R,)."""
         rows = slice(self.region_starts[slot], self.region_starts[slot + 1])
         return np.array(self.boxes[rows]), np.array(self.box_scores[rows])
 
     def aggregated(self, dim: int) -> Iterator[Aggregated]:
-        """Yield the aggregated descriptor of every slot, in order; one pass over the postings sorts them back."""
+        """Yield the aggregated descriptor of every slot, in order, by one pass over the postings."""
         words = np.repeat(self.words, np.diff(self.word_starts))
         order = np.argsort(self.posting_slots, kind="stable")
         starts = np.searchsorted(self.posting_slots[order], np.arange(len(self) + 1))
@@ -175,7 +176,7 @@ class Segment:
             yield Aggregated(words[rows], self.posting_codes[rows], dim)
 
     def aggregated_of(self, slots: Sequence[int], dim: int) -> list[Aggregated]:
-        """Return the aggregated descriptors of different slots, by one pass over the postings' slots."""
+        """Return the aggregated descriptors of different slots, by one pass over ``posting_slots``."""
         wanted = np.zeros(MAX_SLOTS, np.bool_)
         wanted[np.asarray(slots, np.int64)] = True
         rows = postings_of(wanted, self.posting_slots)
@@ -186,5 +187,5 @@ class Segment:
 
 
 def _mapping(array: NDArray[Any]) -> mmap.mmap:
-    """Return the mapping of a whole file that an array of :func:`map_array` is the end of."""
+    """Return the mapping of the whole file behind an array of :func:`map_array`."""
     return array._mmap  # type: ignore[attr-defined,no-any-return]

@@ -1,4 +1,4 @@
-"""The files of a segment: which arrays it has, how they appear all at once, and whether they are what was written."""
+"""The files of a segment: which arrays it has, how they appear all at once, and how they are checked."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from d2r.support.files import sync
 
 MAX_SLOTS = 65536
-"""Pictures a segment holds at most: as many as 16 bits tell apart."""
+"""Maximum number of pictures per segment: slots have 16 bits."""
 
 SEARCH_ARRAYS = ("words", "word_starts", "posting_slots", "posting_codes", "g")
-"""What search reads."""
+"""The arrays that search reads."""
 
 ROWS_BY_STARTS = {
     "point_starts": ("positions", "scales", "angles", "point_words", "point_codes", "local_words", "local_codes"),
     "region_starts": ("boxes", "box_scores"),
 }
-"""Of each picture a range of rows of these arrays, from its start to the next picture's."""
+"""Arrays with a range of rows per picture, from its start to that of the next picture."""
 
 VERIFY_ARRAYS = (*ROWS_BY_STARTS, *(name for names in ROWS_BY_STARTS.values() for name in names))
-"""What verification and display read."""
+"""The arrays that verification and display read."""
 
 ANGLE_STEPS = 128.0 / np.pi
-"""Steps of an angle on the disk in a radian: 256 in a turn."""
+"""Steps per radian of the stored angles: 256 per turn."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Written:
     """A segment on the disk.
 
     Attributes:
-        slots: its pictures.
-        postings: their visual words together.
-        search_bytes: of files that search reads.
-        verify_bytes: of the others.
-        digests: of each file, by the name of its array, see :func:`digest`.
+        slots: number of pictures.
+        postings: number of postings.
+        search_bytes: bytes of the files that search reads.
+        verify_bytes: bytes of the other files.
+        digests: digest (:func:`digest`) of each file, by the name of its array.
     """
 
     slots: int
@@ -54,7 +54,7 @@ class Written:
 
 
 def check_segment(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the files of a segment, one line each that names the file."""
+    """Return what is wrong with the files of a segment, one line per file, which names it."""
     problems = []
     for name, expected in digests.items():
         file = array_file(folder, name)
@@ -69,9 +69,9 @@ def check_segment(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 
 def discard_segment(folder: Path) -> None:
-    """Delete the files of a segment, whole or half written, and the folder when nothing else is in it.
+    """Delete the files of a segment, complete or half written, and the folder if nothing else is in it.
 
-    A file that no segment has is not ours and stays.
+    Files with other names are kept.
     """
     if folder.is_symlink():
         return
@@ -83,22 +83,22 @@ def discard_segment(folder: Path) -> None:
 
 
 def part_of(folder: Path) -> Path:
-    """Return the folder where a segment is written before it is whole; what a killed writer left there is deleted."""
+    """Return the folder where a segment is written before it is complete; leftovers of a killed writer are deleted."""
     return folder.with_name(f".{folder.name}.part")
 
 
 def digest(file: Path) -> str:
-    """Return the SHA-256 of a file's content, 64 hexadecimal digits; processors have instructions for it."""
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits; processors compute it quickly."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def appear(folder: Path, write: Callable[[Path], None]) -> Written:
-    """Have the arrays of a segment written beside its place; move them there when every file is on the disk.
+    """Have the arrays of a segment written to a temporary folder, and rename it when every file is on the disk.
 
     Args:
-        folder: of the segment; must not exist.
-        write: writes all arrays into the folder that it is given.
+        folder: folder of the segment; must not exist.
+        write: called with a folder, writes all arrays into it.
     """
     part = part_of(folder)
     discard_segment(part)
@@ -131,16 +131,16 @@ def map_array(path: Path) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (SyntaxError, TokenError) as error:  # what the parser of the header lets through
+    except (SyntaxError, TokenError) as error:  # raised by the parser of the header
         raise ValueError(f"{path.name}: its header cannot be read") from error
 
 
 def starts_of(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each of parts of so many rows begins, and where the last ends: int64 (N + 1,)."""
+    """Return where each of N parts begins, given their numbers of rows, and where the last ends: int64 (N + 1,)."""
     starts = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     return starts

@@ -1,4 +1,4 @@
-"""Segments merged into one: the postings word by word, and what is kept by picture, without the dead slots."""
+"""Merge segments into one without the dead slots: the postings word by word, other arrays picture by picture."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from d2r.index.scoring import copy_live, count_live
 from d2r.index.segment import Segment
 from d2r.index.segment_files import MAX_SLOTS, ROWS_BY_STARTS, Written, appear, array_file, starts_of
 
-_CHUNK = 4 << 20  # postings that a merge holds in memory at once
+_CHUNK = 4 << 20  # postings in memory at once during a merge
 
 _Sources: TypeAlias = Sequence[tuple[Segment, NDArray[np.int64]]]
 
 
 def merge_segments(folder: Path, sources: _Sources) -> Written:
-    """Write some slots of segments as the segment ``folder``, in their order; nothing large is held in memory.
+    """Write some slots of segments as the segment ``folder``, in order; nothing large is held in memory.
 
     Args:
         folder: must not exist; its parent must.
@@ -37,7 +37,7 @@ def merge_segments(folder: Path, sources: _Sources) -> Written:
 
 @contextmanager
 def _writing(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Yield what appends rows to an array of a known shape; not a mapping, which a full disk would make crash."""
+    """Yield a function that appends rows to an array of a known shape; a mapping would crash on a full disk."""
     with array_file(folder, name).open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -93,7 +93,7 @@ def _merged(
     counts: NDArray[np.int64],
     chunk: tuple[int, int],
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
-    """Return the live postings of a range of words: slots and codes."""
+    """Return the slots and codes of the live postings of a range of words."""
     starts = starts_of(counts[chunk[0] : chunk[1]])
     slots = np.empty(starts[-1], np.uint16)
     codes = np.empty((int(starts[-1]), inputs[0][0].posting_codes.shape[1]), np.uint64)

@@ -1,4 +1,4 @@
-"""Entries of pictures written as a segment."""
+"""Write the entries of pictures as a segment."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from d2r.verify.keypoints import Keypoints
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index keeps of one picture.
+    """What the index stores about one picture.
 
     Attributes:
         aggregated: its R-ASMK* descriptor: packed signs.
         boxes: float32 (R, 4), its regions; row 0 is the whole picture.
         box_scores: float32 (R,).
-        keypoints: what verification matches.
-        local: of the features that are the keypoints, in their order: what of them can join a query.
+        keypoints: used by verification.
+        local: local codes of the keypoints, in their order, used by query expansion.
     """
 
     aggregated: Aggregated
@@ -38,15 +38,15 @@ class Entry:
 
 
 def write_segment(folder: Path, entries: Sequence[Entry], starts: Sequence[int] = (0,)) -> Written:
-    """Write entries as the segment ``folder``, which appears whole and synced or not at all.
+    """Write entries as the segment ``folder``, which appears complete and synced, or not at all.
 
     Args:
         folder: must not exist; its parent must.
-        entries: at least one, and at most :data:`MAX_SLOTS`, all with codes of as many bits.
+        entries: 1 to :data:`MAX_SLOTS`, all with codes of the same number of bits.
         starts: first word of each kind of features, see :class:`d2r.asmk.codebook.Codebook`.
 
     Raises:
-        ValueError: an entry is not as :class:`Entry` says.
+        ValueError: an entry does not match :class:`Entry`.
     """
     _check_entries(entries)
 
@@ -92,7 +92,7 @@ def _arrays(entries: Sequence[Entry], starts: Sequence[int]) -> dict[str, NDArra
 
 
 def _normalisations(aggregated: Sequence[Aggregated], starts: Sequence[int]) -> NDArray[np.float32]:
-    """Return g of each picture, float32 (S,), or of several kinds of features that of each kind, float32 (S, K)."""
+    """Return g of each picture, float32 (S,), or with several kinds of features that of each kind, float32 (S, K)."""
     words = [np.searchsorted(one.words, [*starts[1:], np.iinfo(np.int32).max]) for one in aggregated]
     counts = np.diff(np.array(words), axis=1, prepend=0)
     g = np.where(counts > 0, 1.0 / np.sqrt(np.maximum(counts, 1)), 0.0).astype(np.float32)
@@ -100,7 +100,7 @@ def _normalisations(aggregated: Sequence[Aggregated], starts: Sequence[int]) -> 
 
 
 def _check_entries(entries: Sequence[Entry]) -> None:
-    """Raise ``ValueError`` unless there are as many as a segment holds, and the arrays of each fit together."""
+    """Raise ``ValueError`` unless a segment can hold that many entries, and the arrays of each fit together."""
     if not 1 <= len(entries) <= MAX_SLOTS:
         raise ValueError(f"a segment holds 1 to {MAX_SLOTS:,} pictures, not {len(entries):,}")
     blocks = entries[0].aggregated.vectors.shape[1]
@@ -119,7 +119,7 @@ def _check_entries(entries: Sequence[Entry]) -> None:
 
 
 def _check_ascending(name: str, every: NDArray[Any], starts: NDArray[np.int64], *, strictly: bool) -> None:
-    """Raise ``ValueError`` unless numbers ascend from 0 or more in each of the parts that begin at ``starts``."""
+    """Raise ``ValueError`` unless the numbers of each part, beginning at ``starts``, are 0 or more and ascend."""
     falls = every[1:] <= every[:-1] if strictly else every[1:] < every[:-1]
     edges = starts[(starts > 0) & (starts < len(every))]
     falls[edges - 1] = False

@@ -1,4 +1,4 @@
-"""The one writer of an index: stage changes, commit them whole."""
+"""The writer of an index: each change is committed completely or not at all."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from d2r.index.index import Index
 from d2r.index.files import DIGEST, LOCK, SEGMENTS, segment_folder
 
-_OURS = re.compile(r"\d{6,}|\.\d{6,}\.part")  # folders of segments, and of those that are being written
+_OURS = re.compile(r"\d{6,}|\.\d{6,}\.part")  # folders of segments, complete or being written
 
 
-_RESERVE = 256 << 10  # bytes that adding pictures leaves on the disk
+_RESERVE = 256 << 10  # bytes of disk space that adding pictures leaves free
 
 
 class BusyError(StoreError):
@@ -46,7 +46,7 @@ class BusyError(StoreError):
 
 @dataclass(frozen=True)
 class PictureState:
-    """What a writer records of a picture file: see the attributes of the same names of :class:`PictureRow`."""
+    """What a writer records about a picture file; see the attributes of :class:`PictureRow`."""
 
     path: str
     size: int
@@ -58,7 +58,7 @@ class PictureState:
 
 
 class Writer:
-    """Changes to an index; made by :meth:`Index.writing`. Every method commits, whole or not at all."""
+    """Changes an index; made by :meth:`Index.writing`. Every method commits completely or not at all."""
 
     def __init__(self, index: Index, catalogue: Catalogue) -> None:
         self._index = index
@@ -70,23 +70,23 @@ class Writer:
         if self._index.codebook is not None:
             raise StoreError(f"{self._index.folder}: its visual words are set and cannot change")
         file = self._index.codebook_file
-        if file.exists():  # left by a process that died before its commit, or somebody's own: no commit names it
+        if file.exists():  # no commit names it: left by a process that died before its commit, or not ours
             file.rename(file.with_name(f"{file.stem}-{uuid.uuid4().hex}{file.suffix}"))
         codebook.save(file)
         with self._catalogue.transaction():
             self._catalogue.put_setting(DIGEST, digest(self._index.codebook_file))
 
     def listing(self, files: Iterable[PictureFile]) -> Listing:
-        """Compare files with what the index holds; one listing at a time."""
+        """Compare files with the content of the index; only one listing can be used at a time."""
         return Listing(self._catalogue, files)
 
     def put(self, pictures: Sequence[tuple[PictureState, Entry | None]]) -> None:
-        """Add pictures, or replace those of the same path; an entry of None records a file that was skipped.
+        """Add pictures, or replace those at the same path; an entry of None records a skipped file.
 
-        Small segments are merged afterwards when enough have gathered.
+        Afterwards small segments are merged if there are enough of them.
 
         Raises:
-            ValueError: an entry is not of the index's visual words, or not as :class:`Entry` says.
+            ValueError: an entry was not made with the index's visual words, or does not match :class:`Entry`.
         """
         for start in range(0, len(pictures), MAX_SLOTS):
             self._put(pictures[start : start + MAX_SLOTS])
@@ -119,19 +119,19 @@ class Writer:
             self._catalogue.drop_dead_segments()
 
     def _leave_room(self) -> None:
-        """Refuse what would fill the disk to the last: to remove pictures, which makes room, takes a little itself."""
+        """Refuse to fill the disk completely: removing pictures, which frees space, needs a little itself."""
         disk = os.statvfs(self._index.folder)
         if disk.f_bavail * disk.f_frsize < _RESERVE:
             self._sweep()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(self._index.folder))
 
     def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Merge all segments into as few as can be, and give back the disk space of removed pictures.
+        """Merge all segments into as few as possible, and free the disk space of removed pictures.
 
-        Needs as much free space as a full segment takes. What is done when it stops or fails stays done.
+        This needs as much free space as one full segment. Merges that are complete when it stops or fails are kept.
 
         Args:
-            progress: told how many merges are done, of how many.
+            progress: called with the number of completed merges, and the total.
         """
         groups = compaction.packed(*self._live(None))
         for done, group in enumerate(groups):
@@ -140,7 +140,7 @@ class Writer:
         progress(len(groups), len(groups))
 
     def touch(self, files: Sequence[PictureFile]) -> None:
-        """Record new size and time of files whose content is what it was; none of them is missing any more."""
+        """Record the new size and time of files with unchanged content, and that they are not missing."""
         with self._catalogue.transaction():
             rows = [(self._catalogue.at_path(file.path), file) for file in files]
             self._catalogue.put_pictures(
@@ -152,17 +152,17 @@ class Writer:
             )
 
     def mark_missing(self, pictures: Sequence[PictureRow]) -> None:
-        """Record that the files of pictures are missing: they are kept, and not searched from then on.
+        """Record that the files of pictures are missing: the pictures are kept, but no longer searched.
 
         Args:
-            pictures: as this writer's index has them; those that were missing before stay so since then.
+            pictures: rows of this index; those that are missing already keep their date.
         """
         new = [picture for picture in pictures if picture.missing_since is None]
         with self._catalogue.transaction():
             self._catalogue.mark_missing(new, int(time.time()))
 
     def put_back(self, listing: Listing) -> int:
-        """Search missing pictures again whose files are listed as they were, and return how many these are."""
+        """Mark missing pictures as present whose files are listed unchanged, and return their number."""
         back = 0
         while rows := listing.returned(1000):
             with self._catalogue.transaction():
@@ -177,13 +177,13 @@ class Writer:
         self._index.settings[key] = value
 
     def remove(self, pictures: Sequence[PictureRow]) -> None:
-        """Remove pictures; a search that begins after this does not find them."""
+        """Remove pictures; searches that begin afterwards do not find them."""
         try:
             self._drop(pictures)
         except sqlite3.OperationalError as error:
             if not _disk_is_full(error):
                 raise
-            for start in range(0, len(pictures), 20):  # to remove is what makes room, so it must do with very little
+            for start in range(0, len(pictures), 20):  # removing frees space, so it must need very little
                 self._catalogue.shrink_log()
                 self._drop(pictures[start : start + 20])
         self._sweep()
@@ -200,13 +200,13 @@ class Writer:
         return compaction.due({id: count - len(layout.dead.get(id, _NONE)) for id, count in slots.items()}, slots)
 
     def _live(self, numbers: Sequence[int] | None) -> tuple[dict[int, NDArray[np.int64]], dict[int, int]]:
-        """Return the live slots of segments (None: of all), and how many slots they have."""
+        """Return the live slots of segments (None: all), and their numbers of slots."""
         layout = self._catalogue.layout()
         slots = {row.id: row.slots for row in layout.segments if numbers is None or row.id in numbers}
         return {id: np.setdiff1d(np.arange(count), layout.dead.get(id, _NONE)) for id, count in slots.items()}, slots
 
     def _merge_due(self) -> None:
-        """Merge what the policy says, as often as it says so; a disk too full for that leaves all as it is."""
+        """Merge segments until no merge is due; if the disk is too full, leave everything unchanged."""
         try:
             while numbers := self._due():
                 live, _ = self._live(numbers)
@@ -217,12 +217,12 @@ class Writer:
             self._sweep()
 
     def _merge(self, group: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
-        """Make one segment of slots of others."""
+        """Merge slots of other segments into one segment."""
         digests = {row.id: row.digests for row in self._catalogue.layout().segments}
         sources = []
         for number, slots in group:
             folder = segment_folder(self._index.folder, number)
-            if problems := check_segment(folder, digests[number]):  # else damage would get a checksum of its own
+            if problems := check_segment(folder, digests[number]):  # damaged content must not get a valid checksum
                 raise StoreError(f"{problems[0]}; restore it or index again")
             sources.append((Segment.load(folder), slots))
         number = self._free_number()
@@ -235,20 +235,20 @@ class Writer:
         self._sweep()
 
     def _free_number(self) -> int:
-        """Return a segment number that was never used, and whose folders are not there."""
+        """Return a segment number that was never used and has no folders."""
         (self._index.folder / SEGMENTS).mkdir(exist_ok=True)
         number = self._catalogue.next_segment()
         while True:
             folder = segment_folder(self._index.folder, number)
             folders = folder, part_of(folder)
             for one in folders:
-                discard_segment(one)  # written by a process that died before its commit
+                discard_segment(one)  # left by a process that died before its commit
             if not any(map(os.path.lexists, folders)):
                 return number
-            number += 1  # somebody keeps something of their own in one
+            number += 1  # a folder holds files that are not ours
 
     def _sweep(self) -> None:
-        """Delete the segments that no commit names: removed, or left by a process that died; nothing else."""
+        """Delete the segments that no commit names: removed ones, and those left by a process that died."""
         live = {segment_folder(self._index.folder, row.id).name for row in self._catalogue.layout().segments}
         for folder in (self._index.folder / SEGMENTS).glob("*"):
             if folder.name not in live and _OURS.fullmatch(folder.name):
@@ -257,7 +257,7 @@ class Writer:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the only one to change the index in a folder, in a block."""
+    """Hold the lock for changing the index in a folder during a block."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -278,14 +278,14 @@ def _disk_is_full(error: OSError | sqlite3.OperationalError) -> bool:
 
 
 def _check_fits(entries: Sequence[Entry], codebook: Codebook) -> None:
-    """Raise ``ValueError`` unless entries are of these visual words: one that is not would spoil every search."""
+    """Raise ``ValueError`` unless entries were made with these visual words: others would spoil every search."""
     for entry in entries:
         aggregated, local = entry.aggregated, entry.local
         blocks = entry.keypoints.codes.shape[1]
         if not aggregated.dim == local.bits == codebook.bits or blocks != -(-codebook.dim // 64):
-            raise ValueError(f"an entry has codes of {aggregated.dim} bits, and the index of {codebook.bits}")
+            raise ValueError(f"an entry has codes of {aggregated.dim} bits, but the index has codes of {codebook.bits}")
         if any(len(words) and words.max() >= codebook.num_words for words in (aggregated.words, local.words)):
-            raise ValueError(f"an entry has words that are not of the index, which has {codebook.num_words:,}")
+            raise ValueError(f"an entry has words that the index, with {codebook.num_words:,} words, does not have")
 
 
 def _segment_row(number: int, written: Written) -> SegmentRow:

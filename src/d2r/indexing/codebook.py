@@ -1,4 +1,4 @@
-"""Learn visual words from pictures, or take those of others."""
+"""Learn visual words from pictures, or read existing ones."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from d2r.sources import PictureFile, absolute, find_objects, find_pictures
 from d2r.support.files import PathLike, display_path, is_url
 from d2r.support.processes import WorkerDied
 
-_SAMPLE_PICTURES = 500  # described before the rest when the visual words are still to be learned
+_SAMPLE_PICTURES = 500  # described first if the visual words must be learned
 
 
 def choose_words(pictures: int) -> int:
-    """Return how many visual words to learn for a collection of so many pictures: a power of two, at most 65,536.
+    """Return how many visual words to learn for a number of pictures: a power of two, at most 65,536.
 
     It grows with the square root, as vocabularies do: 1,024 for 60 pictures, 4,096 for 1,000, 65,536 from 180,000.
     """
@@ -36,12 +36,12 @@ def choose_words(pictures: int) -> int:
 
 
 def sample_size(num_words: int) -> int:
-    """Return from how many pictures to learn so many visual words."""
+    """Return how many pictures are needed to learn ``num_words`` visual words."""
     return max(_SAMPLE_PICTURES, num_words * SAMPLES_PER_WORD // 500)
 
 
 def died(job: PictureFile, how: WorkerDied) -> PictureState:
-    """Return what to record of a picture whose reading killed the process that did it."""
+    """Return the state of a picture that killed the process reading it."""
     return PictureState(job.path, job.size, job.mtime_ns, None, problem=f"the process that read it {how}")
 
 
@@ -59,15 +59,15 @@ def learn_words(
     """Describe pictures, and learn visual words from them.
 
     Args:
-        recipe: how to describe.
+        recipe: how to describe the pictures.
         sample: the pictures, chosen at random, :func:`sample_size` of them.
-        num_words: how many to learn of each kind of features; fewer when that is too many for those that are found,
-            see :func:`d2r.asmk.learning.fitting_words`.
-        bits: of the codes; None is one a dimension of the features.
-        staging: folder to keep the descriptions in, for :func:`d2r.indexing.entry.enter_file`; None keeps none.
-        workers: what describes them.
+        num_words: how many to learn for each kind of features; fewer if there are too few features, see
+            :func:`d2r.asmk.learning.fitting_words`.
+        bits: number of bits per code; None is one per dimension of the features.
+        staging: folder that keeps the descriptions for :func:`d2r.indexing.entry.enter_file`; None keeps none.
+        workers: the workers that describe the pictures.
         max_pixels: see :func:`d2r.images.read_image`.
-        progress: told how far it is: "describe" and "words".
+        progress: called with the stage, "describe" or "words", the number done and the total.
 
     Raises:
         StoreError: no picture can be used.
@@ -109,10 +109,10 @@ def learn_codebook(
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Codebook:
-    """Learn visual words from a folder of photos, to use for other collections.
+    """Learn visual words from a folder of photos, for use in other collections.
 
-    The arguments are those of :meth:`d2r.engine.Engine.create`. There are fewer than ``num_words`` where the pictures
-    have not 16 features for each.
+    The arguments are those of :meth:`d2r.engine.Engine.create`. There are fewer than ``num_words`` words if the
+    pictures have fewer than 16 features per word.
 
     Raises:
         StoreError: the folder holds no pictures that can be used.
@@ -135,11 +135,13 @@ def learn_codebook(
 
 
 def codebook_from(path: PathLike) -> Codebook:
-    """Read the visual words of a codebook file or of an index folder, which has made them unless they say otherwise.
+    """Read the visual words of a codebook file or of an index folder.
+
+    Words of an index that have no origin get the recipe of the index as their origin.
 
     Raises:
-        CodebookError: the file is missing or no codebook.
-        StoreError: the folder is no index, or has no words yet.
+        CodebookError: the file is missing, or is not a codebook.
+        StoreError: the folder is not an index, or has no words yet.
     """
     source = Path(os.fsdecode(path))
     if not source.is_dir():

@@ -1,4 +1,4 @@
-"""Changes to which pictures an index finds: those of a folder, those of a list, and those that are gone."""
+"""Change which pictures an index finds: add those of a folder or a list, and remove or mark those that are gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sync_folder(
 ) -> Report:
     """Have an index find exactly the pictures under a folder, see :meth:`d2r.engine.Engine.sync`.
 
-    ``meanwhile`` is called where there are pictures to describe, and can get something else ready in that time.
+    ``meanwhile`` is called if there are pictures to describe, to prepare something else in that time.
     """
     root = absolute(folder)
     unreadable: list[OSError] = []
@@ -46,7 +46,7 @@ def sync_folder(
             endings = ", ".join(sorted(SUFFIXES))
             why = f"{unreadable[0].strerror}" if unreadable else endings
             raise StoreError(f"{display_path(root)}: no pictures there ({why}){_what_stays(index, root)}")
-        # What could not be read, or lies under it, may still be there.
+        # Files in or under what could not be read may still be there.
         unread = {str(error.filename) for error in unreadable if not isinstance(error, FileNotFoundError)}
         under = tuple(os.path.join(path, "") for path in unread)
         gone = [
@@ -67,7 +67,7 @@ def add_files(
     progress: Progress,
     meanwhile: Callable[[], None],
 ) -> Report:
-    """Add picture files to an index, see :meth:`d2r.engine.Engine.add`; and :func:`sync_folder`."""
+    """Add picture files to an index, see :meth:`d2r.engine.Engine.add` and :func:`sync_folder`."""
     unreadable: list[OSError] = []
     with index.writing() as writer:
         listing = writer.listing(_files(pictures, unreadable))
@@ -115,8 +115,8 @@ def _fill(
     progress: Progress,
     meanwhile: Callable[[], None],
 ) -> Report:
-    """Let go of what is gone, add what is listed, and say what became of both."""
-    # Of a file that was skipped there is nothing to keep.
+    """Remove or mark pictures that are gone, add those that are listed, and report both."""
+    # There is nothing to keep of a skipped file.
     writer.remove(gone if prune else [row for row in gone if row.segment is None])
     pictures = [row for row in gone if row.segment is not None]
     if not prune:
@@ -143,7 +143,7 @@ def _fill(
 
 
 def _files(pictures: Iterable[PathLike], unreadable: list[OSError]) -> Iterator[PictureFile]:
-    """Yield the files of paths, and note why others have none."""
+    """Yield the files at paths, and append the errors of the others to ``unreadable``."""
     for picture in pictures:
         try:
             yield picture_file_at(absolute(picture))
@@ -152,24 +152,24 @@ def _files(pictures: Iterable[PathLike], unreadable: list[OSError]) -> Iterator[
 
 
 def _held(index: Index, path: str) -> Iterator[PictureRow]:
-    """Yield the pictures that an index has at a path or from under it."""
+    """Yield the pictures of an index at or under a path."""
     with suppress(UnicodeEncodeError):  # no file has such a name
         yield from index.pictures(path)
 
 
 def _what_stays(index: Index, root: str) -> str:
-    """Say that a folder without pictures changes nothing, and how to have what the index holds from there removed.
+    """Return the end of a message: nothing was changed, and how to remove the pictures of a folder from the index.
 
-    It begins with a semicolon; it is empty where the index holds nothing from there.
+    It begins with a semicolon; it is empty if the index has no pictures from there.
     """
     if next(_held(index, root), None) is None:
         return ""
     command = shlex.join(["d2r", "remove", display_path(index.folder), display_path(root)])
-    return f"; the index is as it was, and `{command}` drops what it has from there"
+    return f"; the index is as it was, and `{command}` removes what it has from there"
 
 
 def _without_file(index: Index, error: OSError) -> PictureRow | None:
-    """Return the picture that an index has at the path of an error, if that says that the file is gone."""
+    """Return the picture of an index at the path of an error, if the error says that the file is gone."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         return None
     row = index.picture(os.fsdecode(error.filename))
@@ -177,8 +177,8 @@ def _without_file(index: Index, error: OSError) -> PictureRow | None:
 
 
 def _has_no_file(row: PictureRow) -> bool:
-    """Say whether a picture that was not listed has no file: not every file that is there is listed.
+    """Say whether the file of an unlisted picture is gone, because not every existing file is listed.
 
-    A storage is believed: it would have to be asked for each.
+    The listing of an object storage is trusted: checking would take a request per picture.
     """
     return is_url(row.path) or is_gone(row.path)

@@ -1,4 +1,4 @@
-"""From a picture file to its index entry, as one function that worker processes run."""
+"""From a picture file to its index entry: the work of a worker process."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _log = logging.getLogger("d2r.asmk.codebook")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the pictures of an index are described; the same for all of them, and kept in its settings.
+    """How all pictures of an index are described; stored in its settings.
 
     Attributes:
         regions: specification of the region selector.
         features: specification of the feature extractor.
-        max_side: pictures and crops are scaled down to this longer side, in pixels, before features are taken.
-        verify_features: at most this many features a picture are kept for verification.
+        max_side: pictures and crops are scaled down to this longer side, in pixels, before features are extracted.
+        verify_features: maximum number of features per picture that are kept for verification.
     """
 
     regions: str
@@ -55,7 +55,7 @@ class Recipe:
     verify_features: int
 
     def __reduce__(self) -> tuple[Callable[..., Recipe], tuple[Any, ...]]:
-        # To another process it takes the types that were given as objects here: a specification alone names them.
+        # Another process needs the types that were given as objects here: a specification only names them.
         types = SELECTORS.given_for(self.regions), EXTRACTORS.given_for(self.features)
         return _recipe_with_types, (self.regions, self.features, self.max_side, self.verify_features, *types)
 
@@ -77,13 +77,13 @@ def _recipe_with_types(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """What was done with a file.
 
     Attributes:
-        state: what to record of the file.
-        entry: what the index keeps of it; None when it cannot be used, or has not changed.
-        unchanged: the file's content is what the index has; only its time or place on the disk differ.
-        seconds: that each stage took: "read", "describe", "aggregate".
+        state: what to record about the file.
+        entry: its index entry; None if it cannot be used or has not changed.
+        unchanged: whether the index has the same content, and only the file's size, time or place differ.
+        seconds: time of each stage: "read", "describe", "aggregate".
     """
 
     state: PictureState
@@ -93,7 +93,7 @@ class Outcome:
 
 
 def recipe_of(index: Index) -> Recipe:
-    """Return how the pictures of an index are described; :class:`StoreError` where its settings do not say."""
+    """Return how the pictures of an index are described; raises :class:`StoreError` if its settings lack that."""
     try:
         return Recipe(**index.settings["recipe"])
     except (KeyError, TypeError) as error:
@@ -101,16 +101,16 @@ def recipe_of(index: Index) -> Recipe:
 
 
 def origin_of(recipe: Recipe, pictures: int) -> Origin:
-    """Return the origin of visual words that are learned here from so many pictures."""
+    """Return the origin of visual words that are learned from a number of pictures."""
     features, regions = pinned_features(recipe.features), pinned_regions(recipe.regions)
     return Origin(features, regions, recipe.max_side, pictures, package_version())
 
 
 def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
-    """Make sure that visual words are of the descriptors that a recipe gives.
+    """Make sure that visual words fit the descriptors of a recipe.
 
-    Words that were learned from other regions or another size of the pictures will do. A codebook that does not say
-    what made it is taken for one of these features if it has their dimensions, and the log has a warning of it.
+    Words that were learned from other regions or another picture size fit. A codebook without an origin is accepted if
+    it has the right number of dimensions, and a warning is logged.
 
     Raises:
         CodebookError: they were learned from other features.
@@ -119,17 +119,17 @@ def check_codebook(codebook: Codebook, recipe: Recipe) -> None:
     if origin is not None and not same_descriptors(origin.features, features):
         raise CodebookError(
             f"the codebook was learned from {origin.features}, but the pictures are described by {features}: its words"
-            " mean nothing to these; give another codebook (`d2r codebook --features ...` learns one), or the features"
-            " that it was learned from"
+            " do not fit them; give another codebook (`d2r codebook --features ...` learns one), or the features that"
+            " it was learned from"
         )
     codebook.check_dim(make_extractor(features).dim)
     if origin is None:
-        _log.warning("the codebook does not say which features made it; it is taken for one of %s", features)
+        _log.warning("the codebook does not say which features made it; it is used for %s", features)
 
 
 def prepare_worker() -> None:
-    """Keep the libraries of a worker process to one thread: there is a process a core already."""
-    compiling.compile_log.setLevel(logging.ERROR)  # the process that started this one says that it compiles
+    """Limit the libraries of a worker process to one thread: there is one process per core already."""
+    compiling.compile_log.setLevel(logging.ERROR)  # the parent process logs that it compiles
     cv2.setNumThreads(1)
     faiss.omp_set_num_threads(1)
     set_threads(1)
@@ -143,12 +143,12 @@ def sample_file(
     Args:
         recipe: how to describe it.
         max_pixels: see :func:`d2r.images.read_image`.
-        staging: folder that :func:`enter_file` looks in later; None keeps nothing.
-        quota: return at most this many descriptors of each kind of features.
+        staging: folder that :func:`enter_file` reads later; None keeps nothing.
+        quota: maximum number of descriptors to return per kind of features.
         file: the picture.
 
     Returns:
-        the state, and of each kind float32 (at most quota, D); None when the file cannot be used.
+        the state, and float32 (at most quota, D) per kind of features; None if the file cannot be used.
     """
     state, description = describe_file(recipe, max_pixels, staging, file, keep=True)
     if description is None:
@@ -179,7 +179,7 @@ def enter_file(
         data: see :func:`describe_file`.
         selector: see :func:`describe_file`.
     """
-    taken()  # what another caller left
+    taken()  # reset the times of earlier calls
     state, description = describe_file(recipe, max_pixels, staging, file, keep=False, data=data, selector=selector)
     if description is None:
         unchanged = file.digest is not None and state.digest == file.digest
@@ -191,7 +191,7 @@ def enter_file(
 
 
 def make_entry(description: Description, codebook: Codebook, verify_features: int) -> Entry:
-    """Aggregate a description with R-ASMK*, and make the keypoints that verification will match."""
+    """Aggregate a description with R-ASMK*, and make the keypoints for verification."""
     assigned = assign_words(codebook, description)
     aggregated = aggregate(assigned, KERNELS["r-asmk*"])
     keypoints, local = keypoints_of(description, assigned, codebook, verify_features)
@@ -201,13 +201,13 @@ def make_entry(description: Description, codebook: Codebook, verify_features: in
 def keypoints_of(
     description: Description, assigned: Assigned, codebook: Codebook, verify_features: int
 ) -> tuple[Keypoints, LocalCodes]:
-    """Return the keypoints of a description, and the codes of the same features, which can join a query.
+    """Return the keypoints of a description, and the local codes of the same features, for query expansion.
 
     Args:
         description: of a picture.
-        assigned: its words.
-        codebook: that they are of.
-        verify_features: keypoints of each kind of features at most.
+        assigned: its visual words.
+        codebook: the codebook of these words.
+        verify_features: maximum number of keypoints per kind of features.
     """
     kept = verified_rows(description, verify_features)
     keypoints = make_keypoints(description.features.take(kept), codebook)
@@ -215,9 +215,9 @@ def keypoints_of(
 
 
 def verified_rows(description: Description, limit: int) -> NDArray[np.intp]:
-    """Return which of a description's features are kept for verification: of each kind the whole picture's strongest.
+    """Return the rows of the features to keep for verification: the strongest of the whole picture per kind.
 
-    They are strongest first already.
+    Features are sorted already, strongest first.
     """
     whole = description.regions == 0
     kinds = description.features.kinds
@@ -242,14 +242,14 @@ def describe_file(
     Args:
         recipe: how to describe it; a staging folder belongs to one recipe.
         max_pixels: see :func:`d2r.images.read_image`.
-        staging: folder of descriptions, one safetensors file a picture, named by its digest; None has none.
-        file: the picture. When its digest is given and the file still has it, nothing is described.
+        staging: folder of descriptions, one safetensors file per picture, named by its digest; None uses none.
+        file: the picture. If its digest is given and the file still has it, nothing is described.
         keep: leave the description in ``staging``.
-        data: content of the file, when it was read before.
-        selector: of its regions; None makes that of the recipe.
+        data: content of the file, if it was read before.
+        selector: region selector; None makes that of the recipe.
 
     Returns:
-        what to record of the file, and the description; None when the file cannot be used or has not changed.
+        what to record about the file, and the description; None if the file cannot be used or has not changed.
     """
     state = PictureState(file.path, file.size, file.mtime_ns, digest=None)
     try:
@@ -279,7 +279,7 @@ def describe_file(
 
 
 def write_description(description: Description, path: Path) -> None:
-    """Keep a description in a file, for :func:`read_description`."""
+    """Write a description to a file, for :func:`read_description`."""
     features = description.features
     with replacing(path) as part:
         tensors = {
@@ -300,12 +300,12 @@ def write_description(description: Description, path: Path) -> None:
 def _staged(path: Path | None) -> Description | None:
     try:
         return read_description(path) if path is not None else None
-    except (OSError, SafetensorError):  # not there, or damaged by a disk that filled
+    except (OSError, SafetensorError):  # not there, or cut off by a full disk
         return None
 
 
 def read_description(path: Path) -> Description:
-    """Read a description that :func:`describe_file` kept; ``OSError`` or ``SafetensorError`` when there is none."""
+    """Read the description of :func:`write_description`; raises ``OSError`` or ``SafetensorError`` if there is none."""
     tensors = load_file(path)
     arrays = (tensors[name] for name in ("positions", "scales", "descriptors", "attention"))
     features = replace(Features(*arrays), angles=tensors.get("angles"), kinds=tensors.get("kinds"))
@@ -314,4 +314,4 @@ def read_description(path: Path) -> Description:
 
 
 Progress = Callable[[str, int, int], None]
-"""Told of progress: the stage ("describe", "words" or "index"), how many are done, and of how many."""
+"""Called with the stage ("describe", "words" or "index"), the number done and the total."""

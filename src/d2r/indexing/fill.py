@@ -1,4 +1,4 @@
-"""Fill an index: learn visual words when there are none, describe what is new or changed, commit in batches."""
+"""Fill an index: learn visual words if there are none, describe new and changed pictures, commit in batches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from d2r.indexing.workers import Describers
 from d2r.sources import PictureFile
 from d2r.support.processes import WorkerDied
 
-_BATCH_BYTES = 64 << 20  # commit after so much ...
-_BATCH_SECONDS = 60.0  # ... or after so long, whichever comes first: what is committed survives anything
+_BATCH_BYTES = 64 << 20  # commit after this much data ...
+_BATCH_SECONDS = 60.0  # ... or this time, whichever comes first: commits survive an interruption
 _STAGING = "staging"
-_STAGED = re.compile(r"[0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.part")  # what we put there
+_STAGED = re.compile(r"[0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.part")  # names of our files
 
 
 @dataclass
@@ -28,20 +28,20 @@ class Report:
     """What a change did to an index.
 
     Attributes:
-        added: pictures that are new in it.
-        changed: pictures that were described again because their content changed.
-        missing: pictures whose files are gone: they are kept, and not searched.
-        returned: pictures that had been missing, and whose files are there again as they were.
-        removed: pictures that were dropped because their files are gone.
-        vanished: how many of the missing or removed pictures were in which folder.
-        unchanged: pictures that were left alone.
+        added: number of new pictures.
+        changed: number of pictures that were described again because their content changed.
+        missing: number of pictures whose files are gone; they are kept but not searched.
+        returned: number of missing pictures whose files are back, unchanged.
+        removed: number of pictures that were removed because their files are gone.
+        vanished: number of missing or removed pictures per folder.
+        unchanged: number of pictures that were left alone.
         skipped: path and reason of each file that could not be used.
-        empty: paths of new or changed pictures that have no features and so cannot be found.
-        words_learned: visual words that were learned in this run; 0 when there were some already.
+        empty: paths of new or changed pictures without features, which cannot be found.
+        words_learned: number of visual words learned in this run; 0 if there were some already.
         seconds: wall-clock time.
-        stage_seconds: time in each stage: "read", "describe" and "aggregate", of all worker processes together, and
-            "write", beside them.
-        stage_pictures: pictures that went through it.
+        stage_seconds: seconds per stage: "read", "describe" and "aggregate", summed over all worker processes, and
+            "write", which runs in parallel.
+        stage_pictures: number of pictures that went through these stages.
     """
 
     added: int = 0
@@ -72,20 +72,20 @@ def fill(
     progress: Progress,
     meanwhile: Callable[[], None],
 ) -> Report:
-    """Describe and add the files of a listing that are new or changed; memory does not grow with their number.
+    """Describe and add the new and changed files of a listing; memory does not grow with their number.
 
     Args:
-        index: what to fill.
+        index: the index to fill.
         writer: its writer.
         recipe: how to describe pictures.
         listing: every file that should be in the index.
-        num_words: visual words to learn when there are none, fewer where the features are too few for so many; None
-            chooses by the number of files.
-        bits: of the codes, when visual words are learned; None is one a dimension of the features.
-        workers: what describes the pictures.
+        num_words: number of visual words to learn if there are none, fewer if there are too few features; None chooses
+            by the number of files.
+        bits: number of bits per code, if visual words are learned; None is one per dimension of the features.
+        workers: the workers that describe the pictures.
         max_pixels: larger pictures are skipped.
-        progress: told how far it is.
-        meanwhile: called where there is something to describe, which takes a while.
+        progress: called with the stage, the number done and the total.
+        meanwhile: called if there is something to describe, which takes a while.
     """
     started = time.perf_counter()
     report = Report()
@@ -118,7 +118,7 @@ def fill(
                 report.unchanged += 1
         else:
             _count(report, outcome, old)
-            # Of a file that could not be read nobody knows that it has changed: what there is of it stays.
+            # A file that cannot be read may be unchanged: its old entry stays.
             if outcome.state.digest is not None or old is None or old.segment is None:
                 batch.put(outcome.state, outcome.entry)
         batch.commit(force=False)
@@ -130,7 +130,7 @@ def fill(
 
 
 def _discard(staging: Path) -> None:
-    """Delete the descriptions that were staged, and their folder when nothing else is in it."""
+    """Delete the staged descriptions, and their folder if nothing else is in it."""
     with suppress(OSError):
         for file in staging.iterdir():
             if _STAGED.fullmatch(file.name):
@@ -155,7 +155,7 @@ def _count(report: Report, outcome: Outcome, old: PictureRow | None) -> None:
 
 
 class _Batch:
-    """Pictures that wait to be committed together."""
+    """Pictures that are committed together."""
 
     def __init__(self, writer: Writer, report: Report) -> None:
         self._writer = writer

@@ -1,4 +1,4 @@
-"""How long the stages of describing pictures take, counted in the process that works."""
+"""Measure the stages of describing pictures, in the process that does the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _seconds: defaultdict[str, float] = defaultdict(float)
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Count the time of a block to a stage of this process."""
+    """Add the time of a block to a stage of this process."""
     started = time.perf_counter()
     try:
         yield
@@ -21,7 +21,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def taken() -> dict[str, float]:
-    """Return the seconds of each stage since this was last called."""
+    """Return the seconds of each stage since the last call."""
     seconds = dict(_seconds)
     _seconds.clear()
     return seconds

@@ -1,4 +1,4 @@
-"""What describes pictures for an index: the processes of this machine here, a cluster in :mod:`d2r.cluster`."""
+"""Workers that describe pictures for an index: processes of this machine; for a cluster see :mod:`d2r.cluster`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from d2r.sources import PictureFile
 from d2r.support.processes import WorkerDied, default_workers, map_in_processes
 
 Sampled: TypeAlias = tuple[PictureState, list[NDArray[np.float32]] | None]
-"""What :func:`d2r.indexing.entry.sample_file` returns."""
+"""The result of :func:`d2r.indexing.entry.sample_file`."""
 
 
 class Describers(Protocol):
     """Describes many pictures at once.
 
-    Both methods read the files only as fast as they are worked on, and yield each with what became of it, in their
-    order. A picture that kills the process which reads it yields :class:`~d2r.support.processes.WorkerDied`.
+    Both methods consume the files only as fast as they are processed, and yield each file with its result, in order. A
+    picture that kills the process that reads it yields :class:`~d2r.support.processes.WorkerDied`.
     """
 
     def samples(
         self, recipe: Recipe, max_pixels: int, staging: Path | None, quota: int, files: Iterable[PictureFile]
     ) -> Iterator[tuple[PictureFile, Sampled | WorkerDied]]:
-        """Do :func:`d2r.indexing.entry.sample_file` of each file."""
+        """Call :func:`d2r.indexing.entry.sample_file` for each file."""
         ...
 
     def entries(
         self, recipe: Recipe, max_pixels: int, staging: Path, codebook: Path, files: Iterable[PictureFile]
     ) -> Iterator[tuple[PictureFile, Outcome | WorkerDied]]:
-        """Do :func:`d2r.indexing.entry.enter_file` of each file."""
+        """Call :func:`d2r.indexing.entry.enter_file` for each file."""
         ...
 
 
@@ -45,8 +45,8 @@ class LocalWorkers:
     """Worker processes of this machine.
 
     Attributes:
-        count: of them; None is one a processor, 0 does everything in this process.
-        prepare: picklable; called once in every process.
+        count: number of processes; None is one per processor, 0 does everything in this process.
+        prepare: called once in every process; picklable.
     """
 
     count: int | None = None
@@ -71,5 +71,5 @@ class LocalWorkers:
 
 
 def describers(workers: int | Describers | None) -> Describers:
-    """Return what describes pictures: that which is given, or so many processes, see :class:`LocalWorkers`."""
+    """Return the given workers, or :class:`LocalWorkers` with the given number of processes."""
     return LocalWorkers(workers) if workers is None or isinstance(workers, int) else workers

@@ -1,10 +1,10 @@
-"""The loops of verification, compiled: which keypoints of two pictures match, and the affine map that most agree on.
+"""The compiled loops of verification: match keypoints, and fit the affine transform with most inliers.
 
-They take what they are given on trust; :mod:`d2r.verify.verify` looks at it.
+They do not check their arguments; :mod:`d2r.verify.verify` does.
 
-The hypotheses come from one correspondence each. A local feature has a place, a size and a direction, so one match
-already gives a similarity (Philbin et al., CVPR 2007); all matches are tried, none at random. The best few
-are refined to affine maps by least squares.
+Each hypothesis comes from one correspondence. A local feature has a position, a scale and an orientation, so one match
+already gives a similarity transform (Philbin et al., CVPR 2007); all matches are tried, without random sampling. The
+best few are refined to affine transforms by least squares.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from d2r.support.compiling import compiled, inner, read
 from d2r.support.intrinsics import popcount
 
-_COARSE = 3.0  # thresholds that a match may be off a map of one correspondence, whose size and direction are inexact
-_SHRINK = 0.6  # of that at each refinement, down to one threshold
+_COARSE = 3.0  # inlier distance in thresholds for one correspondence, whose scale and orientation are inexact
+_SHRINK = 0.6  # factor on that per refinement, down to one threshold
 _ROUNDS = 6
-_SIZES = 0.5  # squared difference of the logarithms of two changes of size that agree: about a factor of two
-_TURNS = 0.8  # cosine between two turns that agree: 37 degrees
+_SIZES = 0.5  # largest squared difference of log scale changes of an inlier: about a factor of two
+_TURNS = 0.8  # least cosine between the rotations of an inlier: 37 degrees
 _TRIES = 5  # hypotheses that are refined
-_STRETCH = 8.0  # a map that squeezes one direction more than this against the other shows no plausible viewpoint
+_STRETCH = 8.0  # largest anisotropic stretch of a plausible change of viewpoint
 
 
 @compiled(
@@ -44,7 +44,7 @@ def match_codes(
     Args:
         query_words: uint8 (N,), ascending.
         query_codes: uint64 (N, B).
-        query_rows: int32 (N,), the feature that each is; it may have several keypoints, and matches once.
+        query_rows: int32 (N,), the feature of each keypoint; a feature may have several keypoints, but matches once.
         words: uint8 (M,), ascending.
         codes: uint64 (M, B).
         max_distance: largest distance of a match, in bits.
@@ -94,18 +94,18 @@ def fit_map(
     threshold: float,
     min_inliers: int,
 ) -> Any:
-    """Return the affine map from source to target that most matches agree with, and which those are.
+    """Return the affine transform from source to target with most inliers, and which matches these are.
 
     Args:
         source: float32 (2, K), x and y.
         target: float32 (2, K).
-        sizes: float32 (K,), logarithm of the change of size that each match shows.
-        turns: float32 (K,), the turn that it shows, in radians.
-        threshold: largest distance of a match from where the map puts it.
-        min_inliers: maps with fewer are not looked for.
+        sizes: float32 (K,), logarithm of the scale change of each match.
+        turns: float32 (K,), rotation of each match, in radians.
+        threshold: largest distance of an inlier from its transformed source point.
+        min_inliers: transforms with fewer are not searched for.
 
     Returns:
-        float64 (2, 3) and bool (K,), all False when no map has ``min_inliers`` matches.
+        float64 (2, 3) and bool (K,), all False if no transform has ``min_inliers`` inliers.
     """
     count = source.shape[1]
     cosines, sines = np.cos(turns), np.sin(turns)
@@ -115,12 +115,12 @@ def fit_map(
     best_inliers = np.zeros(count, np.bool_)
     transform, inliers = np.empty((2, 3)), np.empty(count, np.bool_)
     for _ in range(_TRIES):
-        seed: Any = np.int64(-1)  # for a literal -1 _similarity would be compiled once more
+        seed: Any = np.int64(-1)  # with a literal -1, _similarity would be compiled twice
         most = 0
         for one in range(count):
             if support[one] > most:
                 seed, most = one, support[one]
-        if seed < 0 or most * 2 < min_inliers:  # refinement gains matches, but not so many
+        if seed < 0 or most * 2 < min_inliers:  # refinement gains inliers, but not that many
             break
         support[seed] = 0
         _similarity(source, target, sizes, cosines, sines, seed, transform)
@@ -136,7 +136,7 @@ def fit_map(
         score = _agreeing(source, target, sizes, cosines, sines, transform, threshold, inliers)
         found = 0
         for one in range(count):
-            if inliers[one]:  # what it explains would only lead to it again
+            if inliers[one]:  # its hypothesis would lead to the same transform
                 support[one] = 0
                 found += 1
         if score > best_score and found >= min_inliers:
@@ -156,7 +156,7 @@ def _support(
     limit: np.float32,
     support: NDArray[np.int32],
 ) -> None:
-    """Count how many matches agree with the similarity of each, within the square root of ``limit``."""
+    """Count the inliers of the similarity transform of each match, within the square root of ``limit``."""
     count = source.shape[1]
     for seed in range(count):
         ratio = np.float32(math.exp(sizes[seed]))
@@ -165,7 +165,7 @@ def _support(
         y = target[1, seed] - (b * source[0, seed] + a * source[1, seed])
         size, cosine, sine = sizes[seed], cosines[seed], sines[seed]
         agreeing = np.int32(0)
-        for one in range(count):  # no branch, so that it becomes vector instructions
+        for one in range(count):  # no branch, so that it is vectorised
             dx = a * source[0, one] - b * source[1, one] + x - target[0, one]
             dy = b * source[0, one] + a * source[1, one] + y - target[1, one]
             change = sizes[one] - size
@@ -203,13 +203,13 @@ def _agreeing(
     threshold: float,
     inliers: NDArray[np.bool_],
 ) -> Any:
-    """Say which matches agree with a map in place, size and turn; return their number, the further off the less each.
+    """Mark the inliers of a transform in position, scale and rotation; return their number, weighted by closeness.
 
-    Place alone would not do: of a few hundred wrong matches a dozen lie where some stretched map puts them.
+    Position alone is not enough: of a few hundred wrong matches, a dozen fit some stretched transform.
     """
     a, b, c, d = transform[0, 0], transform[0, 1], transform[1, 0], transform[1, 1]
     size = 0.5 * math.log(a * d - b * c)
-    length = math.hypot(a + d, c - b)  # the turn is that of the similarity nearest to the map
+    length = math.hypot(a + d, c - b)  # the rotation of the nearest similarity transform
     cosine, sine = (a + d) / length, (c - b) / length
     limit = threshold * threshold
     score = 0.0
@@ -228,7 +228,7 @@ def _agreeing(
 def _least_squares(
     source: NDArray[np.float32], target: NDArray[np.float32], chosen: NDArray[np.bool_], transform: NDArray[np.float64]
 ) -> Any:
-    """Fit an affine map to the chosen matches; False, and no map, when they are fewer than three or on a line."""
+    """Fit an affine transform to the chosen matches; return False if they are fewer than three or collinear."""
     count, mean_x, mean_y, mean_u, mean_v = 0, 0.0, 0.0, 0.0, 0.0
     for one in range(source.shape[1]):
         if chosen[one]:
@@ -264,11 +264,11 @@ def _least_squares(
 
 @inner()
 def _plausible(transform: NDArray[np.float64]) -> Any:
-    """Say whether a map could be a change of viewpoint: it does not mirror, and does not flatten."""
+    """Say whether a transform could be a change of viewpoint: it neither mirrors nor flattens."""
     determinant = transform[0, 0] * transform[1, 1] - transform[0, 1] * transform[1, 0]
     squares = (
         transform[0, 0] * transform[0, 0] + transform[0, 1] * transform[0, 1]
         + transform[1, 0] * transform[1, 0] + transform[1, 1] * transform[1, 1]
     )  # fmt: skip
-    # Of stretches s and t the determinant is s t, and the sum of squares s^2 + t^2.
+    # With stretches s and t, the determinant is s t, and the sum of squares s^2 + t^2.
     return determinant > 0.0 and squares < (_STRETCH + 1.0 / _STRETCH) * determinant

@@ -1,4 +1,4 @@
-"""What verification compares: local features as coarse words and binary codes, a fifth of the size of descriptors."""
+"""Keypoints for verification: local features as coarse words and binary codes, a fifth of the size of descriptors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from d2r.asmk.codes import pack_signs
 from d2r.features.base import Features
 from d2r.support.checks import check_array, check_numbers
 
-_FEATURE_LIMIT = 1 << 20  # features of a picture; what is counted by feature has so many places at most
+_FEATURE_LIMIT = 1 << 20  # features per picture; bounds the arrays that are indexed by feature
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Keypoints:
         scales: float32 (N,), see :class:`d2r.features.Features`.
         angles: float32 (N,), in radians; 0 where patches are described upright.
         words: uint8 (N,), ascending.
-        codes: uint64 (N, B), the packed signs of the residual to the word, a bit a dimension of the descriptor.
-        rows: int32 (N,), which of the picture's features each is: one that was assigned to several words is several
-            keypoints.
-        starts: first coarse word of each kind of features; those of an index are not asked for theirs.
+        codes: uint64 (N, B), the packed signs of the residual to the word, one bit per dimension of the descriptor.
+        rows: int32 (N,), the row of its feature in the picture; a feature that was assigned to several words has
+            several keypoints.
+        starts: first coarse word of each kind of features; only used for queries.
     """
 
     positions: NDArray[np.float32]
@@ -63,14 +63,14 @@ class Keypoints:
 
     @staticmethod
     def empty(dim: int) -> Keypoints:
-        """Return no keypoints, of descriptors with ``dim`` dimensions."""
+        """Return an empty set of keypoints of descriptors with ``dim`` dimensions."""
         zeros, places = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
         codes = np.zeros((0, -(-dim // 64)), np.uint64)
         return Keypoints(places, zeros, zeros, np.zeros(0, np.uint8), codes, np.zeros(0, np.int32))
 
 
 def check_keypoints(keypoints: Keypoints, bits: int) -> None:
-    """Raise ``ValueError`` unless keypoints are as :class:`Keypoints` says, with codes of so many bits."""
+    """Raise ``ValueError`` unless keypoints match :class:`Keypoints`, with codes of ``bits`` bits."""
     count = len(keypoints.words)
     check_array("positions of keypoints", keypoints.positions, np.float32, (count, 2))
     check_array("scales of keypoints", keypoints.scales, np.float32, (count,))
@@ -86,13 +86,13 @@ def make_keypoints(features: Features, codebook: Codebook, *, nearest: int = 1) 
     """Return features as keypoints.
 
     Args:
-        features: with descriptors of the codebook's dimension.
-        codebook: the visual words, of which the coarse ones are taken.
-        nearest: words that each feature is assigned to: one in the index; several for a query, of which then more
-            features find what they match.
+        features: features whose descriptors have the codebook's dimension.
+        codebook: the visual words; its coarse words are used.
+        nearest: number of words that each feature is assigned to: one in the index; several for a query, so that more
+            of its features find their matches.
 
     Raises:
-        d2r.asmk.codebook.CodebookError: the descriptors are of another dimension than the codebook.
+        d2r.asmk.codebook.CodebookError: the descriptors have another dimension than the codebook.
     """
     coarse = codebook.coarse
     fewest = min(np.diff([*coarse.starts, coarse.num_words]))

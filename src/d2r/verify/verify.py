@@ -1,4 +1,4 @@
-"""Spatial verification: do the matched keypoints of two pictures agree on one affine map?"""
+"""Spatial verification: are the matched keypoints of two pictures consistent with one affine transform?"""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from d2r.verify.geometry import fit_map, match_codes
 from d2r.verify.keypoints import Keypoints, check_keypoints
 
 THRESHOLD = 10.0
-"""Largest distance of an inlier from where the map puts it, in pixels of a picture of 1,024."""
+"""Largest distance of an inlier from its transformed point, in pixels of a picture with a longer side of 1,024."""
 
 MIN_INLIERS = 8
-"""Fewer agreeing matches are what chance gives, and count as none."""
+"""Fewer inliers can occur by chance, and count as none."""
 
 NEAREST = 8
-"""Coarse words that a feature of the query is assigned to, see :func:`d2r.verify.keypoints.make_keypoints`."""
+"""Number of coarse words that a query feature is assigned to, see :func:`d2r.verify.keypoints.make_keypoints`."""
 
-_MAX_DISTANCE = 0.36  # of the bits of two codes that match
-_SPREAD = 3.0  # thresholds; a map that shrinks everything to a spot agrees with whatever matches there
+_MAX_DISTANCE = 0.36  # largest share of differing bits in a match
+_SPREAD = 3.0  # least extent of the inliers, in thresholds: a transform that maps all to a spot fits any match there
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Verification:
     """Outcome for one pair of pictures.
 
     Attributes:
-        transform: float64 (2, 3), maps query pixels to database pixels; None without a map.
-        matches: int32 (inliers, 2), the query's features (:attr:`Keypoints.rows`) and the database picture's keypoints
-            that agree with it.
+        transform: float64 (2, 3), maps query pixels to database pixels; None if there is none.
+        matches: int32 (inliers, 2), the query features (:attr:`Keypoints.rows`) and the keypoints of the database
+            picture that are inliers.
     """
 
     transform: NDArray[np.float64] | None
@@ -38,7 +38,7 @@ class Verification:
 
     @property
     def inliers(self) -> int:
-        """Number of matches that agree with the map; 0 when there is none."""
+        """Number of inliers of the transform; 0 if there is none."""
         return len(self.matches)
 
 
@@ -47,21 +47,21 @@ NOT_FOUND = Verification(None, np.zeros((0, 2), np.int32))
 
 
 def threshold_for(longer_side: float, max_side: int) -> float:
-    """Return :data:`THRESHOLD` in pixels of a picture that was scaled down to ``max_side`` to be described."""
+    """Return :data:`THRESHOLD` in pixels of a picture that was described at a longer side of ``max_side``."""
     return THRESHOLD * max(1.0, longer_side / max_side)
 
 
 def match_keypoints(query: Keypoints, other: Keypoints, bits: int) -> NDArray[np.int32]:
-    """Return the pairs of keypoints that share a coarse word, have like codes, and are each other's nearest.
+    """Return the pairs of keypoints that share a coarse word, have similar codes, and are mutual nearest neighbours.
 
     Args:
-        query: of N keypoints, of one feature several perhaps.
-        other: of M keypoints.
-        bits: of a code, as many as descriptors have dimensions.
+        query: N keypoints, possibly several per feature.
+        other: M keypoints.
+        bits: number of bits per code, which is the dimension of the descriptors.
 
     Returns:
         int32 (K, 2): keypoints of ``query`` and of ``other``; each feature of the query and each keypoint of the other
-        at most once.
+        occurs at most once.
 
     Raises:
         ValueError: see :func:`d2r.verify.keypoints.check_keypoints`.
@@ -73,17 +73,17 @@ def match_keypoints(query: Keypoints, other: Keypoints, bits: int) -> NDArray[np
 
 
 def verify(query: Keypoints, other: Keypoints, *, bits: int, threshold: float = THRESHOLD) -> Verification:
-    """Match two pictures' keypoints, and find the affine map from the query to the other that most matches agree with.
+    """Match the keypoints of two pictures, and find the affine transform from the query to the other with most inliers.
 
     Args:
-        query: of the query.
-        other: of the database picture, with the same coarse words.
-        bits: of a code, as many as descriptors have dimensions.
+        query: keypoints of the query.
+        other: keypoints of the database picture, with the same coarse words.
+        bits: number of bits per code, which is the dimension of the descriptors.
         threshold: largest distance of an inlier, in pixels of the database picture.
 
     Returns:
-        the map and its inliers, :data:`NOT_FOUND` when fewer than :data:`MIN_INLIERS` agree. The same input always
-        gives the same outcome.
+        the transform and its inliers, :data:`NOT_FOUND` if there are fewer than :data:`MIN_INLIERS`. The same input
+        always gives the same result.
 
     Raises:
         ValueError: see :func:`d2r.verify.keypoints.check_keypoints`.

@@ -113,7 +113,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path) -> None:
     for name, change, message in (
         ("reduction", {"dim_reduction.weight": None}, "no dim_reduction"),
         ("other", {"whiten.weight": torch.zeros(2)}, "it has weights 'whiten.weight', which how-r18 does not have"),
-        ("lacking", {"features.0.weight": None}, "it lacks 1 weights of how-r18, for example body.conv1.weight"),
+        ("lacking", {"features.0.weight": None}, "it lacks 1 weight of how-r18, for example body.conv1.weight"),
         ("shape", {"features.0.weight": torch.zeros(1, 3, 7, 7)}, "not of how-r18"),
     ):
         changed = {key: value for key, value in {**weights, **change}.items() if value is not None}

@@ -110,7 +110,8 @@ def _how(checkpoint: Path, arch: str) -> LocalNetwork:
         raise ConvertError(f"{shown}: not of {arch} ({str(error).splitlines()[-1].strip()})") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # training counts with it
     if missing:
-        raise ConvertError(f"{shown}: it lacks {len(missing)} weights of {arch}, for example {missing[0]}")
+        weights_of = "weight" if len(missing) == 1 else "weights"
+        raise ConvertError(f"{shown}: it lacks {len(missing)} {weights_of} of {arch}, for example {missing[0]}")
     return network
 
 
