@@ -89,7 +89,7 @@ def test_a_shard_that_is_ready_compiles_nothing_for_its_first_question(served, q
                 kernels.score_postings(query.vectors.shape[1]),
                 kernels.keep_best,
                 matching.match_codes,
-                matching.fit_map,
+                matching.fit_transform,
             )
             return [len(one.dispatcher.signatures) for one in used]
 

@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_collection_also_over_the_old_one(demo):
     assert {path: path.read_bytes() for path in demo.photos.iterdir()} == before
 
 
-def agreeing(query: Features, other: Features) -> int:
+def consistent_matches(query: Features, other: Features) -> int:
     """The number of inliers of one affine transform from a query to another picture."""
     likeness = query.descriptors @ other.descriptors.T
     ranked = np.sort(likeness, axis=1)
@@ -108,6 +108,6 @@ def test_the_answers_show_the_query_and_other_pictures_do_not(demo):
     x1, y1, x2, y2 = map(int, demo.box)
     query = RootSIFT().extract([np.ascontiguousarray(read_image(demo.query)[y1:y2, x1:x2])])[0]
     others = [path for path in sorted(demo.photos.iterdir()) if path not in demo.answers][:5]
-    right = [agreeing(query, described(path)) for path in demo.answers]
-    wrong = [agreeing(query, described(path)) for path in others]
+    right = [consistent_matches(query, described(path)) for path in demo.answers]
+    wrong = [consistent_matches(query, described(path)) for path in others]
     assert min(right) > 2 * max(wrong)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from d2r.compose.texture import textured_box
-from d2r.compose.viewpoints import Described, PhotoPart, agreeing, describe_photo, query_and_views
+from d2r.compose.viewpoints import Described, PhotoPart, consistent_matches, describe_photo, query_and_views
 from d2r.datasets.difficulty import ClutterConfig
 from d2r.datasets.ground_truth import ClutterError, Instance, Skipped
 from d2r.images import ImageError, read_image
@@ -180,7 +180,7 @@ def _with_junk(targets: Sequence[Target], described: Mapping[Path, Described]) -
         junk = {
             part
             for part in others
-            if len(agreeing(query, described[part.photo].within(part.box), described[part.photo].tolerance))
+            if len(consistent_matches(query, described[part.photo].within(part.box), described[part.photo].tolerance))
         }
         marked[target.name] = dataclasses.replace(target, junk=frozenset(junk))
     return [marked[target.name] for target in targets]

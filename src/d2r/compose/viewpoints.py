@@ -67,7 +67,7 @@ def describe_photo(path: Path) -> Described:
     return Described(path, (width, height), features, thumbnail, textured_box(photo))
 
 
-def agreeing(query: Features, other: Features, pixels: float) -> NDArray[np.float32]:
+def consistent_matches(query: Features, other: Features, pixels: float) -> NDArray[np.float32]:
     """Return the positions in ``other``, float32 (N, 2), of the inliers of one homography from ``query``."""
     none = np.zeros((0, 2), np.float32)
     if min(len(query), len(other)) < _MIN_MATCHES:
@@ -90,7 +90,7 @@ def _view_of(query: Described, other: Described) -> PhotoPart | None:
     if float(query.thumbnail @ other.thumbnail) > _DUPLICATE:
         return None
     width, height = other.size
-    points = agreeing(query.within(query.textured), other.features, other.tolerance)
+    points = consistent_matches(query.within(query.textured), other.features, other.tolerance)
     if not len(points):
         return None
     low, high = np.percentile(points, [2, 98], axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from d2r.asmk.pooling import pool_residuals
 from d2r.index.scoring import copy_live, count_live, keep_best, postings_of, score_postings, sort_postings
-from d2r.verify.geometry import fit_map, match_codes
+from d2r.verify.geometry import fit_transform, match_codes
 
 
 def get_ready(bits: int) -> None:
@@ -18,7 +18,7 @@ def get_ready(bits: int) -> None:
     """
     # In order of use, so that another thread never waits for something that is needed later.
     filling = (pool_residuals, sort_postings)
-    searching = (score_postings(-(-bits // 64)), keep_best, match_codes, fit_map)
+    searching = (score_postings(-(-bits // 64)), keep_best, match_codes, fit_transform)
     changing = (postings_of, count_live, copy_live)
     for function in (*filling, *searching, *changing):
         function.compile()

@@ -86,7 +86,7 @@ def match_codes(
 @compiled(
     read(np.float32, 2), read(np.float32, 2), read(np.float32, 1), read(np.float32, 1), float, int,
 )  # fmt: skip
-def fit_map(
+def fit_transform(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
     sizes: NDArray[np.float32],
@@ -126,14 +126,14 @@ def fit_map(
         _similarity(source, target, sizes, cosines, sines, seed, transform)
         wide, fitted = _COARSE, True
         for _ in range(_ROUNDS):
-            _agreeing(source, target, sizes, cosines, sines, transform, wide * threshold, inliers)
+            _count_inliers(source, target, sizes, cosines, sines, transform, wide * threshold, inliers)
             fitted = _least_squares(source, target, inliers, transform) and _plausible(transform)
             if not fitted:
                 break
             wide = max(1.0, wide * _SHRINK)
         if not fitted:
             continue
-        score = _agreeing(source, target, sizes, cosines, sines, transform, threshold, inliers)
+        score = _count_inliers(source, target, sizes, cosines, sines, transform, threshold, inliers)
         found = 0
         for one in range(count):
             if inliers[one]:  # its hypothesis would lead to the same transform
@@ -164,14 +164,14 @@ def _support(
         x = target[0, seed] - (a * source[0, seed] - b * source[1, seed])
         y = target[1, seed] - (b * source[0, seed] + a * source[1, seed])
         size, cosine, sine = sizes[seed], cosines[seed], sines[seed]
-        agreeing = np.int32(0)
+        inlier_count = np.int32(0)
         for one in range(count):  # no branch, so that it is vectorised
             dx = a * source[0, one] - b * source[1, one] + x - target[0, one]
             dy = b * source[0, one] + a * source[1, one] + y - target[1, one]
             change = sizes[one] - size
             turn = cosines[one] * cosine + sines[one] * sine
-            agreeing += np.int32((dx * dx + dy * dy < limit) & (change * change < _SIZES) & (turn > _TURNS))
-        support[seed] = agreeing
+            inlier_count += np.int32((dx * dx + dy * dy < limit) & (change * change < _SIZES) & (turn > _TURNS))
+        support[seed] = inlier_count
 
 
 @inner()
@@ -193,7 +193,7 @@ def _similarity(
 
 
 @inner()
-def _agreeing(
+def _count_inliers(
     source: NDArray[np.float32],
     target: NDArray[np.float32],
     sizes: NDArray[np.float32],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r.verify.geometry import fit_map, match_codes
+from d2r.verify.geometry import fit_transform, match_codes
 from d2r.verify.keypoints import Keypoints, check_keypoints
 
 THRESHOLD = 10.0
@@ -94,8 +94,10 @@ def verify(query: Keypoints, other: Keypoints, *, bits: int, threshold: float = 
     own, its = matches[:, 0], matches[:, 1]
     source, target = np.ascontiguousarray(query.positions[own].T), np.ascontiguousarray(other.positions[its].T)
     sizes = np.log(other.scales[its] / query.scales[own])
-    transform, agreeing = fit_map(source, target, sizes, other.angles[its] - query.angles[own], threshold, MIN_INLIERS)
-    found = target[:, agreeing]
+    transform, inlier = fit_transform(
+        source, target, sizes, other.angles[its] - query.angles[own], threshold, MIN_INLIERS
+    )
+    found = target[:, inlier]
     if found.shape[1] < MIN_INLIERS or np.ptp(found, axis=1).max() < _SPREAD * threshold:
         return NOT_FOUND
-    return Verification(transform, np.stack([query.rows[own[agreeing]], its[agreeing]], axis=1))
+    return Verification(transform, np.stack([query.rows[own[inlier]], its[inlier]], axis=1))
