@@ -26,7 +26,7 @@ from d2r.asmk.learning import check_bits
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, assign_words, describe_query
-from d2r.features import EXTRACTORS, FeatureExtractor, kind_names, make_extractor, pinned_features
+from d2r.features import EXTRACTORS, FeatureExtractor, kind_names, make_extractor, pinned_features, precise_kinds
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
 from d2r.index import Hit, Index, PictureRow, RemovedError
@@ -57,7 +57,8 @@ class Engine:
         self.index = index
         self.recipe = recipe_of(index)
         self._extractor = make_extractor(self.recipe.features)
-        self._kinds = kind_names(self.recipe.features)
+        names, precise = kind_names(self.recipe.features), precise_kinds(self.recipe.features)
+        self._kinds = dict(zip(names, precise, strict=True))
         self._threads = ThreadPoolExecutor(default_workers(), thread_name_prefix="verify")
         self._own_ranker = IndexRanker(index, self.recipe, self._threads)
         self.ranker: Ranker = self._own_ranker

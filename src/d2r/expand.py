@@ -19,12 +19,6 @@ from d2r.asmk.kernels import KERNELS, Aggregated, selectivity_by_distance
 from d2r.boxes import Box
 from d2r.index.scoring import score_postings
 
-MIN_COARSE_INLIERS_TO_EXPAND = 20
-"""Inliers of coarse features that a result needs to expand the query.
-
-Of precise ones it needs :data:`d2r.ordering.MIN_CONFIRMED`. One wrong picture in the query finds more like it.
-"""
-
 MIN_PARTS_WITH_WORD = 2
 """Expansion keeps words that at least this many of the query and the results have: others are often background."""
 

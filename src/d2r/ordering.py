@@ -12,6 +12,9 @@ MIN_CONFIRMED: Final = 12
 """Inliers of a precise kind that confirm a result. Verification asks for eight, which a few of a hundred wrong pictures
 have by chance."""
 
+MIN_COARSE_CONFIRMED: Final = 20
+"""The same for features on a coarse grid, which have more inliers by chance."""
+
 _PRECISE_WEIGHT: Final = 0.5  # of one inlier that does not confirm
 _COARSE_WEIGHT: Final = 0.05
 
@@ -34,3 +37,14 @@ def order(scores: NDArray[np.floating], inliers: NDArray[np.integer], precise: S
     c = inliers[:, ~exact].max(axis=1, initial=0)
     weighed = np.asarray(scores, np.float64) * (1.0 + _PRECISE_WEIGHT * p + _COARSE_WEIGHT * c)
     return np.lexsort((-weighed, -np.where(p >= MIN_CONFIRMED, p, 0)))
+
+
+def is_confirmed(inliers: Sequence[int], precise: Sequence[bool]) -> bool:
+    """Return whether a result has enough inliers of one kind of features to be more than similar.
+
+    Args:
+        inliers: of each kind.
+        precise: see :func:`order`.
+    """
+    enough = (MIN_CONFIRMED if exact else MIN_COARSE_CONFIRMED for exact in precise)
+    return any(count >= least for count, least in zip(inliers, enough, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from d2r.boxes import Boxes, PixelBox
 from d2r.describe import Description
 from d2r.images import Picture, read_image
 from d2r.index import PictureRow
+from d2r.ordering import is_confirmed
 from d2r.search import Candidate
 from d2r.support.files import PathLike
 from d2r.verify.localise import found_box
@@ -30,6 +31,8 @@ class Result:
         score: R-ASMK* similarity to the query, or to the expanded query, at most 1.
         inliers: number of inliers of one affine transform, for the kind of features that has the most; None if it was
             not verified.
+        confirmed: whether it has enough inliers to be more than similar (:func:`d2r.ordering.is_confirmed`); None if it
+            was not verified.
         kinds: number of inliers of each kind of features, by name; None if it was not verified.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
@@ -45,6 +48,7 @@ class Result:
     path: str
     score: float
     inliers: int | None
+    confirmed: bool | None
     kinds: dict[str, int] | None
     width: int
     height: int
@@ -65,6 +69,7 @@ class Result:
         return {
             "score": round(self.score, 6),
             "inliers": self.inliers,
+            "confirmed": self.confirmed,
             "kinds": self.kinds,
             "regions": tenths(self.boxes),
             "region_scores": rounded_scores(self.box_scores),
@@ -166,7 +171,7 @@ def make_result(
     candidate: Candidate,
     boxes: Boxes,
     box_scores: NDArray[np.float32],
-    kinds: Sequence[str],
+    kinds: Mapping[str, bool],
 ) -> Result:
     """Make the result for a picture.
 
@@ -175,7 +180,7 @@ def make_result(
         candidate: the picture, as ranked and verified.
         boxes: its regions, float32 (R, 4).
         box_scores: float32 (R,).
-        kinds: names of the kinds of features.
+        kinds: the names of the kinds of features, and whether each is precise.
     """
     picture, verified = candidate.picture, candidate.verified
     size = picture.width or 0, picture.height or 0
@@ -190,6 +195,7 @@ def make_result(
         path=picture.path,
         score=candidate.score,
         inliers=candidate.inliers,
+        confirmed=None if verified is None else is_confirmed(verified.inliers, list(kinds.values())),
         kinds=None if verified is None else dict(zip(kinds, verified.inliers, strict=True)),
         width=size[0],
         height=size[1],

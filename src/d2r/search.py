@@ -22,7 +22,6 @@ from d2r.describe import Description, assign_words
 from d2r.errors import D2RError
 from d2r.expand import (
     DIFFUSED_RESULTS,
-    MIN_COARSE_INLIERS_TO_EXPAND,
     diffused_scores,
     inside,
     join,
@@ -30,7 +29,7 @@ from d2r.expand import (
 from d2r.features.base import Features
 from d2r.index import PictureRow, StoreError
 from d2r.options import SearchOptions
-from d2r.ordering import MIN_CONFIRMED, order
+from d2r.ordering import is_confirmed, order
 from d2r.verify.keypoints import Keypoints, make_keypoints
 from d2r.verify.verify import NEAREST, threshold_for, verify
 
@@ -296,11 +295,7 @@ def _rank_and_verify(
 
 
 def _is_confirmed(ranker: Ranker, candidate: Candidate) -> bool:
-    """Say whether a result has enough inliers to expand the query."""
-    if candidate.verified is None:
-        return False
-    enough = (MIN_CONFIRMED if precise else MIN_COARSE_INLIERS_TO_EXPAND for precise in ranker.precise)
-    return any(count >= most for count, most in zip(candidate.verified.inliers, enough, strict=True))
+    return candidate.verified is not None and is_confirmed(candidate.verified.inliers, ranker.precise)
 
 
 def _ordered(

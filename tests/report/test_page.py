@@ -47,6 +47,7 @@ def found(path: str, *, inliers: int | None = 20, width: int = 320, height: int 
         path=path,
         score=0.1234,
         inliers=inliers,
+        confirmed=None if inliers is None else inliers >= 12,
         kinds=None if inliers is None else {"rootsift": inliers},
         width=width,
         height=height,
@@ -243,9 +244,9 @@ def test_of_many_matched_points_an_even_choice_is_joined_and_that_is_told(tmp_pa
 def test_results_say_what_verification_found(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg")
     text = said(page_of(found(path, inliers=1214), found(path, inliers=0), found(path, inliers=None)))
-    assert "1 of 3 results is spatially verified." in text
-    assert "verified, 1,214 inliers" in text
-    assert "no inliers" in text
+    assert "1 of 3 results is confirmed." in text
+    assert "confirmed, 1,214 inliers" in text
+    assert "similar, no inliers" in text
     assert "not verified" in text
 
 

@@ -74,6 +74,7 @@ class _Card:
     name: str
     score: float
     inliers: int | None
+    confirmed: bool | None
     width: int
     height: int
     known_size: bool
@@ -94,7 +95,7 @@ class _Card:
         """The result of spatial verification: "confirmed", "unconfirmed" or "unverified"."""
         if self.inliers is None:
             return "unverified"
-        return "confirmed" if self.inliers else "unconfirmed"
+        return "confirmed" if self.confirmed else "unconfirmed"
 
 
 def search_page(
@@ -188,6 +189,7 @@ def _card(
         name=printable_path(name),
         score=result.score,
         inliers=result.inliers,
+        confirmed=result.confirmed,
         width=size[0],
         height=size[1],
         known_size=known_size,

@@ -41,6 +41,9 @@ class FoundPicture(BaseModel):
     picture: PictureInfo
     score: float = Field(description="R-ASMK* similarity to the query, at most 1")
     inliers: int | None = Field(description="matches consistent with one affine transform; null if not verified")
+    confirmed: bool | None = Field(
+        description="whether there are enough inliers for more than a similar picture; null if not verified"
+    )
     kinds: dict[str, int] | None = Field(description="inliers of each kind of features; null if not verified")
     regions: list[BoxCoordinates] = Field(
         description="the described regions, x1, y1, x2, y2 in pixels; the whole picture first"

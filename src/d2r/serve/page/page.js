@@ -239,8 +239,8 @@ function change(what, begin) {
     const job = await ended(await begin(), ({ state, problem }) => { element("changed").textContent = `${what}: ${problem ?? state} …`; });
     element("changed").textContent = job.state === "done" ? `${what}: done.${job.problem ? ` ${job.problem}.` : ""}` : `${what}: ${job.problem}.`;
     await getInfo();
-    if (answer) await searchNow();
-    else await showCollection();
+    if (element("back").hidden) await showCollection();
+    else await searchNow(); // also if the first answer has not come yet
   });
 }
 

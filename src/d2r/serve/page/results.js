@@ -3,8 +3,9 @@
 import { picture } from "./api.js";
 import { corners, mapped, marked, outline, part, polygon } from "./svg.js";
 
-export const verdict = ({ inliers }) =>
-  inliers === null ? "not verified" : inliers ? `${inliers} inliers` : "no inliers";
+export const verdict = ({ inliers, confirmed }) =>
+  inliers === null ? "not verified"
+  : `${confirmed ? "confirmed" : "similar"}, ${inliers ? `${inliers} inliers` : "no inliers"}`;
 
 function made(name, properties, ...children) {
   const element = Object.assign(document.createElement(name), properties);
@@ -55,6 +56,6 @@ export function resultCard(found, rank, query, { open, search }) {
   again.addEventListener("click", search);
   const facts = made("p", { className: "facts" },
     made("span", { textContent: `${rank}. ${found.score.toFixed(3)}` }),
-    made("span", { textContent: verdict(found), className: found.inliers ? "good" : "soft" }));
+    made("span", { textContent: verdict(found), className: found.confirmed ? "good" : "soft" }));
   return made("li", { className: "card" }, show, facts, made("p", { className: "name", textContent: name, title: name }), again);
 }
