@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 
@@ -61,8 +61,8 @@ class IndexRanker:
         """See :class:`d2r.search.Ranker`."""
         return similarities(self._index.aggregated_of(pictures))
 
-    def compare(self, query: Keypoints, picture: PictureRow) -> Verified:
-        """Verify one picture of the index against the keypoints of a query.
+    def compare(self, query: Keypoints, picture: PictureRow, kinds: Container[int] | None = None) -> Verified:
+        """Verify one picture of the index against the keypoints of a query, by all kinds of features or some.
 
         Raises:
             RemovedError: the picture is not in the index any more.
@@ -72,7 +72,12 @@ class IndexRanker:
         side = max(picture.width or 0, picture.height or 0)
         try:
             return verify_keypoints(
-                query, keypoints, bits=codebook_of(self._index).dim, side=side, max_side=self._max_side
+                query,
+                keypoints,
+                bits=codebook_of(self._index).dim,
+                side=side,
+                max_side=self._max_side,
+                kinds=kinds,
             )
         except ValueError as error:
             raise StoreError(

@@ -50,16 +50,19 @@ def confirmed_links(
 
 def _link(index: Index, ranker: IndexRanker, picture: PictureRow, hit: Hit) -> Link | None:
     first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-    own = index.keypoints(first)
-    verified = ranker.compare(own, second)
+    own, its = index.keypoints(first), index.keypoints(second)
+    # A collection has so many pairs that coarse features, where there are others, would link wrong ones.
+    precise = [kind for kind, exact in enumerate(ranker.precise) if exact]
+    verified = ranker.compare(own, second, precise or None)
     if verified.transform is None:
         return None
+    count, its_count = (len(one.by_kind(own.starts)[verified.kind]) for one in (own, its))
     return Link(
         first=first,
         second=second,
         score=hit.score,
         inliers=len(verified.rows),
-        keypoint_counts=(len(own), len(index.keypoints(second))),
+        keypoint_counts=(count, its_count),
         transform=verified.transform,
         boxes=(bounding_box(own.positions[verified.rows]), bounding_box(verified.positions)),
     )

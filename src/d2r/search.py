@@ -7,7 +7,7 @@ machines (:mod:`d2r.cluster.search`), and the database of an evaluation (:mod:`d
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
@@ -31,7 +31,7 @@ from d2r.index import PictureRow, StoreError
 from d2r.options import SearchOptions
 from d2r.ordering import is_confirmed, order
 from d2r.verify.keypoints import Keypoints, make_keypoints
-from d2r.verify.verify import NEAREST, threshold_for, verify
+from d2r.verify.verify import NEAREST, NOT_FOUND, threshold_for, verify
 
 _TRIES = 20  # per query, if the collection changes meanwhile
 
@@ -197,7 +197,9 @@ def search(
     return Found(candidates[: options.top], timer.seconds, missing)
 
 
-def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: int, max_side: int) -> Verified:
+def verify_keypoints(
+    query: Keypoints, picture: Keypoints, *, bits: int, side: int, max_side: int, kinds: Container[int] | None = None
+) -> Verified:
     """Verify one picture against a query, separately for each kind of features.
 
     Args:
@@ -206,14 +208,16 @@ def verify_keypoints(query: Keypoints, picture: Keypoints, *, bits: int, side: i
         bits: number of bits per code, which is the dimension of the descriptors.
         side: longer side of the picture, in pixels.
         max_side: longer side at which it was described, in pixels.
+        kinds: verify only these kinds; None verifies all.
 
     Raises:
         ValueError: the keypoints do not fit each other, see :func:`d2r.verify.keypoints.check_keypoints`.
     """
     threshold, starts = threshold_for(side, max_side), query.starts
+    pairs = zip(query.by_kind(starts), picture.by_kind(starts), strict=True)
     outcomes = [
-        verify(own, its, bits=bits, threshold=threshold)
-        for own, its in zip(query.by_kind(starts), picture.by_kind(starts), strict=True)
+        verify(own, its, bits=bits, threshold=threshold) if kinds is None or kind in kinds else NOT_FOUND
+        for kind, (own, its) in enumerate(pairs)
     ]
     kind = max(range(len(outcomes)), key=lambda number: outcomes[number].inliers)
     rows, found = outcomes[kind].matches.T

@@ -106,10 +106,15 @@ def test_removal_merging_and_checking_keep_the_kinds_together(engine, folder):
     assert "pagoda-2.jpg" not in names(answer)
 
 
-def test_links_are_found_by_either_kind(engine):
+def test_links_are_found_by_the_precise_kind_alone(engine):
     links = find_links(engine, top=6, progress=lambda *step: None)
     joined = {frozenset(row.path.rpartition("/")[2] for row in (link.first, link.second)) for link in links}
     assert {frozenset({"pagoda-0.jpg", "pagoda-1.jpg"}), frozenset({"pagoda-1.jpg", "pagoda-2.jpg"})} <= joined
+    for link in links:
+        assert max(link.keypoint_counts) <= 300 < len(engine.index.keypoints(link.first))
+        own, its = (engine.index.keypoints(row) for row in (link.first, link.second))
+        assert len(own.by_kind(own.starts)) == 2
+        assert link.inliers <= min(link.keypoint_counts) < len(its)
 
 
 def test_its_words_serve_another_index_of_the_same_kinds_alone(engine, tmp_path):

@@ -6,7 +6,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -242,7 +242,9 @@ class Index:
     def keypoints(self, picture: PictureRow) -> Keypoints:
         """Return the keypoints of a picture, for verification."""
         segment, slot = self._placed(picture)
-        return segment.keypoints(slot)
+        codebook = self.codebook
+        assert codebook is not None  # every picture comes after the words
+        return replace(segment.keypoints(slot), starts=codebook.coarse.starts)
 
     def local(self, picture: PictureRow) -> LocalCodes:
         """Return the binarised residuals of a picture's keypoints, in their order."""
