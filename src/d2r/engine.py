@@ -26,7 +26,7 @@ from d2r.asmk.learning import check_bits
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, assign_words, describe_query
-from d2r.features import EXTRACTORS, FeatureExtractor, kind_names, make_extractor, pinned_features, precise_kinds
+from d2r.features import FeatureExtractor, features_spec, kind_names, make_extractor, pinned_features, precise_kinds
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
 from d2r.index import Hit, Index, PictureRow, RemovedError
@@ -98,7 +98,7 @@ class Engine:
             d2r.features.FeatureError: the model of the local features cannot be used.
             d2r.asmk.codebook.CodebookError: see :func:`d2r.indexing.entry.check_codebook`.
         """
-        regions, features = pinned_regions(SELECTORS.known(regions)), pinned_features(EXTRACTORS.known(features))
+        regions, features = pinned_regions(SELECTORS.known(regions)), pinned_features(features_spec(features))
         check_bits(bits, make_extractor(features).dim)
         if max_side < 32:
             raise ValueError("max_side must be 32 pixels or more")
@@ -389,7 +389,7 @@ def open_index(
     Raises:
         StoreError: there is no index and ``create`` is False, or it is damaged or has another format.
     """
-    regions, features = SELECTORS.known(regions), EXTRACTORS.known(features)
+    regions, features = SELECTORS.known(regions), features_spec(features)
     if create and not Index.exists(Path(os.fsdecode(folder))):
         return Engine.create(folder, regions=regions, features=features, **settings)
     return Engine.open(folder)

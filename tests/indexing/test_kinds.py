@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from d2r.engine import Engine
-from d2r.features import FeatureError
+from d2r.features import Combined, Delf, FeatureError, RootSIFT, pinned_features
 from d2r.index import StoreError
 from d2r.indexing.codebook import codebook_from
 from d2r.mining.groups import find_links
@@ -125,6 +125,12 @@ def test_its_words_serve_another_index_of_the_same_kinds_alone(engine, tmp_path)
     for features in ("rootsift", "delf+rootsift", "rootsift+hardnet"):
         with pytest.raises(ValueError, match="do not fit them"):
             Engine.create(tmp_path / "other.index", features=features, codebook=words)
+
+
+def test_kinds_can_be_given_as_objects(tmp_path):
+    both = Combined((RootSIFT(top=300), Delf(top=200)))
+    with Engine.create(tmp_path / "x.index", features=both) as engine:
+        assert engine.recipe.features == pinned_features(SPEC)
 
 
 def test_what_cannot_be_combined_is_refused(tmp_path):

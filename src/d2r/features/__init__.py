@@ -43,6 +43,13 @@ def make_extractor(spec: str) -> FeatureExtractor:
     return kinds[0] if len(kinds) == 1 else Combined(kinds)
 
 
+def features_spec(features: str | FeatureExtractor) -> str:
+    """Return the specification of an extractor, which this process then knows, see :meth:`Registry.known`."""
+    if isinstance(features, Combined):
+        return "+".join(EXTRACTORS.known(kind) for kind in features.kinds)
+    return EXTRACTORS.known(features)
+
+
 def pinned_features(spec: str) -> str:
     """Return a specification with a fixed meaning: for a network it includes the SHA-256 of its file.
 
@@ -87,6 +94,7 @@ __all__ = [
     "RootSIFT",
     "ViewExtractor",
     "concatenate",
+    "features_spec",
     "kind_names",
     "kinds_of",
     "make_extractor",
