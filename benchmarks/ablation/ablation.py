@@ -79,8 +79,8 @@ class Variant:
         deviations: learn a threshold per word, see :func:`benchmarks.ablation.variants.learned_thresholds`.
         between: burstiness between pictures, see :func:`benchmarks.ablation.variants.weighed_scores`.
         verified: whether the best results are ordered by inliers.
-        expansion: how confirmed results expand the query for the second search ("none": not at all, so that only the
-            ordering is that of expanded queries).
+        expansion: how confirmed results expand the query for the second search ("none": not at all, so that only
+            diffusion acts).
         augmented: number of neighbours joined to each picture of the database.
         diffuse: whether to re-rank by diffusion from the confirmed results.
         look: comparison by global descriptors, instead of R-ASMK* or together with it.
@@ -111,7 +111,6 @@ _CUBE = power(_KERNEL.alpha)
 VARIANTS: tuple[Variant, ...] = (
     Variant("r-asmk*"),
     Variant("r-asmk*, not verified", verified=False),
-    Variant("ordered by score (1 + inliers / 5)", expansion="none"),
     Variant("regions weighed by detector score", pooling=Pooling(by_score=True)),
     Variant("query regions (symmetric R-AMK)", regions=True),
     Variant("query regions, weighed by score", regions=True, pooling=Pooling(by_score=True)),
