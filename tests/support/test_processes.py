@@ -292,6 +292,16 @@ def test_the_work_is_done_in_as_many_other_processes_as_asked_and_they_are_gone_
             os.kill(process, 0)
 
 
+def test_processes_that_have_nothing_to_do_are_gone_too_when_they_are_closed(tmp_path):
+    for _ in range(5):
+        workers = WorkerProcesses(2, nothing)
+        processes = {workers.submit(get_process, number).result() for number in range(8)}
+        workers.close()
+        for process in processes:
+            with pytest.raises(ProcessLookupError):
+                os.kill(process, 0)
+
+
 def test_without_workers_everything_happens_in_this_process():
     assert {result for _, result in map_in_processes(get_process, [1, 2], workers=0, prepare=nothing)} == {os.getpid()}
 

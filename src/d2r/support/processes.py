@@ -151,6 +151,8 @@ class WorkerProcesses:
             self._calls.put(None)
         for thread in self._threads:
             thread.join()
+        for worker in self._workers:
+            worker.wait()
 
     def _serve(self, worker: _Worker) -> None:
         # Inherited by the processes started here: Ctrl-C reaches all processes of a terminal, but only this one obeys.
@@ -193,6 +195,11 @@ class _Worker:
             self._closed = True
             if self._process is not None:
                 self._process.kill()
+
+    def wait(self) -> None:
+        """Return when the process has ended, also one that was killed between two calls."""
+        if self._process is not None:
+            self._process.wait()
 
     def _start(self) -> None:
         said: list[str] = []
