@@ -26,7 +26,7 @@ from d2r.asmk.learning import check_bits
 from d2r.boxes import Box
 from d2r.defaults import FEATURES, MAX_PIXELS, MAX_SIDE, REGIONS, VERIFY_FEATURES
 from d2r.describe import Description, assign_words, describe_query
-from d2r.features import FeatureExtractor, features_spec, kind_names, make_extractor, pinned_features, precise_kinds
+from d2r.features import FeatureExtractor, features_spec, kind_names, make_extractor, pinned_features
 from d2r.features.base import Features
 from d2r.images import Picture, read_image
 from d2r.index import Hit, Index, PictureRow, RemovedError
@@ -57,10 +57,9 @@ class Engine:
         self.index = index
         self.recipe = recipe_of(index)
         self._extractor = make_extractor(self.recipe.features)
-        names, precise = kind_names(self.recipe.features), precise_kinds(self.recipe.features)
-        self._kinds = dict(zip(names, precise, strict=True))
         self._threads = ThreadPoolExecutor(default_workers(), thread_name_prefix="verify")
         self._own_ranker = IndexRanker(index, self.recipe, self._threads)
+        self._kinds = dict(zip(kind_names(self.recipe.features), self._own_ranker.precise, strict=True))
         self.ranker: Ranker = self._own_ranker
 
     @staticmethod
@@ -340,7 +339,7 @@ class Engine:
                 raise SearchStopped
             its = by_kind(aggregate(first_regions(assigned, count), kernel), codebook.starts)
             similarities = [similarity(one, other, kernel) for one, other in zip(own, its, strict=True)]
-            scores.append(float(weights @ similarities) if len(weights) > 1 else similarities[0])
+            scores.append(float(weights @ similarities))
         return scores
 
     def match(self, query: Features, picture: PictureRow) -> Verified:

@@ -50,13 +50,14 @@ def confirmed_links(
 
 def _link(index: Index, ranker: IndexRanker, picture: PictureRow, hit: Hit) -> Link | None:
     first, second = sorted((picture, hit.picture), key=lambda row: row.id)
-    own, its = index.keypoints(first), index.keypoints(second)
+    own = index.keypoints(first)
     # A collection has so many pairs that coarse features, where there are others, would link wrong ones.
     precise = [kind for kind, exact in enumerate(ranker.precise) if exact]
     verified = ranker.compare(own, second, precise or None)
     if verified.transform is None:
         return None
-    count, its_count = (len(one.by_kind(own.starts)[verified.kind]) for one in (own, its))
+    both = own, index.keypoints(second)
+    count, its_count = (len(one.by_kind(own.starts)[verified.kind]) for one in both)
     return Link(
         first=first,
         second=second,

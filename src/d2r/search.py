@@ -20,12 +20,7 @@ from d2r.asmk.codes import LocalCodes
 from d2r.asmk.kernels import KERNELS, Aggregated, aggregate, pool_codes
 from d2r.describe import Description, assign_words
 from d2r.errors import D2RError
-from d2r.expand import (
-    DIFFUSED_RESULTS,
-    diffused_scores,
-    inside,
-    join,
-)
+from d2r.expand import DIFFUSED_RESULTS, diffused_scores, inside, join
 from d2r.features.base import Features
 from d2r.index import PictureRow, StoreError
 from d2r.options import SearchOptions
@@ -214,15 +209,16 @@ def verify_keypoints(
         ValueError: the keypoints do not fit each other, see :func:`d2r.verify.keypoints.check_keypoints`.
     """
     threshold, starts = threshold_for(side, max_side), query.starts
-    pairs = zip(query.by_kind(starts), picture.by_kind(starts), strict=True)
+    parts = picture.by_kind(starts)
     outcomes = [
         verify(own, its, bits=bits, threshold=threshold) if kinds is None or kind in kinds else NOT_FOUND
-        for kind, (own, its) in enumerate(pairs)
+        for kind, (own, its) in enumerate(zip(query.by_kind(starts), parts, strict=True))
     ]
     kind = max(range(len(outcomes)), key=lambda number: outcomes[number].inliers)
     rows, found = outcomes[kind].matches.T
-    positions = picture.by_kind(starts)[kind].positions[found]
-    return Verified(outcomes[kind].transform, rows, positions, kind, tuple(one.inliers for one in outcomes))
+    return Verified(
+        outcomes[kind].transform, rows, parts[kind].positions[found], kind, tuple(one.inliers for one in outcomes)
+    )
 
 
 Held: TypeAlias = tuple[Candidate, NDArray[np.float32], LocalCodes]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from d2r.asmk.kernels import KERNELS, by_kind
 from d2r.evaluate.extraction import Stored
-from d2r.evaluate.methods import Inverted, Method, scores
+from d2r.evaluate.methods import METHODS, Inverted, scores
 from d2r.expand import similarities
 from d2r.index import PictureRow
 from d2r.index.fusion import depth, fuse
@@ -25,7 +25,6 @@ class MemoryRanker:
 
     Attributes:
         name: name of the method in :data:`d2r.evaluate.methods.METHODS`.
-        method: the method.
         databases: its descriptors for each kind of features.
         starts: first word of each kind.
         precise: see :class:`d2r.search.Ranker`.
@@ -38,7 +37,6 @@ class MemoryRanker:
     """
 
     name: str
-    method: Method
     databases: Sequence[Inverted]
     starts: Sequence[int]
     precise: Sequence[bool]
@@ -52,9 +50,9 @@ class MemoryRanker:
     def rank(self, query: Query, top: int) -> Ranking:
         """See :class:`d2r.search.Ranker`."""
         started = time.perf_counter()
-        kernel, deep = KERNELS[self.method.kernel], depth(top, len(self.starts))
+        method, deep = METHODS[self.name], depth(top, len(self.starts))
         parts = [
-            best_of(scores(part, database, kernel, self.method.pool), deep)
+            best_of(scores(part, database, KERNELS[method.kernel], method.pool), deep)
             for part, database in zip(by_kind(query.descriptor, self.starts), self.databases, strict=True)
         ]
         best = fuse(parts, top)

@@ -200,7 +200,6 @@ def compare(
             query = Query(description, aggregate(assigned, KERNELS[method.kernel]), keypoints)
             ranker = MemoryRanker(
                 name=name,
-                method=method,
                 databases=databases[name],
                 starts=book.starts,
                 precise=precise_kinds(setup.recipe.features),

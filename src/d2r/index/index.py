@@ -197,6 +197,8 @@ class Index:
 
     def kind_weights(self, query: Aggregated) -> NDArray[np.float64]:
         """Return the weight of each kind of features in the score of a query, float64 (K,); see :func:`fuse`."""
+        if self.codebook is None or self.codebook.kinds == 1:
+            return np.ones(1)
         return kind_weights(self._rank_kinds(self._fresh(), [query], 1)[0])
 
     def _rank(self, snapshot: Snapshot, queries: Sequence[Aggregated], top: int) -> list[Best]:
