@@ -88,7 +88,7 @@ def match_pictures(
 def match_described(first: Description, second: Description, *, max_side: int) -> Match:
     """Match two pictures that were described with the same features; see :func:`match_pictures`.
 
-    Of several kinds of features the one whose matches agree most is taken.
+    Of several kinds of features, the one with the most inliers is used.
     """
     threshold = threshold_for(max(second.width, second.height), max_side)
     count = 1 + max(int(kinds.max(initial=0)) for kinds in map(_kinds, (first, second)))
